@@ -1,0 +1,99 @@
+#include "base/thread_pool.h"
+
+#include <immintrin.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr auto kSpin = std::chrono::microseconds(50);
+
+// Waits until done() holds: spins for kSpin, then yields the processor between looks.
+template <typename Done>
+bool spin_until(Done done, bool then_yield) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  for (;;) {
+    for (int i = 0; i < 64; ++i) {
+      if (done()) return true;
+      _mm_pause();
+    }
+    if (std::chrono::steady_clock::now() >= deadline) break;
+  }
+  if (!then_yield) return done();
+  while (!done()) sched_yield();
+  return true;
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int n_threads) {
+  NIBBLE_CHECK(n_threads >= 1);
+  for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  for (auto& worker : workers_) worker.join();
+}
+
+void ThreadPool::execute(int thread) {
+  try {
+    function_(argument_, thread);
+  } catch (...) {
+    std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::current_exception();
+  }
+}
+
+void ThreadPool::run_erased(Erased function, void* argument) {
+  if (workers_.empty()) {
+    function(argument, 0);
+    return;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    NIBBLE_CHECK(running_.load() == 0);
+    function_ = function;
+    argument_ = argument;
+    error_ = nullptr;
+    running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  execute(0);
+  spin_until([&] { return running_.load(std::memory_order_acquire) == 0; }, true);
+  if (error_) std::rethrow_exception(error_);
+}
+
+void ThreadPool::work(int thread) {
+  uint64_t seen = 0;
+  for (;;) {
+    const auto changed = [&] { return generation_.load(std::memory_order_acquire) != seen; };
+    if (!spin_until(changed, false)) {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, changed);
+    }
+    seen = generation_.load(std::memory_order_acquire);
+    if (stop_) return;
+    execute(thread);
+    running_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+int available_threads() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+}  // namespace nibble

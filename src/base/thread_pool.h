@@ -1,0 +1,84 @@
+// One pool of worker threads for the whole process.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace nibble {
+
+// Runs a function on every thread of the pool; the caller is thread 0. Between jobs workers spin
+// for about 50 µs, then sleep. Not reentrant: a job must not start another job.
+class ThreadPool {
+ public:
+  explicit ThreadPool(int n_threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // job(thread) for thread in [0, size()). Rethrows the first exception of any thread.
+  template <typename Job>
+  void run(Job&& job) {
+    using Function = std::remove_reference_t<Job>;
+    run_erased([](void* f, int thread) { (*static_cast<Function*>(f))(thread); }, &job);
+  }
+
+  // body(begin, end, thread) over contiguous pieces of [0, n), each a multiple of `grain` but the
+  // last. The pieces depend only on n, grain and size().
+  template <typename Body>
+  void parallel_for(size_t n, size_t grain, Body&& body) {
+    const size_t chunks = (n + grain - 1) / grain;
+    const size_t threads = std::min<size_t>(static_cast<size_t>(size()), chunks);
+    if (threads <= 1) {
+      if (n > 0) body(size_t{0}, n, 0);
+      return;
+    }
+    run([&](int thread) {
+      const size_t t = static_cast<size_t>(thread);
+      if (t >= threads) return;
+      const size_t begin = chunks * t / threads * grain;
+      const size_t end = std::min(n, chunks * (t + 1) / threads * grain);
+      if (begin < end) body(begin, end, thread);
+    });
+  }
+
+  // body(index, thread) for index in [0, n), handed out one at a time: for uneven work.
+  template <typename Body>
+  void parallel_each(size_t n, Body&& body) {
+    std::atomic<size_t> next{0};
+    run([&](int thread) {
+      for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) body(i, thread);
+    });
+  }
+
+ private:
+  using Erased = void (*)(void*, int);
+  void run_erased(Erased function, void* argument);
+  void work(int thread);
+  void execute(int thread);
+
+  std::vector<std::thread> workers_;
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<int> running_{0};
+  std::atomic<bool> stop_{false};
+  Erased function_ = nullptr;
+  void* argument_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::exception_ptr error_;
+};
+
+// The number of processors this process may run on.
+int available_threads();
+
+}  // namespace nibble

@@ -1,0 +1,65 @@
+// What an evaluation yields; the same facts as `nibble eval --json` (docs/results.md).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+
+namespace nibble {
+
+struct Metric {
+  double value = 0;
+  double stderr_ = 0;             // standard error
+  double ci_low = 0, ci_high = 0; // 95 %
+};
+
+struct Percentiles {              // milliseconds, or whatever the name of the field says
+  double mean = 0, p50 = 0, p90 = 0, p95 = 0, p99 = 0;
+};
+
+// One scored row: what pairing before and after quantization needs.
+struct Sample {
+  std::string key;                // the same row in every run of this task: "17", "17/3"
+  std::string cluster;            // rows that share one are not independent (MS MARCO: the query); else = key
+  double score = 0;               // 1 right, 0 wrong; for perplexity rows: the summed NLL
+  double tokens = 0;              // perplexity rows: tokens predicted; else tokens generated
+  std::string prediction, gold;   // short: the choice, or the extracted answer
+  std::string prompt, output;     // as given and as answered
+  Json detail;                    // task's own: log-likelihoods, finish reason, strict/flexible
+};
+
+struct TaskResult {
+  std::string task;               // "boolq"
+  int task_version = 1;
+  std::string split;              // "validation"; "mixed (contaminated)" when it is
+  int64_t rows = 0;               // rows scored
+  int shots = 0;
+  uint64_t seed = 0;
+  std::string primary;            // the metric of Table 1: a key of `metrics`
+  bool higher_is_better = true;
+  std::map<std::string, Metric> metrics;
+  std::map<std::string, double> checks;  // shares and counts that keep a score honest
+  Percentiles latency_ms;         // per response
+  Percentiles first_token_ms;     // generation only
+  Percentiles per_token_ms;       // generation only, after the first
+  double prompt_tokens_per_s = 0, output_tokens_per_s = 0;  // over the whole task's wall time
+  double seconds = 0;             // wall time of the whole task
+  std::vector<Sample> samples;
+};
+
+struct MemoryBytes {
+  uint64_t file = 0, weights = 0, kv_cache = 0, workspace = 0, peak_rss = 0, peak_gpu = 0;
+};
+
+// The object of "results" in eval --json, without samples; and back.
+Json to_json(const TaskResult& result);
+TaskResult task_result_from_json(const Json& json, std::string_view where);
+Json to_json(const Sample& sample);
+Sample sample_from_json(const Json& json, std::string_view where);
+Json to_json(const MemoryBytes& memory);
+MemoryBytes memory_from_json(const Json& json, std::string_view where);
+
+}  // namespace nibble

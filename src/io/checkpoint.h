@@ -1,0 +1,45 @@
+// One view of every checkpoint this program reads: names and configuration as Hugging Face
+// spells them, whatever the file.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "tensor/tensor.h"
+
+namespace nibble {
+
+struct Checkpoint {
+  std::filesystem::path path;    // what was opened
+  std::string format;            // "safetensors", "gguf", "nibble"
+  Json config;                   // config.json, or the same keys made from GGUF metadata
+  Json tokenizer;                // tokenizer.json, or the same made from GGUF metadata; null if absent
+  Json generation_config;        // generation_config.json; null if absent
+  std::map<std::string, TensorView> tensors;  // Hugging Face names and shapes; views
+  std::map<std::string, std::string> source_types;  // GGUF only: the type in the file, "Q4_1"
+  uint64_t file_bytes = 0;       // of the weight files
+  std::vector<std::filesystem::path> weight_files;
+
+  // What the views point into.
+  std::vector<std::shared_ptr<const MappedFile>> files;
+  std::vector<std::shared_ptr<AlignedBuffer<std::byte>>> buffers;
+};
+
+enum class GgufDType { kBF16, kF32 };  // what quantized GGUF tensors are dequantized to
+
+// A directory with config.json and model.safetensors (or model.safetensors.index.json), or a
+// .gguf file. Tensors that need no change are views of the mapped file; GGUF tensors of other
+// types, or with permuted rows, are dequantized into buffers of `gguf_dtype`.
+// Throws Error for anything missing, truncated or inconsistent.
+Checkpoint open_checkpoint(const std::filesystem::path& path, GgufDType gguf_dtype = GgufDType::kBF16);
+
+// sha256 over the weight files' contents, as lower-case hex: the identity of a model.
+std::string checkpoint_sha256(const Checkpoint& checkpoint);
+
+}  // namespace nibble

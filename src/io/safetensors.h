@@ -1,0 +1,31 @@
+// safetensors: u64 header length, JSON header, data (https://github.com/huggingface/safetensors).
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/file.h"
+#include "tensor/tensor.h"
+
+namespace nibble {
+
+// Tensors of one mapped file. Every length, type and offset is checked against the file when
+// opened: offsets must tile the data without holes or overlaps. Throws Error otherwise.
+struct SafetensorsFile {
+  std::shared_ptr<const MappedFile> file;
+  std::map<std::string, TensorView> tensors;      // views into the mapping
+  std::map<std::string, std::string> metadata;    // "__metadata__"
+};
+SafetensorsFile open_safetensors(const std::filesystem::path& path);
+
+// Writes tensors in the given order, the data starting at a multiple of 64 bytes; temporary
+// name, sync, rename.
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<std::pair<std::string, TensorView>>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace nibble
