@@ -1,0 +1,113 @@
+// y[m, n] = x[m, k] · w[n, k]ᵀ for weights as they lie in the checkpoint, vectors along k.
+//
+// A tile is up to V::kMaxRows rows of x times 4 rows of w. k is cut at fixed places so that a
+// block of w stays in the first-level cache; a sum is always made in the same order, whatever
+// the tile, so a row's result does not depend on m.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/ops.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kBlockBytes = 2048;          // of one row of x
+constexpr int64_t kSecondLevelBytes = 384 << 10;  // of x that a block of rows may take
+
+// How one vector's worth of products is loaded and summed: float32 sums of x · w.
+template <class V>
+struct DotF32 {
+  using X = float;
+  using W = float;
+  using Acc = typename V::F;
+  using Reg = typename V::F;
+  static constexpr int kStep = V::kLanes;
+  static Acc zero() { return V::zero(); }
+  static Reg load_x(const X* p) { return V::load(p); }
+  static Reg load_x(const X* p, int64_t n) { return V::load(p, n); }
+  static Reg load_w(const W* p) { return V::load(p); }
+  static Reg load_w(const W* p, int64_t n) { return V::load(p, n); }
+  static Acc mac(Acc acc, Reg x, Reg w) { return V::fma(x, w, acc); }
+};
+template <class V>
+struct DotBf16 : DotF32<V> {
+  using W = uint16_t;
+  static typename V::F load_w(const W* p) { return V::load_bf16(p); }
+  static typename V::F load_w(const W* p, int64_t n) { return V::load_bf16(p, n); }
+};
+template <class V>
+struct DotF16 : DotF32<V> {
+  using W = uint16_t;
+  static typename V::F load_w(const W* p) { return V::load_f16(p); }
+  static typename V::F load_w(const W* p, int64_t n) { return V::load_f16(p, n); }
+};
+
+// out[r][0…3] = dot of x row r and w row 0…3 over `count` elements.
+template <class V, class D, int kRows>
+inline void dense_tile(const typename D::W* const w[4], const typename D::X* x, int64_t ldx, int64_t count,
+                       float out[][4]) {
+  typename D::Acc acc[kRows][4];
+  for (int r = 0; r < kRows; ++r)
+    for (int j = 0; j < 4; ++j) acc[r][j] = D::zero();
+  int64_t c = 0;
+  for (; c + D::kStep <= count; c += D::kStep) {
+    typename D::Reg xs[kRows];
+    for (int r = 0; r < kRows; ++r) xs[r] = D::load_x(x + r * ldx + c);
+    for (int j = 0; j < 4; ++j) {
+      const typename D::Reg ws = D::load_w(w[j] + c);
+      for (int r = 0; r < kRows; ++r) acc[r][j] = D::mac(acc[r][j], xs[r], ws);
+    }
+  }
+  if (c < count) {
+    for (int j = 0; j < 4; ++j) {
+      const typename D::Reg ws = D::load_w(w[j] + c, count - c);
+      for (int r = 0; r < kRows; ++r) acc[r][j] = D::mac(acc[r][j], D::load_x(x + r * ldx + c, count - c), ws);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) _mm_storeu_ps(out[r], V::reduce(acc[r][0], acc[r][1], acc[r][2], acc[r][3]));
+}
+
+template <class V, class D, int kRows = V::kMaxRows>
+inline void dense_rows(int rows, const typename D::W* const w[4], const typename D::X* x, int64_t ldx,
+                       int64_t count, float out[][4]) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return dense_rows<V, D, kRows - 1>(rows, w, x, ldx, count, out);
+  }
+  dense_tile<V, D, kRows>(w, x, ldx, count, out);
+}
+
+template <class V, class D>
+void dense_linear(const DenseView& weight, const typename D::X* x, int64_t ldx, const float* bias, float* y,
+                  int64_t ldy, int64_t m, int64_t n_begin, int64_t n_end) {
+  using W = typename D::W;
+  const W* weights = static_cast<const W*>(weight.data);
+  const int64_t k = weight.k;
+  constexpr int64_t kBlock = kBlockBytes / static_cast<int64_t>(sizeof(typename D::X));
+  int64_t rows_at_once = kSecondLevelBytes / (k * static_cast<int64_t>(sizeof(typename D::X)) + 1);
+  rows_at_once = rows_at_once < V::kMaxRows ? V::kMaxRows : rows_at_once / V::kMaxRows * V::kMaxRows;
+  for (int64_t m0 = 0; m0 < m; m0 += rows_at_once) {
+    const int64_t m1 = m0 + rows_at_once < m ? m0 + rows_at_once : m;
+    for (int64_t c = 0; c < k; c += kBlock) {
+      const int64_t count = k - c < kBlock ? k - c : kBlock;
+      for (int64_t n = n_begin; n < n_end; n += 4) {
+        const int valid = static_cast<int>(n_end - n < 4 ? n_end - n : 4);
+        const W* w[4];
+        for (int j = 0; j < 4; ++j) w[j] = weights + (n + (j < valid ? j : valid - 1)) * k + c;
+        for (int64_t i = m0; i < m1; i += V::kMaxRows) {
+          const int rows = static_cast<int>(m1 - i < V::kMaxRows ? m1 - i : V::kMaxRows);
+          float out[V::kMaxRows][4];
+          dense_rows<V, D>(rows, w, x + i * ldx + c, ldx, count, out);
+          for (int r = 0; r < rows; ++r) {
+            float* to = y + (i + r) * ldy + n;
+            for (int j = 0; j < valid; ++j)
+              to[j] = out[r][j] + (c > 0 ? to[j] : bias ? bias[n + j] : 0.0f);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,227 @@
+// Norms, activations, softmax pieces and conversions, vectors along the row.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/ops.h"
+
+namespace nibble {
+namespace {
+
+// body(offset, count): whole vectors with count = kLanes, then what is left.
+template <class V, class Body>
+inline void for_vectors(int64_t n, Body body) {
+  int64_t i = 0;
+  for (; i + V::kLanes <= n; i += V::kLanes) body(i, int64_t{V::kLanes});
+  if (i < n) body(i, n - i);
+}
+
+template <class V>
+inline float lane_sum(typename V::F v) {
+  return _mm_cvtss_f32(V::reduce(v, v, v, v));
+}
+
+template <class V>
+inline float lane_max(typename V::F v) {
+  float lanes[V::kLanes];
+  V::store(lanes, v);
+  float best = lanes[0];
+  for (int i = 1; i < V::kLanes; ++i) best = lanes[i] > best ? lanes[i] : best;
+  return best;
+}
+
+// exp(x), relative error below 2e-7 (Cephes' expf); 0 below −87.3, the value at 88 above.
+template <class V>
+inline typename V::F exp_of(typename V::F x) {
+  using F = typename V::F;
+  const F lowest = V::set(-87.33654f);
+  const F clamped = V::min(V::max(x, lowest), V::set(88.0f));
+  const F n = V::round(V::mul(clamped, V::set(1.44269504f)));
+  F r = V::fma(n, V::set(-0.693359375f), clamped);
+  r = V::fma(n, V::set(2.12194440e-4f), r);
+  F p = V::set(1.9875691500e-4f);
+  p = V::fma(p, r, V::set(1.3981999507e-3f));
+  p = V::fma(p, r, V::set(8.3334519073e-3f));
+  p = V::fma(p, r, V::set(4.1665795894e-2f));
+  p = V::fma(p, r, V::set(1.6666665459e-1f));
+  p = V::fma(p, r, V::set(5.0000001201e-1f));
+  p = V::add(V::fma(p, V::mul(r, r), r), V::set(1.0f));
+  return V::keep_if_at_least(V::mul(p, V::pow2(n)), x, lowest);
+}
+
+template <class V>
+void rms_norm(const float* x, const float* weight, float* y, int64_t n, float eps) {
+  typename V::F squares = V::zero();
+  for_vectors<V>(n, [&](int64_t i, int64_t count) {
+    const typename V::F v = V::load(x + i, count);
+    squares = V::fma(v, v, squares);
+  });
+  const float mean = lane_sum<V>(squares) / static_cast<float>(n);
+  const typename V::F inverse = V::set(1.0f / __builtin_sqrtf(mean + eps));
+  for_vectors<V>(n, [&](int64_t i, int64_t count) {
+    V::store(y + i, V::mul(V::mul(V::load(x + i, count), inverse), V::load(weight + i, count)), count);
+  });
+}
+
+template <class V>
+void layer_norm(const float* x, const float* weight, const float* bias, float* y, int64_t n, float eps) {
+  typename V::F sum = V::zero();
+  for_vectors<V>(n, [&](int64_t i, int64_t count) { sum = V::add(sum, V::load(x + i, count)); });
+  const float mean = lane_sum<V>(sum) / static_cast<float>(n);
+  float squares = 0;
+  typename V::F square_lanes = V::zero();
+  for_vectors<V>(n, [&](int64_t i, int64_t count) {
+    if (count == V::kLanes) {
+      const typename V::F v = V::sub(V::load(x + i), V::set(mean));
+      square_lanes = V::fma(v, v, square_lanes);
+    } else {
+      for (int64_t j = i; j < i + count; ++j) squares += (x[j] - mean) * (x[j] - mean);
+    }
+  });
+  squares += lane_sum<V>(square_lanes);
+  const typename V::F inverse = V::set(1.0f / __builtin_sqrtf(squares / static_cast<float>(n) + eps));
+  for_vectors<V>(n, [&](int64_t i, int64_t count) {
+    const typename V::F v = V::mul(V::sub(V::load(x + i, count), V::set(mean)), inverse);
+    V::store(y + i, V::fma(v, V::load(weight + i, count), V::load(bias + i, count)), count);
+  });
+}
+
+template <class V>
+void add(float* y, const float* x, int64_t n) {
+  for_vectors<V>(n, [&](int64_t i, int64_t count) {
+    V::store(y + i, V::add(V::load(y + i, count), V::load(x + i, count)), count);
+  });
+}
+
+// x · sigmoid(steepness(x))
+template <class V>
+inline typename V::F gated(typename V::F x, typename V::F steepness) {
+  const typename V::F one = V::set(1.0f);
+  return V::div(x, V::add(one, exp_of<V>(V::sub(V::zero(), steepness))));
+}
+
+template <class V>
+void silu_mul(const float* gate, const float* up, float* y, int64_t n) {
+  for_vectors<V>(n, [&](int64_t i, int64_t count) {
+    const typename V::F g = V::load(gate + i, count);
+    V::store(y + i, V::mul(gated<V>(g, g), V::load(up + i, count)), count);
+  });
+}
+
+// 0.5·x·(1 + tanh(u)) = x · sigmoid(2u), u = √(2/π)·(x + 0.044715·x³)
+template <class V>
+void gelu_new(const float* x, float* y, int64_t n) {
+  for_vectors<V>(n, [&](int64_t i, int64_t count) {
+    const typename V::F v = V::load(x + i, count);
+    const typename V::F cubic = V::fma(V::mul(V::mul(v, v), v), V::set(0.044715f), v);
+    V::store(y + i, gated<V>(v, V::mul(cubic, V::set(1.5957691216057308f))), count);
+  });
+}
+
+template <class V>
+float exp_sum(float* x, int64_t n, float max) {
+  typename V::F sum = V::zero();
+  float rest = 0;
+  for_vectors<V>(n, [&](int64_t i, int64_t count) {
+    const typename V::F e = exp_of<V>(V::sub(V::load(x + i, count), V::set(max)));
+    V::store(x + i, e, count);
+    if (count == V::kLanes) {
+      sum = V::add(sum, e);
+    } else {
+      for (int64_t j = i; j < i + count; ++j) rest += x[j];
+    }
+  });
+  return lane_sum<V>(sum) + rest;
+}
+
+template <class V>
+float max_of(const float* x, int64_t n) {
+  if (n < V::kLanes) {
+    float best = x[0];
+    for (int64_t i = 1; i < n; ++i) best = x[i] > best ? x[i] : best;
+    return best;
+  }
+  typename V::F best = V::load(x + n - V::kLanes);  // overlaps the last whole vector
+  for (int64_t i = 0; i + V::kLanes <= n; i += V::kLanes) best = V::max(best, V::load(x + i));
+  return lane_max<V>(best);
+}
+
+template <class V>
+void scale_add(float* y, float scale, const float* x, int64_t n) {
+  for_vectors<V>(n, [&](int64_t i, int64_t count) {
+    V::store(y + i, V::fma(V::load(y + i, count), V::set(scale), V::load(x + i, count)), count);
+  });
+}
+
+template <class V>
+void axpy(float* y, float a, const float* x, int64_t n) {
+  for_vectors<V>(n, [&](int64_t i, int64_t count) {
+    V::store(y + i, V::fma(V::load(x + i, count), V::set(a), V::load(y + i, count)), count);
+  });
+}
+
+template <class V>
+void to_f16(const float* x, uint16_t* y, int64_t n) {
+  for_vectors<V>(n, [&](int64_t i, int64_t count) { V::store_f16(y + i, V::load(x + i, count), count); });
+}
+
+template <class V>
+void from_f16(const uint16_t* x, float* y, int64_t n) {
+  for_vectors<V>(n, [&](int64_t i, int64_t count) { V::store(y + i, V::load_f16(x + i, count), count); });
+}
+
+template <class V>
+void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int8_t* codes, float* scales,
+                 int32_t* sums) {
+  const int64_t stride = act_i8_stride(k), segments = (k + segment - 1) / segment;
+  for (int64_t i = 0; i < m; ++i, codes += stride) {
+    for (int64_t s = 0; s < segments; ++s) {
+      const int64_t begin = s * segment, size = k - begin < segment ? k - begin : segment;
+      const float* from = x + i * ldx + begin;
+      typename V::F top = V::zero();
+      for_vectors<V>(size, [&](int64_t c, int64_t count) { top = V::max(top, V::abs(V::load(from + c, count))); });
+      const float largest = lane_max<V>(top);
+      const typename V::F inverse = V::set(largest > 0 ? 127.0f / largest : 0.0f);
+      int32_t sum = 0;
+      for_vectors<V>(size, [&](int64_t c, int64_t count) {
+        float rounded[V::kLanes];
+        V::store(rounded, V::round(V::mul(V::load(from + c, count), inverse)));
+        for (int64_t j = 0; j < count; ++j) {
+          const int32_t q = static_cast<int32_t>(rounded[j]);
+          codes[begin + c + j] = static_cast<int8_t>(q);
+          sum += q;
+        }
+      });
+      scales[i * segments + s] = largest / 127.0f;
+      sums[i * segments + s] = sum;
+    }
+    for (int64_t c = k; c < stride; ++c) codes[c] = 0;
+  }
+}
+
+// Everything but the name and the operations on bf16 pairs.
+template <class V>
+constexpr KernelTable table_of() {
+  KernelTable t;
+  t.dense_f32 = dense_linear<V, DotF32<V>>;
+  t.dense_bf16 = dense_linear<V, DotBf16<V>>;
+  t.dense_f16 = dense_linear<V, DotF16<V>>;
+  t.packed_f32 = packed_f32<V>;
+  t.packed_i8 = packed_i8<V>;
+  t.quantize_i8 = quantize_i8<V>;
+  t.to_f16 = to_f16<V>;
+  t.from_f16 = from_f16<V>;
+  t.rms_norm = rms_norm<V>;
+  t.layer_norm = layer_norm<V>;
+  t.add = add<V>;
+  t.silu_mul = silu_mul<V>;
+  t.gelu_new = gelu_new<V>;
+  t.exp_sum = exp_sum<V>;
+  t.max = max_of<V>;
+  t.scale_add = scale_add<V>;
+  t.axpy = axpy<V>;
+  return t;
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,240 @@
+// Packed weights times activations: lanes are rows of a panel (tensor/packed.h). An instruction
+// set with 8 lanes takes a panel as two halves of the same bytes.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/ops.h"
+
+namespace nibble {
+namespace {
+
+// The codes of one chunk as vectors of unsigned bytes: byte j of a lane of out[i] is input 4i+j.
+template <class V, int kBits>
+struct Chunk {
+  static constexpr int kVectors = kBits == 8 ? 1 : kBits == 4 ? 2 : 4;
+  static constexpr int kInputs = 4 * kVectors;
+  static constexpr int kBytes = kBits == 3 ? 96 : 64;
+
+  static void load(const uint8_t* chunk, int half, typename V::I out[kVectors]) {
+    const typename V::I low = V::iload(chunk + half * 32);
+    if constexpr (kBits == 8) {
+      out[0] = low;
+    } else if constexpr (kBits == 4) {
+      const typename V::I mask = V::iset(0x0f0f0f0f);
+      out[0] = V::iand(low, mask);
+      out[1] = V::iand(V::template shr<4>(low), mask);
+    } else {
+      const typename V::I mask = V::iset(0x03030303);
+      out[0] = V::iand(low, mask);
+      out[1] = V::iand(V::template shr<2>(low), mask);
+      out[2] = V::iand(V::template shr<4>(low), mask);
+      out[3] = V::iand(V::template shr<6>(low), mask);
+      if constexpr (kBits == 3) {
+        const typename V::I bits = V::load_u16(chunk + 64 + half * 16);
+        out[0] = V::ior(out[0], third(bits));
+        out[1] = V::ior(out[1], third(V::template shr<4>(bits)));
+        out[2] = V::ior(out[2], third(V::template shr<8>(bits)));
+        out[3] = V::ior(out[3], third(V::template shr<12>(bits)));
+      }
+    }
+  }
+
+ private:
+  // Bit j of each lane's low nibble to bit 2 of byte j: the product puts bit j at 8j.
+  static typename V::I third(typename V::I bits) {
+    const typename V::I nibble = V::iand(bits, V::iset(15));
+    return V::template shl<2>(V::iand(V::imul(nibble, V::iset(0x00204081)), V::iset(0x01010101)));
+  }
+};
+
+template <class V, int kBits>
+typename V::F load_zeros(const PackedView& w, int64_t panel, int64_t group, int half) {
+  if (w.format.symmetric) return V::set(static_cast<float>(w.format.middle()));
+  const uint8_t* zeros = w.zeros + (panel * w.format.groups() + group) * w.format.zero_bytes_per_group();
+  if constexpr (kBits == 8) return V::to_float(V::load_u8(zeros + half * 8));
+  return V::to_float(V::load_zero_nibbles(zeros, half));
+}
+
+template <class V>
+typename V::F load_scales(const PackedView& w, int64_t panel, int64_t group, int half) {
+  return V::load_f16(w.scales + (panel * w.format.groups() + group) * kPanelRows + half * 8);
+}
+
+template <class V>
+typename V::F load_bias(const float* bias, int64_t row, int64_t valid) {
+  return bias ? V::load(bias + row, valid) : V::zero();
+}
+
+// Half panels of the range, each with the rows that exist in it.
+template <class V, class Body>
+void for_each_half(const PackedFormat& f, int64_t panel_begin, int64_t panel_end, Body body) {
+  constexpr int kHalves = kPanelRows / V::kLanes;
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+    for (int half = 0; half < kHalves; ++half) {
+      const int64_t row = panel * kPanelRows + half * V::kLanes;
+      const int64_t left = f.n - row;
+      if (left > 0) body(panel, half, row, left < V::kLanes ? left : V::kLanes);
+    }
+  }
+}
+
+// Float activations: first the half panel's (q − zero) as floats [k padded][lanes] in scratch,
+// then tiles of rows of x over it.
+template <class V, int kBits>
+void decode_half(const PackedView& w, int64_t panel, int half, float* scratch) {
+  using C = Chunk<V, kBits>;
+  const PackedFormat& f = w.format;
+  const uint8_t* chunk = w.codes + panel * f.chunks() * C::kBytes;
+  const int64_t per_group = f.group() >= f.k ? f.chunks() : f.group() / C::kInputs;
+  const typename V::I byte = V::iset(255);
+  typename V::F zero = V::zero();
+  for (int64_t c = 0, group = 0, until = 0; c < f.chunks(); ++c, chunk += C::kBytes) {
+    if (c == until) {
+      zero = load_zeros<V, kBits>(w, panel, group++, half);
+      until += per_group;
+    }
+    typename V::I codes[C::kVectors];
+    C::load(chunk, half, codes);
+    for (int i = 0; i < C::kVectors; ++i) {
+      const typename V::I v = codes[i];
+      V::store(scratch + 0 * V::kLanes, V::sub(V::to_float(V::iand(v, byte)), zero));
+      V::store(scratch + 1 * V::kLanes, V::sub(V::to_float(V::iand(V::template shr<8>(v), byte)), zero));
+      V::store(scratch + 2 * V::kLanes, V::sub(V::to_float(V::iand(V::template shr<16>(v), byte)), zero));
+      V::store(scratch + 3 * V::kLanes, V::sub(V::to_float(V::template shr<24>(v)), zero));
+      scratch += 4 * V::kLanes;
+    }
+  }
+}
+
+template <class V, int kRows>
+void packed_f32_tile(const PackedView& w, int64_t panel, int half, const float* decoded, const float* x, int64_t ldx,
+                     typename V::F start, float* y, int64_t ldy, int64_t valid) {
+  const PackedFormat& f = w.format;
+  typename V::F total[kRows];
+  for (int r = 0; r < kRows; ++r) total[r] = start;
+  const int64_t g = f.group();
+  for (int64_t group = 0, c = 0; c < f.k; ++group) {
+    const int64_t end = c + g < f.k ? c + g : f.k;
+    typename V::F sum[kRows];
+    for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
+    for (; c < end; ++c) {
+      const typename V::F q = V::load(decoded + c * V::kLanes);
+      for (int r = 0; r < kRows; ++r) sum[r] = V::fma(V::set(x[r * ldx + c]), q, sum[r]);
+    }
+    const typename V::F scale = load_scales<V>(w, panel, group, half);
+    for (int r = 0; r < kRows; ++r) total[r] = V::fma(scale, sum[r], total[r]);
+  }
+  for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
+}
+
+template <class V, int kRows = V::kPackedRows>
+void packed_f32_rows(int rows, const PackedView& w, int64_t panel, int half, const float* decoded, const float* x,
+                     int64_t ldx, typename V::F start, float* y, int64_t ldy, int64_t valid) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows)
+      return packed_f32_rows<V, kRows - 1>(rows, w, panel, half, decoded, x, ldx, start, y, ldy, valid);
+  }
+  packed_f32_tile<V, kRows>(w, panel, half, decoded, x, ldx, start, y, ldy, valid);
+}
+
+template <class V, int kBits>
+void packed_f32_bits(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy,
+                     int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) {
+  for_each_half<V>(w.format, panel_begin, panel_end, [&](int64_t panel, int half, int64_t row, int64_t valid) {
+    decode_half<V, kBits>(w, panel, half, scratch);
+    const typename V::F start = load_bias<V>(bias, row, valid);
+    for (int64_t i = 0; i < m; i += V::kPackedRows) {
+      const int rows = static_cast<int>(m - i < V::kPackedRows ? m - i : V::kPackedRows);
+      packed_f32_rows<V>(rows, w, panel, half, scratch, x + i * ldx, ldx, start, y + i * ldy + row, ldy, valid);
+    }
+  });
+}
+
+template <class V, int kBits, int kRows>
+void packed_i8_tile(const PackedView& w, int64_t panel, int half, const ActI8View& x, int64_t first,
+                    typename V::F start, float* y, int64_t ldy, int64_t valid) {
+  using C = Chunk<V, kBits>;
+  const PackedFormat& f = w.format;
+  const int8_t* codes = x.codes + first * x.stride;
+  const float* scales = x.scales + first * x.segments;
+  const int32_t* sums = x.sums + first * x.segments;
+  const uint8_t* chunk = w.codes + panel * f.chunks() * C::kBytes;
+  typename V::F total[kRows];
+  for (int r = 0; r < kRows; ++r) total[r] = start;
+  const int64_t segments_per_group = (f.group() + x.segment - 1) / x.segment;
+  typename V::F scale = V::zero(), zero = V::zero();
+  for (int64_t s = 0, c = 0, in_group = segments_per_group; s < x.segments; ++s, ++in_group) {
+    if (in_group == segments_per_group) {
+      in_group = 0;
+      const int64_t group = s / segments_per_group;
+      scale = load_scales<V>(w, panel, group, half);
+      zero = load_zeros<V, kBits>(w, panel, group, half);
+    }
+    const int64_t end = c + x.segment < x.stride ? c + x.segment : x.stride;
+    typename V::I dots[kRows];
+    for (int r = 0; r < kRows; ++r) dots[r] = V::izero();
+    for (; c < end && c < f.k; c += C::kInputs, chunk += C::kBytes) {
+      typename V::I q[C::kVectors];
+      C::load(chunk, half, q);
+      for (int i = 0; i < C::kVectors; ++i) {
+        for (int r = 0; r < kRows; ++r) {
+          int32_t four;
+          __builtin_memcpy(&four, codes + r * x.stride + c + 4 * i, 4);
+          dots[r] = V::template dot<kBits>(dots[r], q[i], V::iset(four));
+        }
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const typename V::F sum = V::set(static_cast<float>(sums[r * x.segments + s]));
+      const typename V::F centred = V::sub(V::to_float(dots[r]), V::mul(zero, sum));
+      total[r] = V::fma(V::mul(scale, V::set(scales[r * x.segments + s])), centred, total[r]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
+}
+
+template <class V, int kBits, int kRows = V::kIntRows>
+void packed_i8_rows(int rows, const PackedView& w, int64_t panel, int half, const ActI8View& x, int64_t first,
+                    typename V::F start, float* y, int64_t ldy, int64_t valid) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows)
+      return packed_i8_rows<V, kBits, kRows - 1>(rows, w, panel, half, x, first, start, y, ldy, valid);
+  }
+  packed_i8_tile<V, kBits, kRows>(w, panel, half, x, first, start, y, ldy, valid);
+}
+
+template <class V, int kBits>
+void packed_i8_bits(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy, int64_t m,
+                    int64_t panel_begin, int64_t panel_end) {
+  for_each_half<V>(w.format, panel_begin, panel_end, [&](int64_t panel, int half, int64_t row, int64_t valid) {
+    const typename V::F start = load_bias<V>(bias, row, valid);
+    for (int64_t i = 0; i < m; i += V::kIntRows) {
+      const int rows = static_cast<int>(m - i < V::kIntRows ? m - i : V::kIntRows);
+      packed_i8_rows<V, kBits>(rows, w, panel, half, x, i, start, y + i * ldy + row, ldy, valid);
+    }
+  });
+}
+
+template <class V>
+void packed_f32(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy, int64_t m,
+                int64_t panel_begin, int64_t panel_end, float* scratch) {
+  const auto run = w.format.bits == 2   ? packed_f32_bits<V, 2>
+                   : w.format.bits == 3 ? packed_f32_bits<V, 3>
+                   : w.format.bits == 4 ? packed_f32_bits<V, 4>
+                                        : packed_f32_bits<V, 8>;
+  run(w, x, ldx, bias, y, ldy, m, panel_begin, panel_end, scratch);
+}
+
+template <class V>
+void packed_i8(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy, int64_t m,
+               int64_t panel_begin, int64_t panel_end) {
+  const auto run = w.format.bits == 2   ? packed_i8_bits<V, 2>
+                   : w.format.bits == 3 ? packed_i8_bits<V, 3>
+                   : w.format.bits == 4 ? packed_i8_bits<V, 4>
+                                        : packed_i8_bits<V, 8>;
+  run(w, x, bias, y, ldy, m, panel_begin, panel_end);
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,255 @@
+// Every kernel of every instruction set that this processor has, against float64 loops.
+#include "kernels/ops.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/random.h"
+#include "tensor/packed.h"
+
+namespace nibble {
+namespace {
+
+float normal(Random& random) {
+  const double u = random.uniform() + 1e-12, v = random.uniform();
+  return static_cast<float>(std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * v));
+}
+
+std::vector<float> normals(size_t n, uint64_t seed, float scale = 1) {
+  Random random(seed);
+  std::vector<float> values(n);
+  for (float& v : values) v = scale * normal(random);
+  return values;
+}
+
+class Kernels : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    table_ = kernels_named(GetParam());
+    if (!table_) GTEST_SKIP() << "this processor has no " << GetParam();
+  }
+  const KernelTable* table_ = nullptr;
+};
+
+TEST_P(Kernels, DenseMatchesFloat64OnOddShapes) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const int64_t k : {1, 7, 31, 64, 100, 600, 1111}) {
+      for (const int64_t n : {1, 3, 16, 29}) {
+        for (const int64_t m : {1, 2, 7, 8, 33}) {
+          const auto x = normals(static_cast<size_t>(m * (k + 3)), 1), wf = normals(static_cast<size_t>(n * k), 2);
+          const auto bias = normals(static_cast<size_t>(n), 3);
+          std::vector<uint16_t> half(wf.size());
+          for (size_t i = 0; i < wf.size(); ++i)
+            half[i] = dtype == DType::kBF16 ? float_to_bf16(wf[i]) : float_to_fp16(wf[i]);
+          const DenseView w{dtype, dtype == DType::kF32 ? static_cast<const void*>(wf.data()) : half.data(), n, k};
+          const auto value = [&](int64_t i) {
+            const size_t at = static_cast<size_t>(i);
+            return dtype == DType::kF32 ? wf[at] : dtype == DType::kBF16 ? bf16_to_float(half[at]) : fp16_to_float(half[at]);
+          };
+          std::vector<float> y(static_cast<size_t>(m * n), -1);
+          const auto fn = dtype == DType::kF32 ? table_->dense_f32 : dtype == DType::kBF16 ? table_->dense_bf16 : table_->dense_f16;
+          const int64_t middle = n / 2;
+          fn(w, x.data(), k + 3, bias.data(), y.data(), n, m, 0, middle);
+          fn(w, x.data(), k + 3, bias.data(), y.data(), n, m, middle, n);
+          for (int64_t i = 0; i < m; ++i) {
+            for (int64_t j = 0; j < n; ++j) {
+              double sum = bias[static_cast<size_t>(j)], size = std::fabs(sum);
+              for (int64_t c = 0; c < k; ++c) {
+                const double p = double{x[static_cast<size_t>(i * (k + 3) + c)]} * double{value(j * k + c)};
+                sum += p;
+                size += std::fabs(p);
+              }
+              ASSERT_NEAR(y[static_cast<size_t>(i * n + j)], sum, 2e-7 * size * 4) << dtype_name(dtype) << " m" << m << " n" << n << " k" << k;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, DenseBf16PairsMatchFloat64) {
+  if (!table_->dense_bf16_bf16) GTEST_SKIP() << "no bf16 dot product here";
+  for (const int64_t k : {1, 31, 33, 600, 2100}) {
+    const int64_t n = 5, m = 9;
+    const auto xf = normals(static_cast<size_t>(m * k), 4), wf = normals(static_cast<size_t>(n * k), 5);
+    std::vector<uint16_t> x(xf.size()), w(wf.size());
+    table_->to_bf16(xf.data(), x.data(), m * k);
+    table_->to_bf16(wf.data(), w.data(), n * k);
+    std::vector<float> y(static_cast<size_t>(m * n));
+    table_->dense_bf16_bf16({DType::kBF16, w.data(), n, k}, x.data(), k, nullptr, y.data(), n, m, 0, n);
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        double sum = 0, size = 0;
+        for (int64_t c = 0; c < k; ++c) {
+          const double p = double{bf16_to_float(x[static_cast<size_t>(i * k + c)])} * double{bf16_to_float(w[static_cast<size_t>(j * k + c)])};
+          sum += p;
+          size += std::fabs(p);
+        }
+        ASSERT_NEAR(y[static_cast<size_t>(i * n + j)], sum, 1e-6 * size) << "k" << k;
+      }
+    }
+  }
+}
+
+QuantizedMatrix random_quantized(int bits, int group, bool symmetric, int64_t n, int64_t k, uint64_t seed) {
+  PackedFormat f{bits, group, symmetric, n, k};
+  QuantizedMatrix q(f);
+  Random random(seed);
+  for (auto& c : q.codes) c = static_cast<uint8_t>(random.below(static_cast<uint64_t>(f.max_code()) + 1));
+  for (auto& s : q.scales) s = fp16_to_float(float_to_fp16(0.01f * normal(random)));
+  if (!symmetric)
+    for (auto& z : q.zeros) z = static_cast<uint8_t>(random.below(static_cast<uint64_t>(f.max_code()) + 1));
+  return q;
+}
+
+TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const int group : {16, 32, 64, 128, 0, 96}) {
+      for (const bool symmetric : {false, true}) {
+        for (const auto& [n, k] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {17, 100}, {33, 256}, {8, 600}, {47, 129}}) {
+          const auto q = random_quantized(bits, group, symmetric, n, k, static_cast<uint64_t>(bits * 1000 + group));
+          const PackedBuffers packed = pack(q);
+          const PackedView w = packed.view(q.format);
+          const auto bias = normals(static_cast<size_t>(n), 7);
+          for (const int64_t m : {1, 2, 7, 8, 33}) {
+            const auto x = normals(static_cast<size_t>(m * k), 8);
+            std::vector<float> y(static_cast<size_t>(m * n)), scratch(static_cast<size_t>(packed_scratch(k)));
+            const int64_t panels = q.format.panels(), half = panels / 2;
+            table_->packed_f32(w, x.data(), k, bias.data(), y.data(), n, m, 0, half, scratch.data());
+            table_->packed_f32(w, x.data(), k, bias.data(), y.data(), n, m, half, panels, scratch.data());
+            const int segment = act_segment(q.format);
+            const size_t segments = static_cast<size_t>((k + segment - 1) / segment);
+            std::vector<int8_t> codes(static_cast<size_t>(m * act_i8_stride(k)));
+            std::vector<float> scales(static_cast<size_t>(m) * segments);
+            std::vector<int32_t> sums(scales.size());
+            table_->quantize_i8(x.data(), k, m, k, segment, codes.data(), scales.data(), sums.data());
+            const ActI8View act{codes.data(), scales.data(), sums.data(), act_i8_stride(k), segment, static_cast<int64_t>(segments)};
+            std::vector<float> y8(y.size());
+            table_->packed_i8(w, act, bias.data(), y8.data(), n, m, 0, panels);
+            for (int64_t i = 0; i < m; ++i) {
+              for (int64_t j = 0; j < n; ++j) {
+                double sum = bias[static_cast<size_t>(j)], size = std::fabs(sum), sum8 = sum;
+                for (int64_t c = 0; c < k; ++c) {
+                  const double v = q.value(j, c), p = v * double{x[static_cast<size_t>(i * k + c)]};
+                  sum += p;
+                  size += std::fabs(p);
+                  sum8 += v * codes[static_cast<size_t>(i * act.stride + c)] * double{scales[static_cast<size_t>(i) * segments + static_cast<size_t>(c / segment)]};
+                }
+                const size_t at = static_cast<size_t>(i * n + j);
+                ASSERT_NEAR(y[at], sum, 1e-6 * size) << bits << " bits g" << group << " n" << n << " k" << k << " m" << m;
+                ASSERT_NEAR(y8[at], sum8, 1e-5 * size + 1e-6) << bits << " bits g" << group << " n" << n << " k" << k << " m" << m;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, RowsDoNotDependOnBatchOrPartition) {
+  const int64_t n = 40, k = 1100, m = 37;
+  const auto x = normals(static_cast<size_t>(m * k), 9), wf = normals(static_cast<size_t>(n * k), 10);
+  const auto q = random_quantized(4, 32, false, n, k, 11);
+  const PackedBuffers packed = pack(q);
+  std::vector<float> scratch(static_cast<size_t>(packed_scratch(k)));
+  const auto dense = [&](const float* rows, int64_t count, float* y) {
+    table_->dense_f32({DType::kF32, wf.data(), n, k}, rows, k, nullptr, y, n, count, 0, 24);
+    table_->dense_f32({DType::kF32, wf.data(), n, k}, rows, k, nullptr, y, n, count, 24, n);
+  };
+  const auto quantized = [&](const float* rows, int64_t count, float* y) {
+    table_->packed_f32(packed.view(q.format), rows, k, nullptr, y, n, count, 0, q.format.panels(), scratch.data());
+  };
+  std::vector<float> all(static_cast<size_t>(m * n)), one(static_cast<size_t>(n));
+  dense(x.data(), m, all.data());
+  for (int64_t i = 0; i < m; ++i) {
+    table_->dense_f32({DType::kF32, wf.data(), n, k}, x.data() + i * k, k, nullptr, one.data(), n, 1, 0, n);
+    ASSERT_EQ(0, std::memcmp(one.data(), all.data() + i * n, static_cast<size_t>(n) * sizeof(float)));
+  }
+  quantized(x.data(), m, all.data());
+  for (int64_t i = 0; i < m; ++i) {
+    quantized(x.data() + i * k, 1, one.data());
+    ASSERT_EQ(0, std::memcmp(one.data(), all.data() + i * n, static_cast<size_t>(n) * sizeof(float)));
+  }
+}
+
+TEST_P(Kernels, ElementwiseMatchesFloat64) {
+  for (const int64_t n : {1, 5, 16, 63, 200}) {
+    const size_t size = static_cast<size_t>(n);
+    const auto x = normals(size, 20, 4), w = normals(size, 21), b = normals(size, 22);
+    std::vector<float> y(size);
+    double squares = 0, mean = 0, variance = 0;
+    for (float v : x) squares += double{v} * v, mean += v;
+    mean /= static_cast<double>(n);
+    for (float v : x) variance += (v - mean) * (v - mean);
+    table_->rms_norm(x.data(), w.data(), y.data(), n, 1e-6f);
+    for (size_t i = 0; i < size; ++i)
+      EXPECT_NEAR(y[i], x[i] / std::sqrt(squares / static_cast<double>(n) + 1e-6) * w[i], 1e-5);
+    table_->layer_norm(x.data(), w.data(), b.data(), y.data(), n, 1e-5f);
+    for (size_t i = 0; i < size; ++i)
+      EXPECT_NEAR(y[i], (x[i] - mean) / std::sqrt(variance / static_cast<double>(n) + 1e-5) * w[i] + b[i], 2e-5);
+    table_->silu_mul(x.data(), w.data(), y.data(), n);
+    for (size_t i = 0; i < size; ++i) EXPECT_NEAR(y[i], x[i] / (1 + std::exp(-double{x[i]})) * w[i], 4e-6);
+    table_->gelu_new(x.data(), y.data(), n);
+    for (size_t i = 0; i < size; ++i) {
+      const double v = x[i], u = 0.7978845608028654 * (v + 0.044715 * v * v * v);
+      EXPECT_NEAR(y[i], 0.5 * v * (1 + std::tanh(u)), 4e-6);
+    }
+    const float top = *std::max_element(x.begin(), x.end());
+    EXPECT_EQ(table_->max(x.data(), n), top);
+    y = x;
+    y[size / 2] = -INFINITY;
+    double sum = 0;
+    for (float v : y) sum += std::exp(double{v} - top);
+    EXPECT_NEAR(table_->exp_sum(y.data(), n, top), sum, 1e-6 * sum);
+    EXPECT_EQ(y[size / 2], 0.0f);
+    y = b;
+    table_->axpy(y.data(), 0.5f, x.data(), n);
+    table_->scale_add(y.data(), 2.0f, w.data(), n);
+    table_->add(y.data(), w.data(), n);
+    for (size_t i = 0; i < size; ++i) EXPECT_NEAR(y[i], (b[i] + 0.5 * x[i]) * 2 + 2.0 * w[i], 1e-5);
+  }
+}
+
+TEST_P(Kernels, SixteenBitConversionsRoundAsTheScalarOnes) {
+  std::vector<float> x = normals(4000, 30, 1000);
+  for (float special : {0.0f, -0.0f, 1e-7f, 6e-8f, 3e-8f, 65504.0f, 65519.9f, 65520.0f, 1e30f, INFINITY, -INFINITY}) x.push_back(special);
+  const int64_t n = static_cast<int64_t>(x.size());
+  std::vector<uint16_t> y(x.size());
+  table_->to_f16(x.data(), y.data(), n);
+  for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(y[i], float_to_fp16(x[i])) << x[i];
+  std::vector<float> back(x.size());
+  table_->from_f16(y.data(), back.data(), n);
+  for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(back[i], fp16_to_float(y[i])) << x[i];
+  table_->to_bf16(x.data(), y.data(), n);
+  for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(y[i], float_to_bf16(x[i])) << x[i];
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, Kernels, ::testing::Values("ref", "avx2", "avx512"), [](const auto& parameter) { return parameter.param; });
+
+TEST(Packed, RoundTripsEveryFormat) {
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const bool symmetric : {false, true}) {
+      const auto q = random_quantized(bits, 32, symmetric, 21, 77, 5);
+      const auto back = unpack(pack(q).view(q.format));
+      EXPECT_EQ(back.codes, q.codes);
+      EXPECT_EQ(back.scales, q.scales);
+      EXPECT_EQ(back.zeros, q.zeros);
+    }
+  }
+}
+
+TEST(Packed, SizesAreTheBitsThatTheFormatSays) {
+  const PackedFormat f{4, 64, false, 1024, 2048};
+  EXPECT_EQ(f.bytes() * 8, 1024 * 2048 * 4 + 1024 * 32 * (16 + 4));
+  EXPECT_THROW((PackedFormat{5, 64, false, 4, 4}.validate()), Error);
+  EXPECT_THROW((PackedFormat{4, 24, false, 4, 4}.validate()), Error);
+  EXPECT_THROW((PackedFormat{4, 16, false, 0, 4}.validate()), Error);
+}
+
+}  // namespace
+}  // namespace nibble

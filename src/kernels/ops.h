@@ -1,0 +1,106 @@
+// The table of operations: every kernel of the library, for one instruction set.
+//
+// Pointers are to float32 unless the type says otherwise; matrices are row-major with the stated
+// leading dimension in elements. Outputs do not alias inputs unless a comment allows it. A result
+// depends only on its own row's inputs, never on m, on the tile or on the number of threads.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tensor/dtype.h"
+#include "tensor/packed.h"
+
+namespace nibble {
+
+// A dense weight [n, k] as it lies in the checkpoint: F32, BF16 or F16.
+struct DenseView {
+  DType dtype = DType::kF32;
+  const void* data = nullptr;
+  int64_t n = 0, k = 0;
+};
+
+// Activations quantized for one linear: symmetric int8 with a scale and a sum per segment.
+// k is padded with zeros to a multiple of 16; a segment never crosses a weight group.
+struct ActI8View {
+  const int8_t* codes = nullptr;    // [m, stride]
+  const float* scales = nullptr;    // [m, segments]
+  const int32_t* sums = nullptr;    // [m, segments]: Σ codes
+  int64_t stride = 0;               // k rounded up to a multiple of 16
+  int segment = 64;                 // inputs a segment
+  int64_t segments = 0;
+};
+inline int64_t act_i8_stride(int64_t k) { return (k + 15) / 16 * 16; }
+
+// Inputs a segment of int8 activations covers for these weights: divides the group, at most 64.
+inline int act_segment(const PackedFormat& format) {
+  const int64_t group = format.group_size == 0 ? 64 : format.group_size;
+  return group % 64 == 0 ? 64 : group <= 64 ? static_cast<int>(group) : group % 32 == 0 ? 32 : 16;
+}
+
+// What the linears compute with.
+enum class Activations { kF32, kBF16, kI8 };
+
+struct KernelTable {
+  std::string_view name;  // "ref", "avx2", "avx512"
+
+  // y[m, rows n_begin…n_end) = x[m, k] · w[n, k]ᵀ (+ bias[n] where not null). y points at column 0.
+  using DenseFn = void (*)(const DenseView& w, const float* x, int64_t ldx, const float* bias, float* y,
+                           int64_t ldy, int64_t m, int64_t n_begin, int64_t n_end);
+  DenseFn dense_f32 = nullptr;   // w F32
+  DenseFn dense_bf16 = nullptr;  // w BF16, x float32: products exact in float32
+  DenseFn dense_f16 = nullptr;   // w F16
+
+  // The same with x rounded to BF16 and w BF16, sums in float32. Null where the processor has no
+  // instruction for it; the caller then uses dense_bf16.
+  using DenseBf16Fn = void (*)(const DenseView& w, const uint16_t* x, int64_t ldx, const float* bias,
+                               float* y, int64_t ldy, int64_t m, int64_t n_begin, int64_t n_end);
+  DenseBf16Fn dense_bf16_bf16 = nullptr;
+
+  // y[m, 16·p … ) = x[m, k] · dequant(w)[n, k]ᵀ (+ bias) for panels p in [panel_begin, panel_end).
+  // scratch: packed_scratch(k) floats of the calling thread.
+  void (*packed_f32)(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y,
+                     int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) = nullptr;
+  // The same with int8 activations: y += s_w · s_a · (dot − zero · Σa), int32 dot per segment.
+  void (*packed_i8)(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
+                    int64_t m, int64_t panel_begin, int64_t panel_end) = nullptr;
+  // Rows [m, k] to int8: scale = max|x|/127 per segment, round to nearest even.
+  void (*quantize_i8)(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int8_t* codes,
+                      float* scales, int32_t* sums) = nullptr;
+
+  void (*to_bf16)(const float* x, uint16_t* y, int64_t n) = nullptr;    // round to nearest even
+  void (*to_f16)(const float* x, uint16_t* y, int64_t n) = nullptr;     // round to nearest even
+  void (*from_f16)(const uint16_t* x, float* y, int64_t n) = nullptr;
+
+  // y = x / rms(x) · weight; y may alias x. (Zhang & Sennrich 2019)
+  void (*rms_norm)(const float* x, const float* weight, float* y, int64_t n, float eps) = nullptr;
+  // y = (x − mean) / sqrt(var + eps) · weight + bias; y may alias x.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float* y, int64_t n,
+                     float eps) = nullptr;
+  void (*add)(float* y, const float* x, int64_t n) = nullptr;                     // y += x
+  void (*silu_mul)(const float* gate, const float* up, float* y, int64_t n) = nullptr;  // y may alias either
+  void (*gelu_new)(const float* x, float* y, int64_t n) = nullptr;  // tanh form; y may alias x
+  // x = exp(x − max), returns Σ. −inf gives 0.
+  float (*exp_sum)(float* x, int64_t n, float max) = nullptr;
+  float (*max)(const float* x, int64_t n) = nullptr;                // n ≥ 1
+  void (*scale_add)(float* y, float scale, const float* x, int64_t n) = nullptr;  // y = y·scale + x
+  void (*axpy)(float* y, float a, const float* x, int64_t n) = nullptr;           // y += a·x
+};
+
+inline int64_t packed_scratch(int64_t k) { return (k + 15) / 16 * 16 * kPanelRows; }
+
+// The table of NIBBLE_ISA where set, else the best that this processor can run. Chosen once.
+// Throws Error when NIBBLE_ISA is unknown or not supported here.
+const KernelTable& kernels();
+const KernelTable* kernels_named(std::string_view isa);  // null when unknown or not supported here
+std::vector<std::string_view> supported_isas();          // "ref" first, the best last
+
+namespace isa {
+extern const KernelTable kRef;
+const KernelTable* avx2();    // null unless AVX2, FMA and F16C are there
+const KernelTable* avx512();  // null unless AVX-512 F, BW, VL, DQ and VNNI are there
+}  // namespace isa
+
+}  // namespace nibble

@@ -1,0 +1,203 @@
+// The truth: plain loops, sums in float64.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/ops.h"
+
+namespace nibble {
+namespace {
+
+template <typename W>
+float widen(W w);
+template <>
+float widen<float>(float w) {
+  return w;
+}
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+template <>
+float widen<Bf16>(Bf16 w) {
+  return bf16_to_float(w.bits);
+}
+template <>
+float widen<F16>(F16 w) {
+  return fp16_to_float(w.bits);
+}
+
+template <typename W, typename X>
+void dense(const DenseView& w, const X* x, int64_t ldx, const float* bias, float* y, int64_t ldy, int64_t m,
+           int64_t n_begin, int64_t n_end) {
+  const W* weights = static_cast<const W*>(w.data);
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = n_begin; j < n_end; ++j) {
+      double sum = bias ? bias[j] : 0.0;
+      for (int64_t c = 0; c < w.k; ++c)
+        sum += double{widen(x[i * ldx + c])} * double{widen(weights[j * w.k + c])};
+      y[i * ldy + j] = static_cast<float>(sum);
+    }
+  }
+}
+
+void dense_bf16_bf16(const DenseView& w, const uint16_t* x, int64_t ldx, const float* bias, float* y,
+                     int64_t ldy, int64_t m, int64_t n_begin, int64_t n_end) {
+  dense<Bf16>(w, reinterpret_cast<const Bf16*>(x), ldx, bias, y, ldy, m, n_begin, n_end);
+}
+
+void packed_f32(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy,
+                int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) {
+  const int64_t end = std::min(w.format.n, panel_end * kPanelRows);
+  for (int64_t j = panel_begin * kPanelRows; j < end; ++j) {
+    dequantize_row(w, j, scratch);
+    for (int64_t i = 0; i < m; ++i) {
+      double sum = bias ? bias[j] : 0.0;
+      for (int64_t c = 0; c < w.format.k; ++c) sum += double{x[i * ldx + c]} * double{scratch[c]};
+      y[i * ldy + j] = static_cast<float>(sum);
+    }
+  }
+}
+
+void packed_i8(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy, int64_t m,
+               int64_t panel_begin, int64_t panel_end) {
+  const PackedFormat& f = w.format;
+  const int64_t end = std::min(f.n, panel_end * kPanelRows);
+  for (int64_t j = panel_begin * kPanelRows; j < end; ++j) {
+    for (int64_t i = 0; i < m; ++i) {
+      double sum = bias ? bias[j] : 0.0;
+      for (int64_t s = 0; s < x.segments; ++s) {
+        const int64_t begin = s * x.segment, stop = std::min(f.k, begin + x.segment);
+        const int64_t group = begin / f.group();
+        int64_t dot = 0;
+        for (int64_t c = begin; c < stop; ++c) dot += packed_code(w, j, c) * x.codes[i * x.stride + c];
+        dot -= int64_t{packed_zero(w, j, group)} * x.sums[i * x.segments + s];
+        sum += double{packed_scale(w, j, group)} * double{x.scales[i * x.segments + s]} * static_cast<double>(dot);
+      }
+      y[i * ldy + j] = static_cast<float>(sum);
+    }
+  }
+}
+
+void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int8_t* codes, float* scales,
+                 int32_t* sums) {
+  const int64_t stride = act_i8_stride(k), segments = (k + segment - 1) / segment;
+  for (int64_t i = 0; i < m; ++i) {
+    int8_t* row = codes + i * stride;
+    std::fill(row + k, row + stride, int8_t{0});
+    for (int64_t s = 0; s < segments; ++s) {
+      const int64_t begin = s * segment, end = std::min(k, begin + segment);
+      float largest = 0;
+      for (int64_t c = begin; c < end; ++c) largest = std::max(largest, std::fabs(x[i * ldx + c]));
+      const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+      int32_t sum = 0;
+      for (int64_t c = begin; c < end; ++c) {
+        row[c] = static_cast<int8_t>(std::nearbyintf(x[i * ldx + c] * inverse));
+        sum += row[c];
+      }
+      scales[i * segments + s] = largest / 127.0f;
+      sums[i * segments + s] = sum;
+    }
+  }
+}
+
+void to_bf16(const float* x, uint16_t* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = float_to_bf16(x[i]);
+}
+void to_f16(const float* x, uint16_t* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = float_to_fp16(x[i]);
+}
+void from_f16(const uint16_t* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = fp16_to_float(x[i]);
+}
+
+void rms_norm(const float* x, const float* weight, float* y, int64_t n, float eps) {
+  double squares = 0;
+  for (int64_t i = 0; i < n; ++i) squares += double{x[i]} * double{x[i]};
+  const float inverse = static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n) + double{eps}));
+  for (int64_t i = 0; i < n; ++i) y[i] = x[i] * inverse * weight[i];
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, float* y, int64_t n, float eps) {
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < n; ++i) sum += double{x[i]};
+  const double mean = sum / static_cast<double>(n);
+  for (int64_t i = 0; i < n; ++i) squares += (double{x[i]} - mean) * (double{x[i]} - mean);
+  const double inverse = 1.0 / std::sqrt(squares / static_cast<double>(n) + double{eps});
+  for (int64_t i = 0; i < n; ++i)
+    y[i] = static_cast<float>((double{x[i]} - mean) * inverse) * weight[i] + bias[i];
+}
+
+void add(float* y, const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] += x[i];
+}
+
+void silu_mul(const float* gate, const float* up, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+// 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) (Hendrycks & Gimpel 2016)
+void gelu_new(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float v = x[i];
+    y[i] = 0.5f * v * (1.0f + std::tanh(0.7978845608028654f * (v + 0.044715f * v * v * v)));
+  }
+}
+
+float exp_sum(float* x, int64_t n, float max) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += double{x[i] = std::exp(x[i] - max)};
+  return static_cast<float>(sum);
+}
+
+float max_of(const float* x, int64_t n) { return *std::max_element(x, x + n); }
+
+void scale_add(float* y, float scale, const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = y[i] * scale + x[i];
+}
+
+void axpy(float* y, float a, const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
+}
+
+void dense_f32(const DenseView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy,
+               int64_t m, int64_t n_begin, int64_t n_end) {
+  dense<float>(w, x, ldx, bias, y, ldy, m, n_begin, n_end);
+}
+void dense_bf16(const DenseView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy,
+                int64_t m, int64_t n_begin, int64_t n_end) {
+  dense<Bf16>(w, x, ldx, bias, y, ldy, m, n_begin, n_end);
+}
+void dense_f16(const DenseView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy,
+               int64_t m, int64_t n_begin, int64_t n_end) {
+  dense<F16>(w, x, ldx, bias, y, ldy, m, n_begin, n_end);
+}
+
+}  // namespace
+
+const KernelTable isa::kRef = {
+    .name = "ref",
+    .dense_f32 = dense_f32,
+    .dense_bf16 = dense_bf16,
+    .dense_f16 = dense_f16,
+    .dense_bf16_bf16 = dense_bf16_bf16,
+    .packed_f32 = packed_f32,
+    .packed_i8 = packed_i8,
+    .quantize_i8 = quantize_i8,
+    .to_bf16 = to_bf16,
+    .to_f16 = to_f16,
+    .from_f16 = from_f16,
+    .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
+    .add = add,
+    .silu_mul = silu_mul,
+    .gelu_new = gelu_new,
+    .exp_sum = exp_sum,
+    .max = max_of,
+    .scale_add = scale_add,
+    .axpy = axpy,
+};
+
+}  // namespace nibble
