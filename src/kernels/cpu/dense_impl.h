@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/unroll.h"
 #include "kernels/ops.h"
 
 namespace nibble {
@@ -48,24 +49,24 @@ template <class V, class D, int kRows>
 inline void dense_tile(const typename D::W* const w[4], const typename D::X* x, int64_t ldx, int64_t count,
                        float out[][4]) {
   typename D::Acc acc[kRows][4];
-  for (int r = 0; r < kRows; ++r)
-    for (int j = 0; j < 4; ++j) acc[r][j] = D::zero();
+  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r)
+    NIBBLE_UNROLL for (int j = 0; j < 4; ++j) acc[r][j] = D::zero();
   int64_t c = 0;
   for (; c + D::kStep <= count; c += D::kStep) {
     typename D::Reg xs[kRows];
-    for (int r = 0; r < kRows; ++r) xs[r] = D::load_x(x + r * ldx + c);
-    for (int j = 0; j < 4; ++j) {
+    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) xs[r] = D::load_x(x + r * ldx + c);
+    NIBBLE_UNROLL for (int j = 0; j < 4; ++j) {
       const typename D::Reg ws = D::load_w(w[j] + c);
-      for (int r = 0; r < kRows; ++r) acc[r][j] = D::mac(acc[r][j], xs[r], ws);
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) acc[r][j] = D::mac(acc[r][j], xs[r], ws);
     }
   }
   if (c < count) {
-    for (int j = 0; j < 4; ++j) {
+    NIBBLE_UNROLL for (int j = 0; j < 4; ++j) {
       const typename D::Reg ws = D::load_w(w[j] + c, count - c);
-      for (int r = 0; r < kRows; ++r) acc[r][j] = D::mac(acc[r][j], D::load_x(x + r * ldx + c, count - c), ws);
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) acc[r][j] = D::mac(acc[r][j], D::load_x(x + r * ldx + c, count - c), ws);
     }
   }
-  for (int r = 0; r < kRows; ++r) _mm_storeu_ps(out[r], V::reduce(acc[r][0], acc[r][1], acc[r][2], acc[r][3]));
+  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) _mm_storeu_ps(out[r], V::reduce(acc[r][0], acc[r][1], acc[r][2], acc[r][3]));
 }
 
 template <class V, class D, int kRows = V::kMaxRows>
@@ -93,7 +94,7 @@ void dense_linear(const DenseView& weight, const typename D::X* x, int64_t ldx, 
       for (int64_t n = n_begin; n < n_end; n += 4) {
         const int valid = static_cast<int>(n_end - n < 4 ? n_end - n : 4);
         const W* w[4];
-        for (int j = 0; j < 4; ++j) w[j] = weights + (n + (j < valid ? j : valid - 1)) * k + c;
+        NIBBLE_UNROLL for (int j = 0; j < 4; ++j) w[j] = weights + (n + (j < valid ? j : valid - 1)) * k + c;
         for (int64_t i = m0; i < m1; i += V::kMaxRows) {
           const int rows = static_cast<int>(m1 - i < V::kMaxRows ? m1 - i : V::kMaxRows);
           float out[V::kMaxRows][4];

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/unroll.h"
 #include "kernels/ops.h"
 
 namespace nibble {
@@ -96,7 +97,7 @@ void decode_half(const PackedView& w, int64_t panel, int half, float* scratch) {
     }
     typename V::I codes[C::kVectors];
     C::load(chunk, half, codes);
-    for (int i = 0; i < C::kVectors; ++i) {
+    NIBBLE_UNROLL for (int i = 0; i < C::kVectors; ++i) {
       const typename V::I v = codes[i];
       V::store(scratch + 0 * V::kLanes, V::sub(V::to_float(V::iand(v, byte)), zero));
       V::store(scratch + 1 * V::kLanes, V::sub(V::to_float(V::iand(V::template shr<8>(v), byte)), zero));
@@ -112,20 +113,20 @@ void packed_f32_tile(const PackedView& w, int64_t panel, int half, const float* 
                      typename V::F start, float* y, int64_t ldy, int64_t valid) {
   const PackedFormat& f = w.format;
   typename V::F total[kRows];
-  for (int r = 0; r < kRows; ++r) total[r] = start;
+  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = start;
   const int64_t g = f.group();
   for (int64_t group = 0, c = 0; c < f.k; ++group) {
     const int64_t end = c + g < f.k ? c + g : f.k;
     typename V::F sum[kRows];
-    for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
+    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
     for (; c < end; ++c) {
       const typename V::F q = V::load(decoded + c * V::kLanes);
-      for (int r = 0; r < kRows; ++r) sum[r] = V::fma(V::set(x[r * ldx + c]), q, sum[r]);
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::fma(V::set(x[r * ldx + c]), q, sum[r]);
     }
     const typename V::F scale = load_scales<V>(w, panel, group, half);
-    for (int r = 0; r < kRows; ++r) total[r] = V::fma(scale, sum[r], total[r]);
+    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = V::fma(scale, sum[r], total[r]);
   }
-  for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
+  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
 }
 
 template <class V, int kRows = V::kPackedRows>
@@ -161,7 +162,7 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const ActI8Vie
   const int32_t* sums = x.sums + first * x.segments;
   const uint8_t* chunk = w.codes + panel * f.chunks() * C::kBytes;
   typename V::F total[kRows];
-  for (int r = 0; r < kRows; ++r) total[r] = start;
+  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = start;
   const int64_t segments_per_group = (f.group() + x.segment - 1) / x.segment;
   typename V::F scale = V::zero(), zero = V::zero();
   for (int64_t s = 0, c = 0, in_group = segments_per_group; s < x.segments; ++s, ++in_group) {
@@ -173,25 +174,25 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const ActI8Vie
     }
     const int64_t end = c + x.segment < x.stride ? c + x.segment : x.stride;
     typename V::I dots[kRows];
-    for (int r = 0; r < kRows; ++r) dots[r] = V::izero();
+    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) dots[r] = V::izero();
     for (; c < end && c < f.k; c += C::kInputs, chunk += C::kBytes) {
       typename V::I q[C::kVectors];
       C::load(chunk, half, q);
-      for (int i = 0; i < C::kVectors; ++i) {
-        for (int r = 0; r < kRows; ++r) {
+      NIBBLE_UNROLL for (int i = 0; i < C::kVectors; ++i) {
+        NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
           int32_t four;
           __builtin_memcpy(&four, codes + r * x.stride + c + 4 * i, 4);
           dots[r] = V::template dot<kBits>(dots[r], q[i], V::iset(four));
         }
       }
     }
-    for (int r = 0; r < kRows; ++r) {
+    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
       const typename V::F sum = V::set(static_cast<float>(sums[r * x.segments + s]));
       const typename V::F centred = V::sub(V::to_float(dots[r]), V::mul(zero, sum));
       total[r] = V::fma(V::mul(scale, V::set(scales[r * x.segments + s])), centred, total[r]);
     }
   }
-  for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
+  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
 }
 
 template <class V, int kBits, int kRows = V::kIntRows>
