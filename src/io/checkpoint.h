@@ -34,8 +34,10 @@ struct Checkpoint {
 enum class GgufDType { kBF16, kF32 };  // what quantized GGUF tensors are dequantized to
 
 // A directory with config.json and model.safetensors (or model.safetensors.index.json), or a
-// .gguf file. Tensors that need no change are views of the mapped file; GGUF tensors of other
-// types, or with permuted rows, are dequantized into buffers of `gguf_dtype`.
+// .gguf file. Tensors that need no change are views of the mapped file. GGUF: quantized types are
+// dequantized into buffers of `gguf_dtype`; F32, F16 and BF16 keep their type (norms stay float32),
+// copied only where rows must be put in another order. Llama 3's rope factors, where the file has
+// them, are the tensor "rope_freqs.weight" (F32 [rotary/2]; frequency i is divided by factor i).
 // Throws Error for anything missing, truncated or inconsistent.
 Checkpoint open_checkpoint(const std::filesystem::path& path, GgufDType gguf_dtype = GgufDType::kBF16);
 
