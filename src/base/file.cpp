@@ -62,6 +62,14 @@ MappedFile::MappedFile(std::filesystem::path path, const void* data, size_t size
 
 MappedFile::~MappedFile() { ::munmap(const_cast<void*>(data_), size_); }
 
+void MappedFile::release(std::span<const std::byte> part) const {
+  // Only whole pages inside the part; advice that is not taken does no harm.
+  const uintptr_t page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(part.data()) + page - 1) / page * page;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(part.data() + part.size()) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
 AtomicFile::AtomicFile(const std::filesystem::path& path)
     : path_(path), temporary_(path.string() + fmt::format(".tmp{}", ::getpid())) {
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);

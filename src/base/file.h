@@ -25,6 +25,9 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
 
+  // Gives the memory of a part of bytes() back to the system; it is read again when touched.
+  void release(std::span<const std::byte> part) const;
+
  private:
   MappedFile(std::filesystem::path path, const void* data, size_t size);
   std::filesystem::path path_;

@@ -16,14 +16,14 @@
 namespace nibble {
 
 struct Checkpoint {
-  std::filesystem::path path;    // what was opened
-  std::string format;            // "safetensors", "gguf", "nibble"
-  Json config;                   // config.json, or the same keys made from GGUF metadata
-  Json tokenizer;                // tokenizer.json, or the same made from GGUF metadata; null if absent
-  Json generation_config;        // generation_config.json; null if absent
-  std::map<std::string, TensorView> tensors;  // Hugging Face names and shapes; views
+  std::filesystem::path path;  // what was opened
+  std::string format;          // "safetensors", "gguf", "nibble"
+  Json config;                 // config.json, or the same keys made from GGUF metadata
+  Json tokenizer;              // tokenizer.json, or the same made from GGUF metadata; null if absent
+  Json generation_config;      // generation_config.json; null if absent
+  std::map<std::string, TensorView> tensors;        // Hugging Face names and shapes; views
   std::map<std::string, std::string> source_types;  // GGUF only: the type in the file, "Q4_1"
-  uint64_t file_bytes = 0;       // of the weight files
+  uint64_t file_bytes = 0;                          // of the weight files
   std::vector<std::filesystem::path> weight_files;
 
   // What the views point into.
@@ -34,10 +34,16 @@ struct Checkpoint {
 enum class GgufDType { kBF16, kF32 };  // what quantized GGUF tensors are dequantized to
 
 // A directory with config.json and model.safetensors (or model.safetensors.index.json), or a
-// .gguf file. Tensors that need no change are views of the mapped file; GGUF tensors of other
-// types, or with permuted rows, are dequantized into buffers of `gguf_dtype`.
+// .gguf file. Tensors that need no change are views of the mapped file. GGUF: quantized types are
+// dequantized into buffers of `gguf_dtype`; F32, F16 and BF16 keep their type (norms stay float32),
+// copied only where rows must be put in another order. Llama 3's rope factors, where the file has
+// them, are the tensor "rope_freqs.weight" (F32 [rotary/2]; frequency i is divided by factor i).
 // Throws Error for anything missing, truncated or inconsistent.
 Checkpoint open_checkpoint(const std::filesystem::path& path, GgufDType gguf_dtype = GgufDType::kBF16);
+
+// Only the tokenizer: tokenizer.json of a directory (weights need not be there), the file itself,
+// or the one made from a .gguf file's metadata. Throws Error when there is none.
+Json load_tokenizer_json(const std::filesystem::path& path);
 
 // sha256 over the weight files' contents, as lower-case hex: the identity of a model.
 std::string checkpoint_sha256(const Checkpoint& checkpoint);

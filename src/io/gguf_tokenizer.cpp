@@ -1,0 +1,161 @@
+#include <limits>
+
+#include "base/error.h"
+#include "io/gguf_metadata.h"
+#include "io/quote_name.h"
+
+namespace nibble {
+namespace {
+
+constexpr const char* kLlama3Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kQwen2Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+// llama.cpp's token types that tokenizer.json lists as added tokens.
+constexpr int64_t kControl = 3, kUserDefined = 4;
+
+Json byte_level(bool use_regex) {
+  return {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
+}
+
+Json sequence(Json first, Json second) {
+  return {{"type", "Sequence"}, {"pretokenizers", Json::array({std::move(first), std::move(second)})}};
+}
+
+Json split(const char* pattern) {
+  return {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
+}
+
+// A family's rules, by the name that llama.cpp gives its pre-tokenizer.
+struct Family {
+  Json pre_tokenizer;
+  Json normalizer = nullptr;
+  bool ignore_merges = false;
+  bool start_token = false;  // what holds when the file does not say
+};
+
+Family family(const GgufFile& gguf) {
+  const std::string where = gguf.file()->path().string();
+  if (!gguf.has("tokenizer.ggml.pre") && gguf_architecture(gguf) != GgufArchitecture::kPhi2) {
+    fail(
+        "{}: 'tokenizer.ggml.pre' is missing, so its way to split text is unknown; convert the model anew "
+        "with a "
+        "current llama.cpp",
+        where);
+  }
+  const std::string pre = gguf.text_or("tokenizer.ggml.pre", "gpt-2");
+  if (pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3") {
+    return {.pre_tokenizer = sequence(split(kLlama3Pattern), byte_level(false)),
+            .ignore_merges = true,
+            .start_token = true};
+  }
+  if (pre == "qwen2") {
+    return {.pre_tokenizer = sequence(split(kQwen2Pattern), byte_level(false)),
+            .normalizer = {{"type", "NFC"}}};
+  }
+  if (pre == "smollm") {
+    return {.pre_tokenizer = sequence({{"type", "Digits"}, {"individual_digits", true}}, byte_level(true))};
+  }
+  if (pre == "gpt-2" || pre == "phi-2" || pre == "default") return {.pre_tokenizer = byte_level(true)};
+  fail("{}: pre-tokenizer {} is not supported; llama-bpe, qwen2, smollm, gpt-2, phi-2 and default are", where,
+       quote_name(pre));
+}
+
+Json merge_pairs(const GgufFile& gguf) {
+  Json pairs = Json::array();
+  for (std::string_view merge : gguf.texts("tokenizer.ggml.merges")) {
+    const size_t space = merge.find(' ', 1);  // byte-level tokens hold no space, but be sure of the first
+    if (space == std::string_view::npos || space + 1 == merge.size()) {
+      fail("{}: {} is not a merge of two tokens", gguf.file()->path().string(), quote_name(merge));
+    }
+    pairs.push_back({merge.substr(0, space), merge.substr(space + 1)});
+  }
+  return pairs;
+}
+
+// A special token that the post-processor puts around a text, with its description.
+Json special_token(std::string_view token) { return {{"SpecialToken", {{"id", token}, {"type_id", 0}}}}; }
+
+Json template_processing(const GgufFile& gguf, const std::vector<std::string_view>& tokens, bool start,
+                         bool end) {
+  Json single = Json::array({{{"Sequence", {{"id", "A"}, {"type_id", 0}}}}});
+  Json pair = Json::array(
+      {{{"Sequence", {{"id", "A"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}});
+  Json special = Json::object();
+  const auto look_up = [&](const char* key) {
+    const int64_t id = gguf.integer(key);
+    if (id < 0 || static_cast<uint64_t>(id) >= tokens.size()) {
+      fail("{}: metadata '{}' is {}, but there are {} tokens", gguf.file()->path().string(), key, id,
+           tokens.size());
+    }
+    const std::string_view token = tokens[static_cast<size_t>(id)];
+    special[std::string(token)] = {{"id", token}, {"ids", {id}}, {"tokens", {token}}};
+    return token;
+  };
+  if (start) single.insert(single.begin(), special_token(look_up("tokenizer.ggml.bos_token_id")));
+  if (end) single.push_back(special_token(look_up("tokenizer.ggml.eos_token_id")));
+  return {{"type", "TemplateProcessing"}, {"single", single}, {"pair", pair}, {"special_tokens", special}};
+}
+
+}  // namespace
+
+Json gguf_tokenizer(const GgufFile& gguf) {
+  const std::string where = gguf.file()->path().string();
+  const std::string kind = gguf.text("tokenizer.ggml.model");
+  if (kind != "gpt2") {
+    fail("{}: tokenizer {} is not supported; only byte-level BPE ('gpt2') is", where, quote_name(kind));
+  }
+  const Family rules = family(gguf);
+  const std::vector<std::string_view> tokens = gguf.texts("tokenizer.ggml.tokens");
+  if (tokens.empty() || tokens.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
+    fail("{}: {} tokens, expected 1 to 2^31 - 1", where, tokens.size());
+  }
+  std::vector<int64_t> types;
+  if (gguf.has("tokenizer.ggml.token_type")) {
+    types = gguf.integers("tokenizer.ggml.token_type");
+    if (types.size() != tokens.size()) {
+      fail("{}: {} tokens, but {} token types", where, tokens.size(), types.size());
+    }
+  }
+
+  Json vocab = Json::object(), added = Json::array();
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    if (!vocab.emplace(tokens[id], id).second) {
+      fail("{}: token {} stands twice in the vocabulary", where, quote_name(tokens[id]));
+    }
+    const int64_t type = types.empty() ? 0 : types[id];
+    if (type != kControl && type != kUserDefined) continue;
+    added.push_back({{"id", id},
+                     {"content", tokens[id]},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", type == kControl}});
+  }
+  const bool start = gguf.flag_or("tokenizer.ggml.add_bos_token", rules.start_token);
+  const bool end = gguf.flag_or("tokenizer.ggml.add_eos_token", false);
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"added_tokens", added},
+          {"normalizer", rules.normalizer},
+          {"pre_tokenizer", rules.pre_tokenizer},
+          {"post_processor", start || end ? template_processing(gguf, tokens, start, end) : Json()},
+          {"decoder", byte_level(true)},
+          {"model",
+           {{"type", "BPE"},
+            {"dropout", nullptr},
+            {"unk_token", nullptr},
+            {"continuing_subword_prefix", nullptr},
+            {"end_of_word_suffix", nullptr},
+            {"fuse_unk", false},
+            {"byte_fallback", false},
+            {"ignore_merges", rules.ignore_merges},
+            {"vocab", std::move(vocab)},
+            {"merges", merge_pairs(gguf)}}}};
+}
+
+}  // namespace nibble
