@@ -1,0 +1,86 @@
+#include "model/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace nibble {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+}  // namespace
+
+size_t attention_scratch(int head_dim, int repeats) {
+  const size_t rows = static_cast<size_t>(kAttentionQueries) * static_cast<size_t>(repeats);
+  const size_t dim = static_cast<size_t>(head_dim);
+  return 3 * kAttentionKeys * dim + rows * (kAttentionKeys + 3 * dim + 3);
+}
+
+void attend(const KernelTable& kernels, const AttentionTask& t, float* scratch) {
+  const int64_t dim = t.head_dim, rows = int64_t{t.queries} * t.repeats;
+  float* plain = scratch;                                // a block of keys or values as float32
+  float* keys = plain + kAttentionKeys * dim;            // [keys, dim]
+  float* values = keys + kAttentionKeys * dim;           // transposed: [dim, keys]
+  float* q = values + kAttentionKeys * dim;              // [rows, dim]
+  float* sum = q + rows * dim;                           // [rows, dim], weighted values so far
+  float* part = sum + rows * dim;                        // [rows, dim], of this block
+  float* scores = part + rows * dim;                     // [rows, keys]
+  float* top = scores + rows * kAttentionKeys;           // [rows], largest score so far
+  float* total = top + rows;                             // [rows], Σ exp(score − top)
+  float* shrink = total + rows;                          // [rows], what the sums so far shrink by
+  for (int64_t i = 0; i < t.queries; ++i)
+    std::memcpy(q + i * t.repeats * dim, t.q + i * t.stride, static_cast<size_t>(t.repeats * dim) * sizeof(float));
+  std::fill(sum, sum + rows * dim, 0.0f);
+  std::fill(top, top + rows, -kInfinity);
+  std::fill(total, total + rows, 0.0f);
+
+  const int last = t.first_position + t.queries - 1;
+  const auto load = [&](const std::byte* from, int start, int count, float* to) {
+    const int64_t at = start * dim, n = count * dim;
+    if (t.half_cache) {
+      kernels.from_f16(reinterpret_cast<const uint16_t*>(from) + at, to, n);
+    } else {
+      std::memcpy(to, reinterpret_cast<const float*>(from) + at, static_cast<size_t>(n) * sizeof(float));
+    }
+  };
+  for (int start = 0; start <= last; start += kAttentionKeys) {
+    const int count = std::min(kAttentionKeys, last + 1 - start);
+    load(t.keys, start, count, keys);
+    std::fill(keys + count * dim, keys + kAttentionKeys * dim, 0.0f);
+    load(t.values, start, count, plain);
+    std::fill(plain + count * dim, plain + kAttentionKeys * dim, 0.0f);
+    for (int64_t d = 0; d < dim; ++d) {
+      for (int64_t j = 0; j < kAttentionKeys; ++j) values[d * kAttentionKeys + j] = plain[j * dim + d];
+    }
+    kernels.dense_f32({DType::kF32, keys, kAttentionKeys, dim}, q, dim, nullptr, scores, kAttentionKeys, rows, 0,
+                      kAttentionKeys);
+    for (int64_t r = 0; r < rows; ++r) {
+      float* row = scores + r * kAttentionKeys;
+      const int64_t visible = int64_t{t.first_position} + r / t.repeats + 1 - start;
+      if (visible < kAttentionKeys) std::fill(row + std::max<int64_t>(visible, 0), row + kAttentionKeys, -kInfinity);
+      if (visible <= 0) {
+        std::fill(row, row + kAttentionKeys, 0.0f);
+        shrink[r] = 1;
+        continue;
+      }
+      const float largest = std::max(top[r], kernels.max(row, kAttentionKeys));
+      shrink[r] = std::exp(top[r] - largest);
+      total[r] = total[r] * shrink[r] + kernels.exp_sum(row, kAttentionKeys, largest);
+      top[r] = largest;
+    }
+    kernels.dense_f32({DType::kF32, values, dim, kAttentionKeys}, scores, kAttentionKeys, nullptr, part, dim, rows, 0, dim);
+    for (int64_t r = 0; r < rows; ++r) kernels.scale_add(sum + r * dim, shrink[r], part + r * dim, dim);
+  }
+  for (int64_t i = 0; i < t.queries; ++i) {
+    for (int64_t r = 0; r < t.repeats; ++r) {
+      const int64_t row = i * t.repeats + r;
+      const float inverse = 1.0f / total[row];
+      float* to = t.out + i * t.stride + r * dim;
+      for (int64_t d = 0; d < dim; ++d) to[d] = sum[row * dim + d] * inverse;
+    }
+  }
+}
+
+}  // namespace nibble

@@ -1,0 +1,89 @@
+// The mini models against their golden values (float32, transformers).
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "io/safetensors.h"
+#include "model/session.h"
+#include "test_data.h"
+
+namespace nibble {
+namespace {
+
+class MiniModel : public ::testing::TestWithParam<std::string> {
+ protected:
+  std::shared_ptr<const Model> model_ = load_model(testing::mini_dir() / "models" / GetParam());
+  ThreadPool pool_{2};
+};
+
+TEST_P(MiniModel, LogitsMatchTheGoldenOnes) {
+  const auto golden = open_safetensors(testing::mini_dir() / "golden" / (GetParam() + ".logits.safetensors"));
+  const TensorView& ids = golden.tensors.at("ids");
+  const std::vector<float> expected = to_float(golden.tensors.at("logits"));
+  const int t = static_cast<int>(ids.elements());
+  const int64_t vocab = model_->config.vocab_size;
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < t; ++i)
+    tokens.push_back(ids.dtype == DType::kI64 ? static_cast<int32_t>(ids.as<int64_t>()[i]) : ids.as<int32_t>()[i]);
+  Session session(model_, {.slots = 1, .context = t, .batch_tokens = t, .precision = Precision::exact()}, pool_);
+  std::vector<float> logits(static_cast<size_t>(t * vocab));
+  for (const int piece : {t, 7, 1}) {  // at once, in pieces through the cache, token by token
+    for (int start = 0; start < t; start += piece) {
+      const int count = std::min(piece, t - start);
+      Batch batch;
+      batch.add(0, start, std::span(tokens).subspan(static_cast<size_t>(start), static_cast<size_t>(count)));
+      session.forward(batch);
+      session.logits(session.hidden(), count, logits.data() + start * vocab);
+    }
+    double worst = 0;
+    for (size_t i = 0; i < logits.size(); ++i) worst = std::max(worst, std::fabs(double{logits[i]} - double{expected[i]}));
+    EXPECT_LE(worst, 2e-3) << "in pieces of " << piece;
+    for (int i = 0; i < t; ++i) {
+      const auto top = [&](const std::vector<float>& v) {
+        return std::max_element(v.begin() + i * vocab, v.begin() + (i + 1) * vocab) - v.begin();
+      };
+      ASSERT_EQ(top(logits), top(expected)) << "position " << i;
+    }
+  }
+}
+
+TEST_P(MiniModel, ASequenceDoesNotDependOnItsCompany) {
+  const std::vector<int32_t> a = {5, 300, 17, 900, 44, 44, 120}, b = {1000, 3, 8};
+  for (const Precision& precision : {Precision{}, Precision::exact()}) {
+    Session session(model_, {.slots = 3, .context = 64, .batch_tokens = 32, .precision = precision}, pool_);
+    const int64_t hidden = model_->config.hidden_size;
+    Batch batch;
+    batch.add(0, 0, a);
+    session.forward(batch);
+    const std::vector<float> alone(session.hidden(), session.hidden() + static_cast<int64_t>(a.size()) * hidden);
+    batch.clear();
+    batch.add(2, 0, b);
+    batch.add(1, 0, a);
+    session.forward(batch);
+    const std::vector<float> together(session.hidden() + static_cast<int64_t>(b.size()) * hidden,
+                                      session.hidden() + static_cast<int64_t>(a.size() + b.size()) * hidden);
+    EXPECT_EQ(alone, together);
+  }
+}
+
+TEST_P(MiniModel, RefusesWhatDoesNotFit) {
+  Session session(model_, {.slots = 1, .context = 8, .batch_tokens = 8}, pool_);
+  Batch batch;
+  EXPECT_THROW(session.forward(batch), Error);
+  batch.add(0, 4, std::vector<int32_t>{1, 2, 3, 4, 5});
+  EXPECT_THROW(session.forward(batch), Error);
+  batch.clear();
+  batch.add(0, 0, std::vector<int32_t>{model_->config.vocab_size});
+  EXPECT_THROW(session.forward(batch), Error);
+  EXPECT_THROW(Session(model_, {.context = model_->config.max_context + 1}, pool_), Error);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, MiniModel, ::testing::Values("llama-mini", "qwen2-mini", "phi-mini"),
+                         [](const auto& parameter) {
+                           std::string name = parameter.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace nibble
