@@ -16,14 +16,14 @@
 namespace nibble {
 
 struct Checkpoint {
-  std::filesystem::path path;    // what was opened
-  std::string format;            // "safetensors", "gguf", "nibble"
-  Json config;                   // config.json, or the same keys made from GGUF metadata
-  Json tokenizer;                // tokenizer.json, or the same made from GGUF metadata; null if absent
-  Json generation_config;        // generation_config.json; null if absent
-  std::map<std::string, TensorView> tensors;  // Hugging Face names and shapes; views
+  std::filesystem::path path;  // what was opened
+  std::string format;          // "safetensors", "gguf", "nibble"
+  Json config;                 // config.json, or the same keys made from GGUF metadata
+  Json tokenizer;              // tokenizer.json, or the same made from GGUF metadata; null if absent
+  Json generation_config;      // generation_config.json; null if absent
+  std::map<std::string, TensorView> tensors;        // Hugging Face names and shapes; views
   std::map<std::string, std::string> source_types;  // GGUF only: the type in the file, "Q4_1"
-  uint64_t file_bytes = 0;       // of the weight files
+  uint64_t file_bytes = 0;                          // of the weight files
   std::vector<std::filesystem::path> weight_files;
 
   // What the views point into.
@@ -38,6 +38,10 @@ enum class GgufDType { kBF16, kF32 };  // what quantized GGUF tensors are dequan
 // types, or with permuted rows, are dequantized into buffers of `gguf_dtype`.
 // Throws Error for anything missing, truncated or inconsistent.
 Checkpoint open_checkpoint(const std::filesystem::path& path, GgufDType gguf_dtype = GgufDType::kBF16);
+
+// Only the tokenizer: tokenizer.json of a directory (weights need not be there), the file itself,
+// or the one made from a .gguf file's metadata. Throws Error when there is none.
+Json load_tokenizer_json(const std::filesystem::path& path);
 
 // sha256 over the weight files' contents, as lower-case hex: the identity of a model.
 std::string checkpoint_sha256(const Checkpoint& checkpoint);

@@ -12,4 +12,7 @@ namespace nibble {
 // qwen2, phi2. The tokenizer's regex follows `tokenizer.ggml.pre`.
 Checkpoint open_gguf(const std::filesystem::path& path, GgufDType dtype);
 
+// Only the tokenizer, as tokenizer.json would say it; reads the metadata, not the tensors.
+Json read_gguf_tokenizer(const std::filesystem::path& path);
+
 }  // namespace nibble
