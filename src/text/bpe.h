@@ -1,0 +1,72 @@
+// Byte-pair encoding of one piece of text (Sennrich 2016; bytes as in GPT-2).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "text/vocabulary.h"
+
+namespace nibble {
+
+// (left, right) → rank and merged id. Open addressing: a lookup is the inner loop of encoding.
+class MergeTable {
+ public:
+  struct Merge {
+    uint32_t rank;
+    int32_t id;
+  };
+
+  explicit MergeTable(size_t count);
+  void insert(int32_t left, int32_t right, Merge merge);  // a later merge of the same pair replaces
+  const Merge* find(int32_t left, int32_t right) const;   // null when the pair does not merge
+
+ private:
+  struct Slot {
+    uint64_t key = kFree;
+    Merge merge{};
+  };
+  static constexpr uint64_t kFree = ~uint64_t{0};
+  size_t slot_of(uint64_t key) const;
+
+  std::vector<Slot> slots_;
+  size_t mask_;
+};
+
+class Bpe {
+ public:
+  // The "model" of tokenizer.json. Throws Error for what is not plain byte-level BPE.
+  static Bpe from_json(const Json& model, std::string_view where);
+
+  // Buffers of one encoding thread, reused from piece to piece.
+  struct Scratch {
+    struct Symbol {
+      int32_t id, previous, next;
+    };
+    struct Candidate {
+      uint64_t order;  // rank, then position: the lowest rank merges first, leftmost first
+      int32_t left, right;
+    };
+    std::vector<Symbol> symbols;
+    std::vector<Candidate> candidates;
+  };
+
+  // Appends the piece's ids. O(n log n). Bytes that the vocabulary lacks are left out, as
+  // Hugging Face does (SmolLM2 lacks a few, most of which valid UTF-8 never holds).
+  void encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const;
+
+  Vocabulary& vocabulary() { return vocabulary_; }
+  const Vocabulary& vocabulary() const { return vocabulary_; }
+
+ private:
+  Bpe(Vocabulary vocabulary, MergeTable merges, bool ignore_merges);
+
+  Vocabulary vocabulary_;
+  MergeTable merges_;
+  std::array<int32_t, 256> byte_ids_;  // -1: not in the vocabulary
+  bool ignore_merges_;                 // a piece that is a token is that token, whatever the merges
+};
+
+}  // namespace nibble
