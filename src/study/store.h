@@ -15,23 +15,23 @@ namespace nibble {
 
 // One row of the study: a model as it is (method "baseline") or quantized one way.
 struct Variant {
-  std::string model;             // as the user named it
-  std::string method;            // "baseline", "gptq", "gsq", "rtn"
+  std::string model;   // as the user named it
+  std::string method;  // "baseline", "gptq", "gsq", "rtn"
   int bits = 16;
-  int group_size = 0;            // 0: whole row, or baseline
-  std::string name() const;      // "llama-mini gptq-4bit-g64", "llama-mini baseline"
+  int group_size = 0;        // 0: whole row, or baseline
+  std::string name() const;  // "llama-mini gptq-4bit-g64", "llama-mini baseline"
   bool is_baseline() const { return method == "baseline"; }
   auto operator<=>(const Variant&) const = default;
 };
 
 // What is known of a variant besides its scores.
 struct VariantFacts {
-  std::string sha256;            // of its weights
+  std::string sha256;  // of its weights
   uint64_t file_bytes = 0;
-  double bits_per_weight = 0;    // everything included
+  double bits_per_weight = 0;  // everything included
   uint64_t parameters = 0;
   double quantize_seconds = 0;
-  Json quantization_report;      // null for the baseline
+  Json quantization_report;  // null for the baseline
 };
 
 enum class CellStatus { kPlanned, kDone, kFailed };
@@ -41,11 +41,11 @@ struct Cell {
   Variant variant;
   std::string task;
   CellStatus status = CellStatus::kPlanned;
-  std::string reason;            // of a failure, one line
-  double seconds = 0;            // wall time of its process
-  std::optional<TaskResult> result;  // tasks; samples only when loaded with them
-  std::optional<MemoryBytes> memory; // of its own process
-  Json bench;                    // task "bench": the array of `bench -o json`; else null
+  std::string reason;                 // of a failure, one line
+  double seconds = 0;                 // wall time of its process
+  std::optional<TaskResult> result;   // tasks; samples only when loaded with them
+  std::optional<MemoryBytes> memory;  // of its own process
+  Json bench;                         // task "bench": the array of `bench -o json`; else null
 };
 
 class Store {
@@ -56,7 +56,8 @@ class Store {
   Store(Store&&) noexcept;
   Store& operator=(Store&&) noexcept;
 
-  void set_meta(const std::string& key, const std::string& value);  // "version", "host", "threads", "study_toml"
+  void set_meta(const std::string& key,
+                const std::string& value);  // "version", "host", "threads", "study_toml"
   std::optional<std::string> meta(const std::string& key) const;
 
   // Adds cells that are not there yet, in this order; keeps what is known of the others.

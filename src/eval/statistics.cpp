@@ -1,0 +1,313 @@
+#include "eval/statistics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <unordered_map>
+
+#include "base/random.h"
+
+namespace nibble {
+namespace {
+
+constexpr double kZ975 = 1.959963984540054;  // normal quantiles
+constexpr double kZ80 = 0.8416212335729143;
+
+// Rows grouped by cluster key, clusters in order of first appearance.
+std::vector<size_t> cluster_indices(std::span<const std::string> clusters, size_t n, size_t& count) {
+  std::vector<size_t> index(n);
+  if (clusters.empty()) {
+    std::iota(index.begin(), index.end(), size_t{0});
+    count = n;
+    return index;
+  }
+  NIBBLE_CHECK(clusters.size() == n);
+  std::unordered_map<std::string_view, size_t> seen;
+  for (size_t i = 0; i < n; ++i) index[i] = seen.emplace(clusters[i], seen.size()).first->second;
+  count = seen.size();
+  return index;
+}
+
+struct ClusterSums {
+  std::vector<double> sum, weight;
+};
+
+ClusterSums sum_by_cluster(std::span<const double> values, std::span<const double> weights,
+                           std::span<const std::string> clusters) {
+  size_t count = 0;
+  const std::vector<size_t> index = cluster_indices(clusters, values.size(), count);
+  ClusterSums sums{std::vector<double>(count), std::vector<double>(count)};
+  for (size_t i = 0; i < values.size(); ++i) {
+    sums.sum[index[i]] += values[i];
+    sums.weight[index[i]] += weights.empty() ? 1.0 : weights[i];
+  }
+  return sums;
+}
+
+double sum(std::span<const double> values) { return std::accumulate(values.begin(), values.end(), 0.0); }
+
+// Indices into `quant` of each sample of `base`, by key.
+std::vector<size_t> pair_by_key(std::span<const Sample> base, std::span<const Sample> quant) {
+  if (base.size() != quant.size()) {
+    fail("cannot pair {} rows of the baseline with {} of the quantized model: score both on the same rows",
+         base.size(), quant.size());
+  }
+  std::unordered_map<std::string_view, size_t> position;
+  for (size_t i = 0; i < quant.size(); ++i) {
+    if (!position.emplace(quant[i].key, i).second) fail("row '{}' appears twice", quant[i].key);
+  }
+  std::vector<size_t> order;
+  order.reserve(base.size());
+  for (const Sample& sample : base) {
+    const auto found = position.find(sample.key);
+    if (found == position.end())
+      fail("row '{}' of the baseline has no partner: score both on the same rows", sample.key);
+    order.push_back(found->second);
+    position.erase(found);
+  }
+  return order;
+}
+
+bool is_binary(std::span<const double> values) {
+  return std::all_of(values.begin(), values.end(), [](double v) { return v == 0 || v == 1; });
+}
+
+}  // namespace
+
+double student_t_975(double df) {
+  if (df < 1) return std::numeric_limits<double>::infinity();
+  constexpr double kExact[] = {12.706204736174698, 4.302652729749464, 3.1824463052842624, 2.7764451051977934};
+  if (df <= 4 && df == std::floor(df)) return kExact[static_cast<int>(df) - 1];
+  const double z = kZ975, z2 = z * z;
+  const double g1 = z * (z2 + 1) / 4;
+  const double g2 = z * (5 * z2 * z2 + 16 * z2 + 3) / 96;
+  const double g3 = z * (3 * z2 * z2 * z2 + 19 * z2 * z2 + 17 * z2 - 15) / 384;
+  const double g4 =
+      z * (79 * z2 * z2 * z2 * z2 + 776 * z2 * z2 * z2 + 1482 * z2 * z2 - 1920 * z2 - 945) / 92160;
+  return z + g1 / df + g2 / (df * df) + g3 / (df * df * df) + g4 / (df * df * df * df);
+}
+
+Interval t_interval(const Estimate& estimate, double units) {
+  if (units < 2) return {};
+  const double half = student_t_975(units - 1) * estimate.stderr_;
+  return {estimate.value - half, estimate.value + half};
+}
+
+Interval wilson_interval(double successes, double n) {
+  NIBBLE_CHECK(n > 0 && successes >= 0 && successes <= n);
+  const double p = successes / n, z2 = kZ975 * kZ975;
+  const double centre = (p + z2 / (2 * n)) / (1 + z2 / n);
+  const double half = kZ975 / (1 + z2 / n) * std::sqrt(p * (1 - p) / n + z2 / (4 * n * n));
+  // The exact ends at 0 and 1, which rounding would miss.
+  return {successes == 0 ? 0.0 : std::max(0.0, centre - half),
+          successes == n ? 1.0 : std::min(1.0, centre + half)};
+}
+
+Estimate mean_with_error(std::span<const double> values) { return clustered_mean(values, {}); }
+
+Estimate clustered_mean(std::span<const double> values, std::span<const std::string> clusters) {
+  return ratio_of_sums(values, {}, clusters);
+}
+
+size_t count_clusters(std::span<const std::string> clusters) {
+  size_t count = 0;
+  cluster_indices(clusters, clusters.size(), count);
+  return count;
+}
+
+Estimate ratio_of_sums(std::span<const double> numerator, std::span<const double> denominator,
+                       std::span<const std::string> clusters) {
+  NIBBLE_CHECK(denominator.empty() || denominator.size() == numerator.size());
+  if (numerator.empty()) return {};
+  const ClusterSums sums = sum_by_cluster(numerator, denominator, clusters);
+  const double total = sum(sums.weight);
+  Estimate estimate;
+  estimate.value = sum(numerator) / total;
+  const double n_clusters = static_cast<double>(sums.sum.size());
+  if (n_clusters < 2) return estimate;
+  double squares = 0;
+  for (size_t g = 0; g < sums.sum.size(); ++g) {
+    const double residual = sums.sum[g] - estimate.value * sums.weight[g];
+    squares += residual * residual;
+  }
+  estimate.stderr_ = std::sqrt(n_clusters / (n_clusters - 1) * squares) / total;
+  return estimate;
+}
+
+double percentile(std::span<const double> sorted, double p) {
+  NIBBLE_CHECK(!sorted.empty() && p >= 0 && p <= 100);
+  const double position = p / 100 * static_cast<double>(sorted.size() - 1);
+  const size_t below = static_cast<size_t>(position);
+  if (below + 1 >= sorted.size()) return sorted.back();
+  const double part = position - static_cast<double>(below);
+  return part == 0 ? sorted[below] : sorted[below] + part * (sorted[below + 1] - sorted[below]);
+}
+
+Percentiles percentile_summary(std::span<const double> values) {
+  if (values.empty()) return {};
+  std::vector<double> sorted(values.begin(), values.end());
+  std::sort(sorted.begin(), sorted.end());
+  return {sum(values) / static_cast<double>(values.size()), percentile(sorted, 50), percentile(sorted, 90),
+          percentile(sorted, 95), percentile(sorted, 99)};
+}
+
+Metric proportion_metric(std::span<const double> scores, std::span<const std::string> clusters) {
+  NIBBLE_CHECK(!scores.empty() && is_binary(scores));
+  const Estimate estimate = clustered_mean(scores, clusters);
+  const double n = static_cast<double>(scores.size()), p = estimate.value;
+  double effective = n;
+  if (p == 0 || p == 1) {
+    effective = clusters.empty() ? n : static_cast<double>(count_clusters(clusters));
+  } else if (estimate.stderr_ > 0) {
+    effective = std::min(n, p * (1 - p) / (estimate.stderr_ * estimate.stderr_));
+  }
+  const Interval interval = wilson_interval(p * effective, effective);
+  return {p, estimate.stderr_, interval.low, interval.high};
+}
+
+Metric mean_metric(std::span<const double> values, std::span<const std::string> clusters) {
+  const Estimate estimate = clustered_mean(values, clusters);
+  const size_t units = clusters.empty() ? values.size() : count_clusters(clusters);
+  const Interval interval = t_interval(estimate, static_cast<double>(units));
+  return {estimate.value, estimate.stderr_, interval.low, interval.high};
+}
+
+Metric perplexity_metric(std::span<const double> nll, std::span<const double> tokens,
+                         std::span<const std::string> clusters) {
+  const Estimate estimate = ratio_of_sums(nll, tokens, clusters);
+  const size_t units = clusters.empty() ? nll.size() : count_clusters(clusters);
+  const Interval interval = t_interval(estimate, static_cast<double>(units));
+  const double ppl = std::exp(estimate.value);
+  return {ppl, ppl * estimate.stderr_, std::exp(interval.low), std::exp(interval.high)};
+}
+
+double mcnemar_exact(int64_t right_to_wrong, int64_t wrong_to_right) {
+  NIBBLE_CHECK(right_to_wrong >= 0 && wrong_to_right >= 0);
+  const int64_t n = right_to_wrong + wrong_to_right, least = std::min(right_to_wrong, wrong_to_right);
+  const double log_half_n = -static_cast<double>(n) * std::log(2.0);
+  double log_choose = 0, tail = 0;  // ln C(n, k), and the sum of C(n, k) / 2ⁿ for k ≤ least
+  for (int64_t k = 0; k <= least; ++k) {
+    tail += std::exp(log_choose + log_half_n);
+    log_choose += std::log(static_cast<double>(n - k) / static_cast<double>(k + 1));
+  }
+  return std::min(1.0, 2 * tail);
+}
+
+Interval bootstrap_mean(std::span<const double> differences, std::span<const std::string> clusters,
+                        uint64_t seed, int resamples) {
+  NIBBLE_CHECK(resamples > 0);
+  if (differences.empty()) return {};
+  const ClusterSums sums = sum_by_cluster(differences, {}, clusters);
+  const size_t n_clusters = sums.sum.size();
+  Random random(seed);
+  std::vector<double> means(static_cast<size_t>(resamples));
+  for (double& mean : means) {
+    double total = 0, count = 0;
+    for (size_t draw = 0; draw < n_clusters; ++draw) {
+      const size_t g = random.below(n_clusters);
+      total += sums.sum[g];
+      count += sums.weight[g];
+    }
+    mean = total / count;
+  }
+  if (std::any_of(means.begin(), means.end(), [](double m) { return std::isnan(m); })) return {};
+  std::sort(means.begin(), means.end());
+  return {percentile(means, 2.5), percentile(means, 97.5)};
+}
+
+PairedComparison compare_paired(std::span<const double> base, std::span<const double> quant,
+                                std::span<const std::string> clusters, uint64_t seed) {
+  NIBBLE_CHECK(base.size() == quant.size());
+  PairedComparison result;
+  result.n = static_cast<int64_t>(base.size());
+  if (base.empty()) return result;
+  std::vector<double> difference(base.size());
+  for (size_t i = 0; i < base.size(); ++i) difference[i] = quant[i] - base[i];
+  const Estimate estimate = clustered_mean(difference, clusters);
+  result.clusters = static_cast<int64_t>(clusters.empty() ? base.size() : count_clusters(clusters));
+  result.base = sum(base) / static_cast<double>(base.size());
+  result.quant = sum(quant) / static_cast<double>(quant.size());
+  result.diff = estimate.value;
+  result.stderr_ = estimate.stderr_;
+  const Interval interval = bootstrap_mean(difference, clusters, seed);
+  result.ci_low = interval.low;
+  result.ci_high = interval.high;
+  double error = estimate.stderr_;
+  if (is_binary(base) && is_binary(quant)) {
+    for (const double d : difference) {
+      result.right_to_wrong += d < 0;
+      result.wrong_to_right += d > 0;
+    }
+    result.p_value = mcnemar_exact(result.right_to_wrong, result.wrong_to_right);
+    error = std::max(error, 1.0 / static_cast<double>(base.size()));
+  }
+  result.smallest_detectable = (kZ975 + kZ80) * error;
+  return result;
+}
+
+PairedComparison compare_samples(std::span<const Sample> base, std::span<const Sample> quant, uint64_t seed) {
+  const std::vector<size_t> order = pair_by_key(base, quant);
+  std::vector<double> base_scores, quant_scores;
+  std::vector<std::string> clusters;
+  for (size_t i = 0; i < base.size(); ++i) {
+    base_scores.push_back(base[i].score);
+    quant_scores.push_back(quant[order[i]].score);
+    clusters.push_back(base[i].cluster);
+  }
+  return compare_paired(base_scores, quant_scores, clusters, seed);
+}
+
+LogPplRatio log_ppl_ratio(std::span<const double> nll_base, std::span<const double> nll_quant,
+                          std::span<const double> tokens, std::span<const std::string> clusters) {
+  NIBBLE_CHECK(nll_base.size() == nll_quant.size() && nll_base.size() == tokens.size());
+  LogPplRatio result;
+  result.windows = static_cast<int64_t>(nll_base.size());
+  if (nll_base.empty()) return result;
+  std::vector<double> difference(nll_base.size());
+  for (size_t i = 0; i < difference.size(); ++i) difference[i] = nll_quant[i] - nll_base[i];
+  const Estimate estimate = ratio_of_sums(difference, tokens, clusters);
+  const size_t units = clusters.empty() ? tokens.size() : count_clusters(clusters);
+  const Interval interval = t_interval(estimate, static_cast<double>(units));
+  result.tokens = sum(tokens);
+  result.ppl_base = std::exp(sum(nll_base) / result.tokens);
+  result.ppl_quant = std::exp(sum(nll_quant) / result.tokens);
+  result.value = estimate.value;
+  result.stderr_ = estimate.stderr_;
+  result.ci_low = interval.low;
+  result.ci_high = interval.high;
+  return result;
+}
+
+LogPplRatio log_ppl_ratio(std::span<const Sample> base, std::span<const Sample> quant) {
+  const std::vector<size_t> order = pair_by_key(base, quant);
+  std::vector<double> nll_base, nll_quant, tokens;
+  std::vector<std::string> clusters;
+  for (size_t i = 0; i < base.size(); ++i) {
+    const Sample& partner = quant[order[i]];
+    if (base[i].tokens != partner.tokens) {
+      fail("row '{}': {} tokens in the baseline, {} in the quantized model: both must use one tokenizer",
+           base[i].key, base[i].tokens, partner.tokens);
+    }
+    nll_base.push_back(base[i].score);
+    nll_quant.push_back(partner.score);
+    tokens.push_back(base[i].tokens);
+    clusters.push_back(base[i].cluster);
+  }
+  return log_ppl_ratio(nll_base, nll_quant, tokens, clusters);
+}
+
+std::vector<double> holm(std::span<const double> p_values) {
+  std::vector<size_t> order(p_values.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return p_values[a] < p_values[b]; });
+  std::vector<double> adjusted(p_values.size());
+  double highest = 0;
+  for (size_t k = 0; k < order.size(); ++k) {
+    const double p = p_values[order[k]] * static_cast<double>(order.size() - k);
+    highest = std::max(highest, std::min(1.0, p));
+    adjusted[order[k]] = highest;
+  }
+  return adjusted;
+}
+
+}  // namespace nibble

@@ -1,0 +1,382 @@
+#include "study/store.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+#include "study/sqlite.h"
+
+namespace nibble {
+namespace {
+
+// "nibl": tells our databases from other programs'.
+constexpr int64_t kApplicationId = 0x6e69626c;
+
+// Script i takes schema i to i + 1; a new file gets all of them.
+constexpr std::array kMigrations = {R"sql(
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE variants (
+  id INTEGER PRIMARY KEY,
+  model TEXT NOT NULL, method TEXT NOT NULL, bits INTEGER NOT NULL, group_size INTEGER NOT NULL,
+  sha256 TEXT, file_bytes INTEGER, bits_per_weight REAL, parameters INTEGER, quantize_seconds REAL,
+  quantization_report TEXT,
+  UNIQUE (model, method, bits, group_size));
+CREATE TABLE cells (
+  id INTEGER PRIMARY KEY,
+  variant_id INTEGER NOT NULL REFERENCES variants(id),
+  task TEXT NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('planned', 'done', 'failed')),
+  reason TEXT NOT NULL DEFAULT '',
+  seconds REAL,
+  task_version INTEGER, split TEXT, rows INTEGER, shots INTEGER, seed INTEGER,
+  primary_metric TEXT, higher_is_better INTEGER,
+  prompt_tokens_per_s REAL, output_tokens_per_s REAL, task_seconds REAL,
+  file_bytes INTEGER, weights_bytes INTEGER, kv_cache_bytes INTEGER, workspace_bytes INTEGER,
+  peak_rss_bytes INTEGER, peak_gpu_bytes INTEGER,
+  bench TEXT,
+  UNIQUE (variant_id, task));
+CREATE TABLE metrics (
+  cell_id INTEGER NOT NULL REFERENCES cells(id), name TEXT NOT NULL,
+  value REAL, stderr REAL, ci_low REAL, ci_high REAL,
+  PRIMARY KEY (cell_id, name)) WITHOUT ROWID;
+CREATE TABLE checks (
+  cell_id INTEGER NOT NULL REFERENCES cells(id), name TEXT NOT NULL, value REAL,
+  PRIMARY KEY (cell_id, name)) WITHOUT ROWID;
+CREATE TABLE latencies (
+  cell_id INTEGER NOT NULL REFERENCES cells(id),
+  kind TEXT NOT NULL CHECK (kind IN ('response', 'first_token', 'per_token')),
+  mean_ms REAL, p50_ms REAL, p90_ms REAL, p95_ms REAL, p99_ms REAL,
+  PRIMARY KEY (cell_id, kind)) WITHOUT ROWID;
+CREATE TABLE samples (
+  cell_id INTEGER NOT NULL REFERENCES cells(id), position INTEGER NOT NULL,
+  key TEXT NOT NULL, cluster TEXT NOT NULL, score REAL, tokens REAL,
+  prediction TEXT NOT NULL, gold TEXT NOT NULL, prompt TEXT NOT NULL, output TEXT NOT NULL, detail TEXT,
+  PRIMARY KEY (cell_id, position)) WITHOUT ROWID;
+)sql"};
+constexpr auto kSchemaVersion = static_cast<int64_t>(kMigrations.size());
+
+constexpr const char* kStatusNames[] = {"planned", "done", "failed"};
+
+CellStatus parse_status(const std::string& name, const std::string& where) {
+  for (int i = 0; i < 3; ++i) {
+    if (name == kStatusNames[i]) return static_cast<CellStatus>(i);
+  }
+  fail("{}: a cell has the unknown status '{}'", where, name);
+}
+
+std::optional<std::string> json_text(const Json& json) {
+  if (json.is_null()) return std::nullopt;
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Json json_column(const sqlite::Statement& row, int column, const std::string& where) {
+  return row.is_null(column) ? Json() : parse_json(row.text(column), where);
+}
+
+// Held by the one writer. Readers need no lock: SQLite shows them the last finished transaction.
+class WriterLock {
+ public:
+  explicit WriterLock(const std::filesystem::path& database) {
+    const std::string path = database.string() + ".lock";
+    fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd_ < 0) fail("{}: cannot write: {}", path, std::strerror(errno));
+    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+      const int error = errno;
+      ::close(fd_);
+      if (error != EWOULDBLOCK) fail("{}: cannot lock: {}", path, std::strerror(error));
+      fail("{}: another nibble is writing to it; wait until it is done, or use another --out",
+           database.string());
+    }
+  }
+  WriterLock(const WriterLock&) = delete;
+  WriterLock& operator=(const WriterLock&) = delete;
+  ~WriterLock() { ::close(fd_); }
+
+ private:
+  int fd_;
+};
+
+// Brings an empty or older file to the present schema; refuses what is not ours.
+void prepare_schema(sqlite::Database& database, bool read_only) {
+  const std::string& file = database.file();
+  const int64_t version = database.integer("PRAGMA user_version");
+  const bool empty = database.integer("SELECT count(*) FROM sqlite_schema") == 0;
+  if (empty && version == 0) {
+    if (read_only) fail("{}: no results in it yet; `nibble study` makes them", file);
+  } else if (database.integer("PRAGMA application_id") != kApplicationId) {
+    fail("{}: a database of another program, not results of nibble; use another --out", file);
+  } else if (version > kSchemaVersion) {
+    fail("{}: written by a newer nibble (schema {}, this one knows up to {}); update nibble", file, version,
+         kSchemaVersion);
+  } else if (version < 1) {
+    fail("{}: schema {} was never in use; the file is damaged", file, version);
+  }
+  if (version == kSchemaVersion) return;
+  if (read_only) {
+    fail("{}: written by an older nibble (schema {}, now {}); run the study once more to bring it up to date",
+         file, version, kSchemaVersion);
+  }
+  sqlite::Transaction transaction(database);
+  for (int64_t i = version; i < kSchemaVersion; ++i) database.execute(kMigrations[static_cast<size_t>(i)]);
+  database.execute(fmt::format("PRAGMA application_id = {}", kApplicationId).c_str());
+  database.execute(fmt::format("PRAGMA user_version = {}", kSchemaVersion).c_str());
+  transaction.commit();
+}
+
+}  // namespace
+
+std::string Variant::name() const {
+  if (is_baseline()) return model + " baseline";
+  const std::string group = group_size == 0 ? "row" : fmt::format("g{}", group_size);
+  return fmt::format("{} {}-{}bit-{}", model, method, bits, group);
+}
+
+struct Store::Impl {
+  Impl(const std::filesystem::path& path, bool read_only)
+      : lock(read_only ? nullptr : std::make_unique<WriterLock>(path)),
+        // A reader, too, must be able to undo what a killed writer left half done.
+        database(path.string(), SQLITE_OPEN_READWRITE | (read_only ? 0 : SQLITE_OPEN_CREATE)) {
+    database.execute("PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON");
+    // A rollback journal: one file when at rest, and safe against kill -9 and power loss at FULL.
+    if (!read_only) database.execute("PRAGMA synchronous = FULL");
+    prepare_schema(database, read_only);
+    if (read_only) database.execute("PRAGMA query_only = ON");
+  }
+
+  std::unique_ptr<WriterLock> lock;  // before the database: released after it is closed
+  sqlite::Database database;
+
+  std::optional<int64_t> find_variant(const Variant& v) const {
+    auto query = database.prepare(
+        "SELECT id FROM variants WHERE model = ?1 AND method = ?2 AND bits = ?3 AND group_size = ?4");
+    if (!query.bind(v.model, v.method, v.bits, v.group_size).step()) return std::nullopt;
+    return query.integer(0);
+  }
+  int64_t variant_id(const Variant& v) {
+    if (const auto found = find_variant(v)) return *found;
+    database.prepare("INSERT INTO variants (model, method, bits, group_size) VALUES (?1, ?2, ?3, ?4)")
+        .run(v.model, v.method, v.bits, v.group_size);
+    return *find_variant(v);
+  }
+  int64_t cell_id(const Variant& variant, const std::string& task) {
+    const int64_t variant_row = variant_id(variant);
+    database
+        .prepare(
+            "INSERT INTO cells (variant_id, task, status) VALUES (?1, ?2, 'planned') ON CONFLICT DO NOTHING")
+        .run(variant_row, task);
+    auto query = database.prepare("SELECT id FROM cells WHERE variant_id = ?1 AND task = ?2");
+    NIBBLE_CHECK(query.bind(variant_row, task).step());
+    return query.integer(0);
+  }
+  void clear(int64_t cell);
+  void write_result(int64_t cell, const TaskResult& result);
+  void read_result(int64_t cell, TaskResult& result) const;
+  std::vector<Sample> read_samples(int64_t cell) const;
+};
+
+void Store::Impl::clear(int64_t cell) {
+  for (const char* sql :
+       {"DELETE FROM metrics WHERE cell_id = ?1", "DELETE FROM checks WHERE cell_id = ?1",
+        "DELETE FROM latencies WHERE cell_id = ?1", "DELETE FROM samples WHERE cell_id = ?1"}) {
+    database.prepare(sql).run(cell);
+  }
+  database
+      .prepare(
+          "UPDATE cells SET task_version = NULL, split = NULL, rows = NULL, shots = NULL, seed = NULL, "
+          "primary_metric = NULL, higher_is_better = NULL, prompt_tokens_per_s = NULL, "
+          "output_tokens_per_s = NULL, task_seconds = NULL, file_bytes = NULL, weights_bytes = NULL, "
+          "kv_cache_bytes = NULL, workspace_bytes = NULL, peak_rss_bytes = NULL, peak_gpu_bytes = NULL, "
+          "bench = NULL WHERE id = ?1")
+      .run(cell);
+}
+
+void Store::Impl::write_result(int64_t cell, const TaskResult& r) {
+  database
+      .prepare(
+          "UPDATE cells SET task_version = ?2, split = ?3, rows = ?4, shots = ?5, seed = ?6, "
+          "primary_metric = ?7, higher_is_better = ?8, prompt_tokens_per_s = ?9, "
+          "output_tokens_per_s = ?10, task_seconds = ?11 WHERE id = ?1")
+      .run(cell, r.task_version, r.split, r.rows, r.shots, r.seed, r.primary, r.higher_is_better,
+           r.prompt_tokens_per_s, r.output_tokens_per_s, r.seconds);
+  auto metric = database.prepare("INSERT INTO metrics VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
+  for (const auto& [name, m] : r.metrics) metric.run(cell, name, m.value, m.stderr_, m.ci_low, m.ci_high);
+  auto check = database.prepare("INSERT INTO checks VALUES (?1, ?2, ?3)");
+  for (const auto& [name, value] : r.checks) check.run(cell, name, value);
+  auto latency = database.prepare("INSERT INTO latencies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
+  const auto write_latency = [&](const char* kind, const Percentiles& p) {
+    latency.run(cell, kind, p.mean, p.p50, p.p90, p.p95, p.p99);
+  };
+  write_latency("response", r.latency_ms);
+  write_latency("first_token", r.first_token_ms);
+  write_latency("per_token", r.per_token_ms);
+  auto sample = database.prepare("INSERT INTO samples VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)");
+  int64_t position = 0;
+  for (const Sample& s : r.samples) {
+    sample.run(cell, position++, s.key, s.cluster, s.score, s.tokens, s.prediction, s.gold, s.prompt,
+               s.output, json_text(s.detail));
+  }
+}
+
+void Store::Impl::read_result(int64_t cell, TaskResult& r) const {
+  auto metrics =
+      database.prepare("SELECT name, value, stderr, ci_low, ci_high FROM metrics WHERE cell_id = ?1");
+  metrics.bind(cell);
+  while (metrics.step()) {
+    r.metrics[metrics.text(0)] = {metrics.real(1), metrics.real(2), metrics.real(3), metrics.real(4)};
+  }
+  auto checks = database.prepare("SELECT name, value FROM checks WHERE cell_id = ?1");
+  checks.bind(cell);
+  while (checks.step()) r.checks[checks.text(0)] = checks.real(1);
+  auto latencies = database.prepare(
+      "SELECT kind, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms FROM latencies WHERE cell_id = ?1");
+  latencies.bind(cell);
+  while (latencies.step()) {
+    const std::string kind = latencies.text(0);
+    Percentiles& p = kind == "response"      ? r.latency_ms
+                     : kind == "first_token" ? r.first_token_ms
+                                             : r.per_token_ms;
+    p = {latencies.real(1), latencies.real(2), latencies.real(3), latencies.real(4), latencies.real(5)};
+  }
+}
+
+std::vector<Sample> Store::Impl::read_samples(int64_t cell) const {
+  auto query = database.prepare(
+      "SELECT key, cluster, score, tokens, prediction, gold, prompt, output, detail FROM samples "
+      "WHERE cell_id = ?1 ORDER BY position");
+  query.bind(cell);
+  std::vector<Sample> samples;
+  while (query.step()) {
+    samples.push_back({query.text(0), query.text(1), query.real(2), query.real(3), query.text(4),
+                       query.text(5), query.text(6), query.text(7), json_column(query, 8, database.file())});
+  }
+  return samples;
+}
+
+Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Store::~Store() = default;
+Store::Store(Store&&) noexcept = default;
+Store& Store::operator=(Store&&) noexcept = default;
+
+Store Store::open(const std::filesystem::path& file, bool read_only) {
+  if (read_only && !std::filesystem::exists(file)) {
+    fail("{}: not there; `nibble study --out {}` makes it", file.string(), file.parent_path().string());
+  }
+  if (std::filesystem::is_directory(file)) fail("{}: a directory, not a file of results", file.string());
+  return Store(std::make_unique<Impl>(file, read_only));
+}
+
+void Store::set_meta(const std::string& key, const std::string& value) {
+  impl_->database.prepare("INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2")
+      .run(key, value);
+}
+
+std::optional<std::string> Store::meta(const std::string& key) const {
+  auto query = impl_->database.prepare("SELECT value FROM meta WHERE key = ?1");
+  if (!query.bind(key).step()) return std::nullopt;
+  return query.text(0);
+}
+
+void Store::plan(const std::vector<Cell>& cells) {
+  sqlite::Transaction transaction(impl_->database);
+  for (const Cell& cell : cells) impl_->cell_id(cell.variant, cell.task);
+  transaction.commit();
+}
+
+void Store::set_facts(const Variant& variant, const VariantFacts& facts) {
+  sqlite::Transaction transaction(impl_->database);
+  impl_->database
+      .prepare(
+          "UPDATE variants SET sha256 = ?2, file_bytes = ?3, bits_per_weight = ?4, parameters = ?5, "
+          "quantize_seconds = ?6, quantization_report = ?7 WHERE id = ?1")
+      .run(impl_->variant_id(variant), facts.sha256, facts.file_bytes, facts.bits_per_weight,
+           facts.parameters, facts.quantize_seconds, json_text(facts.quantization_report));
+  transaction.commit();
+}
+
+std::optional<VariantFacts> Store::facts(const Variant& v) const {
+  auto query = impl_->database.prepare(
+      "SELECT sha256, file_bytes, bits_per_weight, parameters, quantize_seconds, quantization_report "
+      "FROM variants WHERE model = ?1 AND method = ?2 AND bits = ?3 AND group_size = ?4");
+  if (!query.bind(v.model, v.method, v.bits, v.group_size).step() || query.is_null(0)) return std::nullopt;
+  return VariantFacts{query.text(0), query.unsigned_integer(1),
+                      query.real(2), query.unsigned_integer(3),
+                      query.real(4), json_column(query, 5, impl_->database.file())};
+}
+
+void Store::save(const Cell& cell) {
+  sqlite::Transaction transaction(impl_->database);
+  const int64_t id = impl_->cell_id(cell.variant, cell.task);
+  impl_->clear(id);
+  impl_->database.prepare("UPDATE cells SET status = ?2, reason = ?3, seconds = ?4, bench = ?5 WHERE id = ?1")
+      .run(id, kStatusNames[static_cast<int>(cell.status)], cell.reason, cell.seconds, json_text(cell.bench));
+  if (cell.memory) {
+    const MemoryBytes& m = *cell.memory;
+    impl_->database
+        .prepare(
+            "UPDATE cells SET file_bytes = ?2, weights_bytes = ?3, kv_cache_bytes = ?4, "
+            "workspace_bytes = ?5, peak_rss_bytes = ?6, peak_gpu_bytes = ?7 WHERE id = ?1")
+        .run(id, m.file, m.weights, m.kv_cache, m.workspace, m.peak_rss, m.peak_gpu);
+  }
+  if (cell.result) impl_->write_result(id, *cell.result);
+  transaction.commit();
+}
+
+std::vector<Cell> Store::cells(bool with_samples) const {
+  const std::string& file = impl_->database.file();
+  auto query = impl_->database.prepare(
+      "SELECT c.id, v.model, v.method, v.bits, v.group_size, c.task, c.status, c.reason, c.seconds, c.bench, "
+      "c.task_version, c.split, c.rows, c.shots, c.seed, c.primary_metric, c.higher_is_better, "
+      "c.prompt_tokens_per_s, c.output_tokens_per_s, c.task_seconds, "
+      "c.file_bytes, c.weights_bytes, c.kv_cache_bytes, c.workspace_bytes, c.peak_rss_bytes, "
+      "c.peak_gpu_bytes "
+      "FROM cells c JOIN variants v ON v.id = c.variant_id ORDER BY c.id");
+  query.bind();
+  std::vector<Cell> cells;
+  while (query.step()) {
+    Cell& cell = cells.emplace_back();
+    cell.variant = {query.text(1), query.text(2), static_cast<int>(query.integer(3)),
+                    static_cast<int>(query.integer(4))};
+    cell.task = query.text(5);
+    cell.status = parse_status(query.text(6), file);
+    cell.reason = query.text(7);
+    cell.seconds = query.is_null(8) ? 0 : query.real(8);
+    cell.bench = json_column(query, 9, file);
+    if (!query.is_null(10)) {
+      TaskResult& r = cell.result.emplace();
+      r.task = cell.task;
+      r.task_version = static_cast<int>(query.integer(10));
+      r.split = query.text(11);
+      r.rows = query.integer(12);
+      r.shots = static_cast<int>(query.integer(13));
+      r.seed = query.unsigned_integer(14);
+      r.primary = query.text(15);
+      r.higher_is_better = query.integer(16) != 0;
+      r.prompt_tokens_per_s = query.real(17);
+      r.output_tokens_per_s = query.real(18);
+      r.seconds = query.real(19);
+      impl_->read_result(query.integer(0), r);
+      if (with_samples) r.samples = impl_->read_samples(query.integer(0));
+    }
+    if (!query.is_null(20)) {
+      cell.memory =
+          MemoryBytes{query.unsigned_integer(20), query.unsigned_integer(21), query.unsigned_integer(22),
+                      query.unsigned_integer(23), query.unsigned_integer(24), query.unsigned_integer(25)};
+    }
+  }
+  return cells;
+}
+
+std::vector<Sample> Store::samples(const Variant& variant, const std::string& task) const {
+  const auto variant_row = impl_->find_variant(variant);
+  if (!variant_row) return {};
+  auto query = impl_->database.prepare("SELECT id FROM cells WHERE variant_id = ?1 AND task = ?2");
+  if (!query.bind(*variant_row, task).step()) return {};
+  return impl_->read_samples(query.integer(0));
+}
+
+}  // namespace nibble
