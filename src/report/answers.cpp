@@ -22,4 +22,22 @@ std::optional<ConstantAnswer> constant_answer(const TaskView& cell, double thres
   return std::nullopt;
 }
 
+AnswerState answer_state(const Row& row) {
+  if (json_get_or<std::string>(row.detail, "finish", "", row.key) == "length") return AnswerState::kTruncated;
+  if (json_get_or<bool>(row.detail, "empty", row.is_empty, row.key)) return AnswerState::kEmpty;
+  const bool in_form = json_get_or<bool>(row.detail, "strict_match", !row.prediction.empty(), row.key);
+  return in_form ? AnswerState::kWhole : AnswerState::kBroken;
+}
+
+AnswerCounts count_answers(const std::vector<Row>& rows) {
+  AnswerCounts counts;
+  for (const Row& row : rows) {
+    const AnswerState state = answer_state(row);
+    counts.truncated += state == AnswerState::kTruncated;
+    counts.empty += state == AnswerState::kEmpty;
+    counts.broken += state == AnswerState::kBroken;
+  }
+  return counts;
+}
+
 }  // namespace nibble::report

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "report/format.h"
@@ -9,9 +10,29 @@
 namespace nibble::report {
 namespace {
 
-Value text(std::string s) { return {std::move(s), std::nullopt, std::nullopt, ""}; }
-Value number(std::string s, double n) { return {std::move(s), n, std::nullopt, ""}; }
-Value missing(std::string why) { return {"", std::nullopt, std::nullopt, std::move(why)}; }
+constexpr std::string_view kNotApplicable = "–";
+
+Value text(std::string s) {
+  Value value;
+  value.text = std::move(s);
+  return value;
+}
+Value number(std::string s, double n) {
+  Value value = text(std::move(s));
+  value.number = n;
+  return value;
+}
+Value number(std::string s, double n, double ci_low, double ci_high) {
+  Value value = number(std::move(s), n);
+  value.ci_low = ci_low;
+  value.ci_high = ci_high;
+  return value;
+}
+Value missing(std::string why) {
+  Value value;
+  value.missing = std::move(why);
+  return value;
+}
 Value count(double n) { return number(fixed(n, 0), n); }
 
 Value model(const ColumnRow& row) { return text(row.model.name); }
@@ -56,7 +77,7 @@ Value score(const ColumnRow& row) {
   return of_result(row, [&](const TaskResult& r) {
     const Metric* m = row.task->primary();
     if (!m) return missing(fmt::format("no metric '{}'", r.primary));
-    return number(is_perplexity(r) ? perplexity(m->value) : percent(m->value), m->value);
+    return number(is_perplexity(r) ? perplexity(m->value) : percent(m->value), m->value, m->ci_low, m->ci_high);
   });
 }
 
@@ -65,12 +86,15 @@ Value score_interval(const ColumnRow& row) {
     const Metric* m = row.task->primary();
     if (!m) return missing(fmt::format("no metric '{}'", r.primary));
     const auto print = [&](double v) { return is_perplexity(r) ? perplexity(v) : percent(v); };
+    if (std::isnan(m->ci_low) || std::isnan(m->ci_high)) return missing("too few rows");
     return text(interval(print(m->ci_low), print(m->ci_high)));
   });
 }
 
 Value difference(const ColumnRow& row) {
-  return of_comparison(row, [](const Comparison& c) { return number(difference_text(c), c.difference); });
+  return of_comparison(row, [](const Comparison& c) {
+    return number(difference_text(c), c.difference, c.ci_low, c.ci_high);
+  });
 }
 
 Value significance(const ColumnRow& row) {
@@ -161,7 +185,9 @@ Value against_fp32(const ColumnRow& row) { return compression(row, 32); }
 
 Value bench_speed(const ColumnRow& row, std::string_view prefix) {
   if (const auto rate = bench_rate(row.variant, prefix)) {
-    return {fmt::format("{} ± {}", three_digits(rate->mean), three_digits(rate->sd)), rate->mean, rate->sd, ""};
+    Value value = number(fmt::format("{} ± {}", three_digits(rate->mean), three_digits(rate->sd)), rate->mean);
+    value.sd = rate->sd;
+    return value;
   }
   const TaskView* bench = row.variant.find("bench");
   return missing(!bench                   ? "bench not planned"
@@ -207,53 +233,53 @@ Value quantize_seconds(const ColumnRow& row) {
 }
 
 constexpr Column kScore[] = {
-    {"model", "Model", Align::kLeft, model},
-    {"configuration", "Configuration", Align::kLeft, configuration},
-    {"dataset", "Dataset", Align::kLeft, dataset},
-    {"rows", "Rows", Align::kRight, rows},
-    {"metric", "Metric", Align::kLeft, metric},
-    {"score", "Score", Align::kRight, score},
-    {"score_ci95", "95 % interval", Align::kLeft, score_interval},
-    {"difference", "Difference to baseline", Align::kLeft, difference},
-    {"significance", "Significance", Align::kLeft, significance},
-    {"smallest_detectable", "Could show", Align::kRight, detectable},
-    {"right_to_wrong", "Right→wrong", Align::kRight, right_to_wrong},
-    {"wrong_to_right", "Wrong→right", Align::kRight, wrong_to_right},
-    {"p", "p", Align::kRight, p_plain},
-    {"p_holm", "p (Holm)", Align::kRight, p_holm},
+    {"model", "Model", Align::kLeft, false, model},
+    {"configuration", "Configuration", Align::kLeft, false, configuration},
+    {"dataset", "Dataset", Align::kLeft, false, dataset},
+    {"rows", "Rows", Align::kRight, true, rows},
+    {"metric", "Metric", Align::kLeft, false, metric},
+    {"score", "Score", Align::kRight, true, score},
+    {"score_ci95", "95 % interval", Align::kLeft, false, score_interval},
+    {"difference", "Difference to baseline", Align::kLeft, true, difference},
+    {"significance", "Significance", Align::kLeft, false, significance},
+    {"smallest_detectable", "Could show", Align::kRight, true, detectable},
+    {"right_to_wrong", "Right→wrong", Align::kRight, true, right_to_wrong},
+    {"wrong_to_right", "Wrong→right", Align::kRight, true, wrong_to_right},
+    {"p", "p", Align::kRight, true, p_plain},
+    {"p_holm", "p (Holm)", Align::kRight, true, p_holm},
 };
 
 constexpr Column kSpeed[] = {
-    {"model", "Model", Align::kLeft, model},
-    {"configuration", "Configuration", Align::kLeft, configuration},
-    {"dataset", "Dataset", Align::kLeft, dataset},
-    {"latency_p50_ms", "Latency p50 ms", Align::kRight, latency_p50},
-    {"latency_p95_ms", "p95 ms", Align::kRight, latency_p95},
-    {"first_token_p50_ms", "First token ms", Align::kRight, first_token_p50},
-    {"per_token_p50_ms", "Per token ms", Align::kRight, per_token_p50},
-    {"prompt_tokens_per_s", "Prompt tokens/s", Align::kRight, prompt_rate},
-    {"output_tokens_per_s", "Output tokens/s", Align::kRight, output_rate},
-    {"seconds", "Seconds", Align::kRight, task_seconds},
-    {"peak_rss_bytes", "Peak RSS MB", Align::kRight, task_peak},
+    {"model", "Model", Align::kLeft, false, model},
+    {"configuration", "Configuration", Align::kLeft, false, configuration},
+    {"dataset", "Dataset", Align::kLeft, false, dataset},
+    {"latency_p50_ms", "Latency p50 ms", Align::kRight, true, latency_p50},
+    {"latency_p95_ms", "p95 ms", Align::kRight, true, latency_p95},
+    {"first_token_p50_ms", "First token ms", Align::kRight, true, first_token_p50},
+    {"per_token_p50_ms", "Per token ms", Align::kRight, true, per_token_p50},
+    {"prompt_tokens_per_s", "Prompt tokens/s", Align::kRight, true, prompt_rate},
+    {"output_tokens_per_s", "Output tokens/s", Align::kRight, true, output_rate},
+    {"seconds", "Seconds", Align::kRight, true, task_seconds},
+    {"peak_rss_bytes", "Peak RSS MB", Align::kRight, true, task_peak},
 };
 
 constexpr Column kEfficiency[] = {
-    {"model", "Model", Align::kLeft, model},
-    {"configuration", "Configuration", Align::kLeft, configuration},
-    {"file_bytes", "File MB", Align::kRight, file_bytes},
-    {"bits_per_weight", "Bits/weight", Align::kRight, bits_per_weight},
-    {"compression_bf16", "vs bf16", Align::kRight, against_bf16},
-    {"compression_fp32", "vs fp32", Align::kRight, against_fp32},
-    {"prefill_tokens_per_s", "Prefill tokens/s", Align::kRight, prefill_rate},
-    {"decode_tokens_per_s", "Decode tokens/s", Align::kRight, decode_rate},
-    {"decode_latency_p50_ms", "Decode p50 ms", Align::kRight, bench_p50},
-    {"decode_latency_p95_ms", "p95 ms", Align::kRight, bench_p95},
-    {"memory_weights_bytes", "Weights MB", Align::kRight, memory_weights},
-    {"memory_kv_cache_bytes", "KV cache MB", Align::kRight, memory_kv_cache},
-    {"memory_workspace_bytes", "Workspace MB", Align::kRight, memory_workspace},
-    {"memory_other_bytes", "Other MB", Align::kRight, memory_other},
-    {"bench_peak_rss_bytes", "Peak RSS MB", Align::kRight, memory_peak},
-    {"quantize_seconds", "Quantized in s", Align::kRight, quantize_seconds},
+    {"model", "Model", Align::kLeft, false, model},
+    {"configuration", "Configuration", Align::kLeft, false, configuration},
+    {"file_bytes", "File MB", Align::kRight, true, file_bytes},
+    {"bits_per_weight", "Bits/weight", Align::kRight, true, bits_per_weight},
+    {"compression_bf16", "vs bf16", Align::kRight, true, against_bf16},
+    {"compression_fp32", "vs fp32", Align::kRight, true, against_fp32},
+    {"prefill_tokens_per_s", "Prefill tokens/s", Align::kRight, true, prefill_rate},
+    {"decode_tokens_per_s", "Decode tokens/s", Align::kRight, true, decode_rate},
+    {"decode_latency_p50_ms", "Decode p50 ms", Align::kRight, true, bench_p50},
+    {"decode_latency_p95_ms", "p95 ms", Align::kRight, true, bench_p95},
+    {"memory_weights_bytes", "Weights MB", Align::kRight, true, memory_weights},
+    {"memory_kv_cache_bytes", "KV cache MB", Align::kRight, true, memory_kv_cache},
+    {"memory_workspace_bytes", "Workspace MB", Align::kRight, true, memory_workspace},
+    {"memory_other_bytes", "Other MB", Align::kRight, true, memory_other},
+    {"bench_peak_rss_bytes", "Peak RSS MB", Align::kRight, true, memory_peak},
+    {"quantize_seconds", "Quantized in s", Align::kRight, true, quantize_seconds},
 };
 
 }  // namespace
@@ -266,7 +292,22 @@ std::string shown(const Value& value) {
   return value.missing.empty() ? value.text : fmt::format("missing ({})", value.missing);
 }
 
-Value not_applicable() { return text("–"); }
+Value not_applicable() { return text(std::string(kNotApplicable)); }
+
+TextTable to_table(std::span<const Column> columns, const std::vector<ColumnRow>& rows,
+                   std::initializer_list<std::string_view> without) {
+  TextTable table;
+  table.rows.resize(rows.size());
+  for (const Column& column : columns) {
+    if (std::find(without.begin(), without.end(), column.key) != without.end()) continue;
+    std::vector<std::string> cells;
+    for (const ColumnRow& row : rows) cells.push_back(shown(column.value(row)));
+    if (std::count(cells.begin(), cells.end(), kNotApplicable) == static_cast<long>(cells.size())) continue;
+    table.heads.push_back({column.title, column.align});
+    for (size_t i = 0; i < rows.size(); ++i) table.rows[i].push_back(std::move(cells[i]));
+  }
+  return table;
+}
 
 double other_bytes(const MemoryBytes& memory) {
   const double parts = static_cast<double>(memory.weights) + static_cast<double>(memory.kv_cache) +

@@ -1,10 +1,12 @@
 // The columns of the report's tables: one registry entry each, used by Markdown, CSV and JSON alike.
 #pragma once
 
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "report/study_view.h"
 #include "report/text_table.h"
@@ -15,8 +17,9 @@ namespace nibble::report {
 struct Value {
   std::string text;              // as printed
   std::optional<double> number;  // as in CSV and JSON, in the unit that the column's key names
-  std::optional<double> sd;      // over repetitions, same unit
   std::string missing;           // why there is no value
+  std::optional<double> sd;      // over repetitions, same unit
+  std::optional<double> ci_low, ci_high;  // 95 %, same unit
 };
 
 struct ColumnRow {
@@ -29,6 +32,7 @@ struct Column {
   const char* key;               // of CSV and JSON, unit included: "file_bytes"
   const char* title;             // of the table
   Align align;
+  bool is_number;                // stands in CSV; the rest only says the same in words
   Value (*value)(const ColumnRow&);
 };
 
@@ -36,8 +40,12 @@ std::span<const Column> score_columns();       // a row per variant and task: qu
 std::span<const Column> speed_columns();       // a row per variant and task: latency, throughput, memory
 std::span<const Column> efficiency_columns();  // a row per variant: file, bench, memory by part, time to quantize
 
-// "−" for a value that does not apply here, "missing (reason)" for one that was not measured.
+// "–" for a value that does not apply here, "missing (reason)" for one that was not measured.
 std::string shown(const Value& value);
+
+// A row per row, a column per column, less those that apply to no row and those in `without` (keys).
+TextTable to_table(std::span<const Column> columns, const std::vector<ColumnRow>& rows,
+                   std::initializer_list<std::string_view> without = {});
 
 // A baseline's difference to itself and the like: printed as "–".
 Value not_applicable();

@@ -79,6 +79,7 @@ Row to_row(const Sample& sample) {
           sample.prediction,
           hash_text(sample.gold, hash_text(sample.prompt + '\0')),
           hash_text(sample.prediction, hash_text(sample.output + '\0')),
+          sample.output.find_first_not_of(" \t\r\n") == std::string::npos,
           sample.detail};
 }
 

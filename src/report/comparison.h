@@ -18,6 +18,7 @@ struct Row {
   std::string prediction;
   uint64_t input_hash = 0;   // prompt and gold answer: the same row of the same data
   uint64_t output_hash = 0;  // what the model answered
+  bool is_empty = false;     // an answer of nothing but white space
   Json detail;
 };
 Row to_row(const Sample& sample);

@@ -1,3 +1,5 @@
+#include "report/rules.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -5,7 +7,6 @@
 
 #include "eval/statistics.h"
 #include "report/format.h"
-#include "report/rules.h"
 
 namespace nibble::report {
 namespace {

@@ -1,3 +1,5 @@
+#include "report/rules.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -6,7 +8,6 @@
 
 #include "report/columns.h"
 #include "report/format.h"
-#include "report/rules.h"
 
 namespace nibble::report {
 namespace {
@@ -89,8 +90,9 @@ double repetitions(const VariantView& variant, std::string_view prefix) {
 
 void judge_bench(const ModelView& model, const VariantView& variant, RuleResult& result) {
   const VariantView* baseline = model.baseline();
+  if (!baseline) return;
   for (const auto& [prefix, name] : {std::pair{"pp", "prefill"}, std::pair{"tg", "decode"}}) {
-    const auto before = baseline ? bench_rate(*baseline, prefix) : std::nullopt;
+    const auto before = bench_rate(*baseline, prefix);
     const auto after = bench_rate(variant, prefix);
     if (!before || !after) continue;
     ++result.judged;

@@ -1,10 +1,11 @@
+#include "report/rules.h"
+
 #include <fmt/format.h>
 
-#include <cmath>
+#include <map>
 
 #include "report/answers.h"
 #include "report/format.h"
-#include "report/rules.h"
 
 namespace nibble::report {
 namespace {
@@ -129,6 +130,25 @@ RuleResult improbable_gain(const StudyView& study) {
   return result;
 }
 
+namespace {
+
+// What is constant about a cell's answers, in words; empty where nothing is.
+std::string constancy(const TaskView& cell) {
+  if (const auto constant = constant_answer(cell)) {
+    return fmt::format("{} on {} % of {} rows, which earns {} %", constant->quoted(), percent(constant->share),
+                       cell.rows.size(), percent(constant->right_share));
+  }
+  // MS MARCO keeps a balanced sample; over all passages a constant No looks like a high accuracy.
+  const auto& checks = cell.result->checks;
+  const auto share = checks.find("answer_share_no_all");
+  if (share == checks.end() || !(share->second >= kConstantShare)) return "";
+  const auto always = checks.find("always_no_accuracy");
+  return fmt::format("'No' on {} % of all passages{}", percent(share->second),
+                     always == checks.end() ? "" : fmt::format(", where always No earns {} %", percent(always->second)));
+}
+
+}  // namespace
+
 RuleResult constant_answers(const StudyView& study) {
   RuleResult result;
   for (const ModelView& model : study.models) {
@@ -136,17 +156,13 @@ RuleResult constant_answers(const StudyView& study) {
       for (const TaskView& cell : variant.tasks) {
         if (!cell.result || is_perplexity(*cell.result) || cell.rows.size() < kFewestRowsForConstant) continue;
         ++result.judged;
-        const auto constant = constant_answer(cell);
-        if (!constant) continue;
+        const std::string figure = constancy(cell);
+        if (figure.empty()) continue;
         Issue& issue = issue_at(result.issues, fmt::format("{} {}", model.name, cell.task));
-        issue.evidence.push_back(
-            {cell_name(variant, cell),
-             fmt::format("{} on {} % of {} rows; right on {} % of them all", constant->quoted(), percent(constant->share),
-                         cell.rows.size(), percent(constant->right_share))});
-        issue.threshold = fmt::format("{} % of the answers the same", percent(kConstantShare));
+        issue.evidence.push_back({cell_name(variant, cell), figure});
+        issue.threshold = fmt::format("fewer than {} % of the answers the same", percent(kConstantShare));
         if (!issue.finding.empty()) continue;
-        issue.finding = fmt::format("{} answers {} on {} % of the rows: its score says nothing about understanding",
-                                    variant.label(), constant->quoted(), percent(constant->share));
+        issue.finding = fmt::format("{} answers {}: its score says nothing about understanding", variant.label(), figure);
         issue.cause = variant.variant.is_baseline() ? "the model itself cannot do this task as it is asked"
                                                     : "quantization collapsed the decision; the baseline's answers vary";
       }

@@ -21,7 +21,11 @@ std::string why_missing(const Cell& cell) {
   return "not run yet";
 }
 
-TaskView to_task_view(Cell cell) {
+// What the study writes of itself and of its machine.
+constexpr const char* kMetaKeys[] = {"version", "commit", "host", "cpu", "isa", "device", "threads", "memory", "seed",
+                                     "started", "study_toml"};
+
+TaskView to_task_view(Cell cell, const Store& store) {
   TaskView view;
   view.task = cell.task;
   view.missing = why_missing(cell);
@@ -30,8 +34,8 @@ TaskView to_task_view(Cell cell) {
   view.memory = cell.memory;
   view.bench = std::move(cell.bench);
   if (cell.task != kBench) {
-    for (const Sample& sample : cell.result->samples) view.rows.push_back(to_row(sample));
-    cell.result->samples.clear();
+    // Cell by cell: the prompts of a whole study need not fit into memory.
+    for (const Sample& sample : store.samples(cell.variant, cell.task)) view.rows.push_back(to_row(sample));
     view.result = std::move(cell.result);
   }
   return view;
@@ -105,21 +109,22 @@ std::optional<std::string> StudyView::meta_text(const std::string& key) const {
   return found == meta.end() ? std::nullopt : std::optional(found->second);
 }
 
-StudyView build_study(std::map<std::string, std::string> meta, std::vector<Cell> cells_with_samples,
-                      const std::function<std::optional<VariantFacts>(const Variant&)>& facts) {
+StudyView load_study(const Store& store) {
   StudyView study;
-  study.meta = std::move(meta);
-  for (Cell& cell : cells_with_samples) {
+  for (const char* key : kMetaKeys) {
+    if (auto value = store.meta(key)) study.meta[key] = std::move(*value);
+  }
+  for (Cell& cell : store.cells()) {
     const Variant id = cell.variant;
     ModelView& model = find_or_add(
         study.models, [&](const ModelView& m) { return m.name == id.model; }, [&] { return ModelView{id.model, {}}; });
     VariantView& variant = find_or_add(
         model.variants, [&](const VariantView& v) { return v.variant == id; },
-        [&] { return VariantView{id, facts(id), {}}; });
+        [&] { return VariantView{id, store.facts(id), {}}; });
     if (cell.task != kBench && std::find(study.tasks.begin(), study.tasks.end(), cell.task) == study.tasks.end()) {
       study.tasks.push_back(cell.task);
     }
-    variant.tasks.push_back(to_task_view(std::move(cell)));
+    variant.tasks.push_back(to_task_view(std::move(cell), store));
   }
   for (ModelView& model : study.models) {
     std::stable_partition(model.variants.begin(), model.variants.end(),

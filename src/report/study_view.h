@@ -2,7 +2,6 @@
 // model on the same rows. Built from stored results alone.
 #pragma once
 
-#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -55,9 +54,6 @@ struct StudyView {
 };
 
 // Pairs every quantized cell with its baseline and corrects the p-values for their number.
-StudyView build_study(std::map<std::string, std::string> meta, std::vector<Cell> cells_with_samples,
-                      const std::function<std::optional<VariantFacts>(const Variant&)>& facts);
-
 StudyView load_study(const Store& store);
 
 }  // namespace nibble::report
