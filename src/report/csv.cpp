@@ -1,0 +1,109 @@
+#include "report/csv.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "report/columns.h"
+
+namespace nibble::report {
+namespace {
+
+std::string csv_field(std::string_view text) {
+  if (text.find_first_of(",\"\r\n") == std::string_view::npos) return std::string(text);
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"') out += '"';
+    out += c;
+  }
+  return out + "\"";
+}
+
+std::string number(std::optional<double> value) {
+  if (!value || std::isnan(*value)) return "";
+  return fmt::format("{}", *value);  // the shortest text that reads back as the same number
+}
+
+class Writer {
+ public:
+  // `cell` null: the row concerns the whole variant.
+  void row(const VariantView& variant, const TaskView* cell, const std::string& measure, const Value& value) {
+    const Variant& v = variant.variant;
+    const TaskResult* r = cell && cell->result ? &*cell->result : nullptr;
+    const std::string setting = r ? fmt::format("{},{},{},{}", csv_field(r->split), r->shots, r->seed, r->rows) : ",,,";
+    out_ += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{}\n", csv_field(v.model), csv_field(v.method), v.bits,
+                        v.group_size, cell ? csv_field(cell->task) : "", setting, csv_field(measure), number(value.number),
+                        number(value.sd), number(value.ci_low), number(value.ci_high),
+                        value.missing.empty() ? "done" : "missing", csv_field(value.missing));
+  }
+  void plain(const VariantView& variant, const TaskView* cell, const std::string& measure, double number) {
+    Value value;
+    value.number = number;
+    if (std::isnan(number)) value.missing = "not a number";
+    row(variant, cell, measure, value);
+  }
+  // Columns whose values do not apply to this row are left out.
+  void columns(std::span<const Column> columns, const ColumnRow& at) {
+    for (const Column& column : columns) {
+      if (!column.is_number) continue;
+      Value value = column.value(at);
+      if (!value.number && value.missing.empty() && value.text == not_applicable().text) continue;
+      if (!value.number && value.missing.empty()) value.missing = value.text;
+      row(at.variant, at.task, column.key, value);
+    }
+  }
+  std::string take() { return std::move(out_); }
+
+ private:
+  std::string out_ =
+      "model,method,bits,group_size,task,split,shots,seed,rows,measure,value,sd,ci_low,ci_high,status,reason\n";
+};
+
+void write_bench(Writer& writer, const VariantView& variant) {
+  const TaskView* bench = variant.find("bench");
+  if (!bench || !bench->bench.is_array()) return;
+  for (const Json& test : bench->bench) {
+    if (!test.is_object() || !test.contains("tokens_per_s")) continue;
+    Value value;
+    value.number = json_get<double>(test["tokens_per_s"], "mean", "bench");
+    value.sd = json_get_or<double>(test["tokens_per_s"], "sd", 0, "bench");
+    const auto name = json_get<std::string>(test, "test", "bench");
+    writer.row(variant, bench, fmt::format("bench.{}.b{}.tokens_per_s", name, json_get_or<int>(test, "batch", 1, "bench")),
+               value);
+  }
+}
+
+}  // namespace
+
+std::string render_csv(const Report& report) {
+  Writer writer;
+  for (const ModelView& model : report.study.models) {
+    for (const VariantView& variant : model.variants) {
+      writer.columns(efficiency_columns(), {model, variant, nullptr});
+      write_bench(writer, variant);
+      for (const TaskView& cell : variant.tasks) {
+        if (!cell.missing.empty()) {
+          Value missing;
+          missing.missing = cell.missing;
+          writer.row(variant, &cell, "score", missing);
+        }
+        if (!cell.result) continue;
+        writer.columns(score_columns(), {model, variant, &cell});
+        writer.columns(speed_columns(), {model, variant, &cell});
+        for (const auto& [name, m] : cell.result->metrics) {
+          Value value;
+          value.number = m.value;
+          value.sd = std::nullopt;
+          value.ci_low = m.ci_low;
+          value.ci_high = m.ci_high;
+          if (std::isnan(m.value)) value.missing = "not a number";
+          writer.row(variant, &cell, "metric." + name, value);
+        }
+        for (const auto& [name, value] : cell.result->checks) writer.plain(variant, &cell, "check." + name, value);
+      }
+    }
+  }
+  return writer.take();
+}
+
+}  // namespace nibble::report

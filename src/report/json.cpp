@@ -1,0 +1,143 @@
+#include "report/json.h"
+
+#include "base/json.h"
+#include "report/columns.h"
+#include "report/fallbacks.h"
+
+namespace nibble::report {
+namespace {
+
+OrderedJson number(double value) { return json_number(value); }
+
+OrderedJson to_json(const Value& value) {
+  if (!value.missing.empty()) return {{"missing", value.missing}};
+  if (!value.number) return value.text;
+  if (!value.sd && !value.ci_low) return number(*value.number);
+  OrderedJson json{{"value", number(*value.number)}};
+  if (value.sd) json["sd"] = number(*value.sd);
+  if (value.ci_low) json["ci95"] = {number(*value.ci_low), number(*value.ci_high)};
+  return json;
+}
+
+void add_columns(OrderedJson& json, std::span<const Column> columns, const ColumnRow& row) {
+  for (const Column& column : columns) {
+    const Value value = column.value(row);
+    const bool applies = value.number || !value.missing.empty() || value.text != not_applicable().text;
+    if (applies && !json.contains(column.key)) json[column.key] = to_json(value);
+  }
+}
+
+OrderedJson id_of(const Variant& v) {
+  return {{"model", v.model}, {"method", v.method}, {"bits", v.bits}, {"group_size", v.group_size}};
+}
+
+OrderedJson to_json(const ModelView& model, const VariantView& variant, const TaskView& cell) {
+  OrderedJson json{{"task", cell.task}};
+  if (!cell.missing.empty()) {
+    json["missing"] = cell.missing;
+    return json;
+  }
+  if (cell.result) {
+    const ColumnRow row{model, variant, &cell};
+    json.update(OrderedJson(nibble::to_json(*cell.result)));
+    OrderedJson compared = OrderedJson::object();
+    add_columns(compared, score_columns(), row);
+    for (const char* key : {"model", "configuration", "dataset", "rows", "metric"}) compared.erase(key);
+    json["against_baseline"] = std::move(compared);
+  }
+  if (cell.memory) json["memory_bytes"] = nibble::to_json(*cell.memory);
+  if (!cell.bench.is_null()) json["bench"] = cell.bench;
+  json["process_seconds"] = cell.seconds;
+  return json;
+}
+
+OrderedJson to_json(const ModelView& model, const VariantView& variant) {
+  OrderedJson json = id_of(variant.variant);
+  if (variant.facts) {
+    json["sha256"] = variant.facts->sha256;
+    json["parameters"] = variant.facts->parameters;
+  }
+  add_columns(json, efficiency_columns(), {model, variant, nullptr});
+  json["cells"] = OrderedJson::array();
+  for (const TaskView& cell : variant.tasks) json["cells"].push_back(to_json(model, variant, cell));
+  if (!variant.facts) return json;
+  json["fallbacks"] = OrderedJson::array();
+  for (const Fallback& f : fallbacks_of(variant.facts->quantization_report)) {
+    json["fallbacks"].push_back({{"layer", f.layer}, {"fallback", f.fallback}, {"reason", f.reason}});
+  }
+  return json;
+}
+
+OrderedJson to_json(const std::optional<Change>& change, const std::string& missing) {
+  if (!change) return {{"missing", missing}};
+  return {{"bytes", change->bytes}, {"share", change->share}};
+}
+
+OrderedJson score_of(const TaskView* cell, const std::string& missing) {
+  if (!missing.empty() || !cell || !cell->primary()) return {{"missing", missing}};
+  const Metric& m = *cell->primary();
+  return {{"metric", cell->result->primary}, {"value", number(m.value)}, {"ci95", {number(m.ci_low), number(m.ci_high)}}};
+}
+
+OrderedJson to_json(const Comparison& c) {
+  if (!c.comparable()) return {{"missing", c.not_comparable}};
+  OrderedJson json{{"scale", c.is_ratio ? "ln_ppl_ratio" : "share"},
+                   {"pairs", c.pairs},
+                   {"value", number(c.difference)},
+                   {"ci95", {number(c.ci_low), number(c.ci_high)}},
+                   {"significance", verdict_word(c.verdict)},
+                   {"smallest_detectable", number(c.smallest_detectable)},
+                   {"p", number(c.p)},
+                   {"p_holm", number(c.p_holm)}};
+  if (!c.is_ratio) {
+    json["right_to_wrong"] = c.right_to_wrong;
+    json["wrong_to_right"] = c.wrong_to_right;
+  }
+  return json;
+}
+
+OrderedJson to_json(const Table1Row& row) {
+  OrderedJson json{{"model", row.model}, {"task", row.task}, {"baseline", score_of(row.baseline_cell, row.missing_baseline)}};
+  json["best"] = score_of(row.best_cell, row.missing_best);
+  if (row.best) {
+    json["best_variant"] = id_of(row.best->variant);
+    json["difference"] = to_json(row.best_cell->to_baseline);
+  }
+  json["tied"] = OrderedJson::array();
+  for (const VariantView* tied : row.tied) json["tied"].push_back(id_of(tied->variant));
+  json["memory_change"] = to_json(row.memory, row.missing_memory);
+  json["size_change"] = to_json(row.size, row.missing_size);
+  json["observation"] = row.observation;
+  return json;
+}
+
+OrderedJson to_json(const Issue& issue) {
+  OrderedJson json{{"rule", issue.rule},       {"title", issue.title},         {"where", issue.where},
+                   {"finding", issue.finding}, {"threshold", issue.threshold}, {"likely_cause", issue.cause}};
+  json["evidence"] = OrderedJson::array();
+  for (const Evidence& e : issue.evidence) json["evidence"].push_back({{"cell", e.cell}, {"figure", e.figure}});
+  return json;
+}
+
+}  // namespace
+
+std::string render_json(const Report& report) {
+  OrderedJson json{{"meta", report.study.meta}, {"tasks", report.study.tasks}, {"comparisons", report.study.comparisons}};
+  for (const char* key : {"table1", "critical_issues", "rules", "variants"}) json[key] = OrderedJson::array();
+  for (const Table1Row& row : report.table1) json["table1"].push_back(to_json(row));
+  for (const Issue& issue : report.issues.issues) json["critical_issues"].push_back(to_json(issue));
+  for (const RuleCheck& check : report.issues.checks) {
+    json["rules"].push_back({{"rule", check.rule},
+                             {"title", check.title},
+                             {"criterion", check.criterion},
+                             {"judged", check.judged},
+                             {"found", check.found},
+                             {"not_judged", check.not_judged}});
+  }
+  for (const ModelView& model : report.study.models) {
+    for (const VariantView& variant : model.variants) json["variants"].push_back(to_json(model, variant));
+  }
+  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+}
+
+}  // namespace nibble::report

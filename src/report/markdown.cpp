@@ -1,0 +1,169 @@
+#include "report/markdown.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "report/columns.h"
+#include "report/fallbacks.h"
+#include "report/format.h"
+#include "report/head.h"
+
+namespace nibble::report {
+namespace {
+
+constexpr std::string_view kReproduce =
+    "Reproduce: `nibble study study.toml --out DIR` with the study file at the end of this page, then `nibble report "
+    "DIR`.\n\n";
+constexpr size_t kMostEvidence = 12;  // a list in an issue; report.json has all
+
+std::vector<ColumnRow> variant_rows(const StudyView& study) {
+  std::vector<ColumnRow> rows;
+  for (const ModelView& model : study.models) {
+    for (const VariantView& variant : model.variants) rows.push_back({model, variant, nullptr});
+  }
+  return rows;
+}
+
+std::vector<ColumnRow> task_rows(const StudyView& study, const std::string& task) {
+  std::vector<ColumnRow> rows;
+  for (const ColumnRow& row : variant_rows(study)) {
+    if (const TaskView* cell = row.variant.find(task)) rows.push_back({row.model, row.variant, cell});
+  }
+  return rows;
+}
+
+std::string head(const StudyView& study) {
+  std::string out = "# Results\n\n";
+  for (const auto& [name, value] : head_of(study)) out += fmt::format("- {}: {}\n", name, value);
+  out += fmt::format("- plan: {}\n\n", progress_of(study));
+  return out + to_markdown(tasks_table(study)) + "\n";
+}
+
+std::string table_1(const Report& report) {
+  TextTable table;
+  table.heads = {{"Model"},         {"Dataset"},      {"Metric"},      {"Baseline"},    {"Best quantized"},
+                 {"Configuration"}, {"Difference"},   {"Significance"}, {"Memory"},     {"Size"},
+                 {"Key observation"}};
+  for (const Table1Row& row : report.table1) {
+    const TaskView* measured = row.missing_baseline.empty() ? row.baseline_cell : row.best_cell;
+    std::string metric = "–";
+    if (measured && measured->result) metric = measured->result->primary + (is_perplexity(*measured->result) ? "" : " %");
+    table.rows.push_back({row.model, row.task, metric, score_text(row.baseline_cell, row.missing_baseline),
+                          score_text(row.best_cell, row.missing_best), row.best ? row.best->label() : "–",
+                          row.best ? difference_text(row.best_cell->to_baseline) : "–",
+                          row.best ? significance_text(row.best_cell->to_baseline) : "–",
+                          change_in_full(row.memory, row.missing_memory), change_in_full(row.size, row.missing_size),
+                          row.observation});
+  }
+  std::string out = "## Table 1: baseline and best quantized\n\n";
+  out += "Scores with their 95 % interval; accuracies in %, differences in points with their paired 95 % interval, "
+         "perplexities as the ratio ×.\nA difference is better or worse only where its interval excludes 0; else the "
+         "smallest difference that this many rows find with 80 % power is named.\nMemory is the peak RSS of the cell's own "
+         "process against the baseline's on the same dataset, size the file; − is less. The best is picked on the rows "
+         "it is scored on,\nwhich flatters it; configurations that cannot be told apart are called a tie and resolved to "
+         "the smallest file.\n\n";
+  return out + to_markdown(table) + "\n" + std::string(kReproduce);
+}
+
+std::string critical_issues(const CriticalIssues& found) {
+  std::string out = "## Critical issues\n\n";
+  if (found.issues.empty()) {
+    out += "None of the rules found anything.\n\n";
+  } else {
+    TextTable table;
+    table.heads = {{"#", Align::kRight}, {"Issue"}, {"Where"}, {"Finding"}};
+    for (size_t i = 0; i < found.issues.size(); ++i) {
+      const Issue& issue = found.issues[i];
+      table.rows.push_back({fmt::format("{}", i + 1), issue.title, issue.where, issue.finding});
+    }
+    out += to_markdown(table) + "\n";
+    for (size_t i = 0; i < found.issues.size(); ++i) {
+      const Issue& issue = found.issues[i];
+      out += fmt::format("**{}. {}: {}.** Held against: {}. Likely cause: {}.\n\n", i + 1, issue.title, issue.where,
+                         issue.threshold, issue.cause);
+      for (size_t e = 0; e < std::min(kMostEvidence, issue.evidence.size()); ++e) {
+        out += fmt::format("- {}: {}\n", issue.evidence[e].cell, issue.evidence[e].figure);
+      }
+      if (issue.evidence.size() > kMostEvidence) {
+        out += fmt::format("- and {} more in report.json\n", issue.evidence.size() - kMostEvidence);
+      }
+      out += "\n";
+    }
+  }
+  TextTable rules;
+  rules.heads = {{"Rule"}, {"Fires when"}, {"Judged", Align::kRight}, {"Found", Align::kRight}};
+  for (const RuleCheck& check : found.checks) {
+    rules.rows.push_back({check.title, check.criterion, fmt::format("{}", check.judged), fmt::format("{}", check.found)});
+  }
+  out += "Every issue is found by its rule from the stored results. A rule that judged nothing says why under Missing "
+         "data.\n\n";
+  return out + to_markdown(rules) + "\n";
+}
+
+std::string scores(const StudyView& study) {
+  std::string out = fmt::format(
+      "## Scores\n\nEvery cell against the baseline of its model, paired by row. p is McNemar's exact test (perplexities: "
+      "two-sided normal on the paired error),\np (Holm) is corrected over all {} of this report.\n\n",
+      counted(study.comparisons, "comparison"));
+  for (const std::string& task : study.tasks) {
+    out += fmt::format("### {}\n\n", task);
+    out += to_markdown(to_table(score_columns(), task_rows(study, task), {"dataset"})) + "\n" + std::string(kReproduce);
+  }
+  return out;
+}
+
+std::string efficiency(const StudyView& study) {
+  std::string out =
+      "## Size, speed and memory\n\nBits per weight are those of the whole file. Prefill and decode: mean ± standard "
+      "deviation over the repetitions of `nibble bench`\nin a fresh process; memory by part is of that process, other = "
+      "peak − weights − KV cache − workspace. MB = 10⁶ bytes.\n\n";
+  out += to_markdown(to_table(efficiency_columns(), variant_rows(study))) + "\n" + std::string(kReproduce);
+  for (const std::string& task : study.tasks) {
+    out += fmt::format("### Speed and memory on {}\n\n", task);
+    out += to_markdown(to_table(speed_columns(), task_rows(study, task), {"dataset"})) + "\n" + std::string(kReproduce);
+  }
+  return out;
+}
+
+std::string fallbacks(const StudyView& study) {
+  TextTable table;
+  table.heads = {{"Model"}, {"Configuration"}, {"Layer"}, {"Fallback"}, {"Reason"}};
+  std::string unknown;
+  for (const ColumnRow& row : variant_rows(study)) {
+    if (row.variant.variant.is_baseline()) continue;
+    if (!row.variant.facts || row.variant.facts->quantization_report.is_null()) {
+      unknown += fmt::format("- {} {}: missing (no quantization report stored)\n", row.model.name, row.variant.label());
+      continue;
+    }
+    const Json& report = row.variant.facts->quantization_report;
+    for (const Fallback& f : fallbacks_of(report)) {
+      table.rows.push_back({row.model.name, row.variant.label(), f.layer, f.fallback, f.reason.empty() ? "not stated" : f.reason});
+    }
+    for (const std::string& warning : warnings_of(report)) {
+      table.rows.push_back({row.model.name, row.variant.label(), "whole model", "–", warning});
+    }
+  }
+  std::string out = "## Fallbacks of the quantizers\n\n";
+  out += table.rows.empty() ? "No stored quantization report names a fallback.\n" : to_markdown(table);
+  return out + "\n" + unknown + (unknown.empty() ? "" : "\n") + std::string(kReproduce);
+}
+
+std::string reproduce(const StudyView& study) {
+  std::string out = "## The study file\n\n";
+  const auto toml = study.meta_text("study_toml");
+  if (!toml) return out + "missing (not stored in results.db)\n";
+  // A fence longer than any in the file.
+  std::string fence = "```";
+  while (toml->find(fence) != std::string::npos) fence += '`';
+  return out + fence + "toml\n" + *toml + (toml->ends_with('\n') ? "" : "\n") + fence + "\n";
+}
+
+}  // namespace
+
+std::string render_markdown(const Report& report) {
+  return head(report.study) + table_1(report) + critical_issues(report.issues) + scores(report.study) +
+         efficiency(report.study) + fallbacks(report.study) + reproduce(report.study);
+}
+
+}  // namespace nibble::report
