@@ -33,7 +33,7 @@ CREATE TABLE cells (
   status TEXT NOT NULL CHECK (status IN ('planned', 'done', 'failed')),
   reason TEXT NOT NULL DEFAULT '',
   seconds REAL,
-  task_version INTEGER, split TEXT, rows INTEGER, shots INTEGER, seed INTEGER,
+  task_version INTEGER, split TEXT, data_sha256 TEXT, rows INTEGER, shots INTEGER, seed INTEGER,
   primary_metric TEXT, higher_is_better INTEGER,
   prompt_tokens_per_s REAL, output_tokens_per_s REAL, task_seconds REAL,
   file_bytes INTEGER, weights_bytes INTEGER, kv_cache_bytes INTEGER, workspace_bytes INTEGER,
@@ -59,6 +59,32 @@ CREATE TABLE samples (
   PRIMARY KEY (cell_id, position)) WITHOUT ROWID;
 )sql"};
 constexpr auto kSchemaVersion = static_cast<int64_t>(kMigrations.size());
+
+constexpr const char* kClearResult = R"sql(
+UPDATE cells SET
+  task_version = NULL, split = NULL, data_sha256 = NULL, rows = NULL, shots = NULL, seed = NULL,
+  primary_metric = NULL, higher_is_better = NULL,
+  prompt_tokens_per_s = NULL, output_tokens_per_s = NULL, task_seconds = NULL,
+  file_bytes = NULL, weights_bytes = NULL, kv_cache_bytes = NULL, workspace_bytes = NULL,
+  peak_rss_bytes = NULL, peak_gpu_bytes = NULL,
+  bench = NULL
+WHERE id = ?1)sql";
+
+constexpr const char* kWriteResult = R"sql(
+UPDATE cells SET
+  task_version = ?2, split = ?3, rows = ?4, shots = ?5, seed = ?6,
+  primary_metric = ?7, higher_is_better = ?8,
+  prompt_tokens_per_s = ?9, output_tokens_per_s = ?10, task_seconds = ?11, data_sha256 = ?12
+WHERE id = ?1)sql";
+
+constexpr const char* kReadCells = R"sql(
+SELECT
+  c.id, v.model, v.method, v.bits, v.group_size, c.task, c.status, c.reason, c.seconds, c.bench,
+  c.task_version, c.split, c.rows, c.shots, c.seed, c.primary_metric, c.higher_is_better,
+  c.prompt_tokens_per_s, c.output_tokens_per_s, c.task_seconds,
+  c.file_bytes, c.weights_bytes, c.kv_cache_bytes, c.workspace_bytes, c.peak_rss_bytes, c.peak_gpu_bytes,
+  c.data_sha256
+FROM cells c JOIN variants v ON v.id = c.variant_id ORDER BY c.id)sql";
 
 constexpr const char* kStatusNames[] = {"planned", "done", "failed"};
 
@@ -185,24 +211,13 @@ void Store::Impl::clear(int64_t cell) {
         "DELETE FROM latencies WHERE cell_id = ?1", "DELETE FROM samples WHERE cell_id = ?1"}) {
     database.prepare(sql).run(cell);
   }
-  database
-      .prepare(
-          "UPDATE cells SET task_version = NULL, split = NULL, rows = NULL, shots = NULL, seed = NULL, "
-          "primary_metric = NULL, higher_is_better = NULL, prompt_tokens_per_s = NULL, "
-          "output_tokens_per_s = NULL, task_seconds = NULL, file_bytes = NULL, weights_bytes = NULL, "
-          "kv_cache_bytes = NULL, workspace_bytes = NULL, peak_rss_bytes = NULL, peak_gpu_bytes = NULL, "
-          "bench = NULL WHERE id = ?1")
-      .run(cell);
+  database.prepare(kClearResult).run(cell);
 }
 
 void Store::Impl::write_result(int64_t cell, const TaskResult& r) {
-  database
-      .prepare(
-          "UPDATE cells SET task_version = ?2, split = ?3, rows = ?4, shots = ?5, seed = ?6, "
-          "primary_metric = ?7, higher_is_better = ?8, prompt_tokens_per_s = ?9, "
-          "output_tokens_per_s = ?10, task_seconds = ?11 WHERE id = ?1")
+  database.prepare(kWriteResult)
       .run(cell, r.task_version, r.split, r.rows, r.shots, r.seed, r.primary, r.higher_is_better,
-           r.prompt_tokens_per_s, r.output_tokens_per_s, r.seconds);
+           r.prompt_tokens_per_s, r.output_tokens_per_s, r.seconds, r.data_sha256);
   auto metric = database.prepare("INSERT INTO metrics VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
   for (const auto& [name, m] : r.metrics) metric.run(cell, name, m.value, m.stderr_, m.ci_low, m.ci_high);
   auto check = database.prepare("INSERT INTO checks VALUES (?1, ?2, ?3)");
@@ -328,13 +343,7 @@ void Store::save(const Cell& cell) {
 
 std::vector<Cell> Store::cells(bool with_samples) const {
   const std::string& file = impl_->database.file();
-  auto query = impl_->database.prepare(
-      "SELECT c.id, v.model, v.method, v.bits, v.group_size, c.task, c.status, c.reason, c.seconds, c.bench, "
-      "c.task_version, c.split, c.rows, c.shots, c.seed, c.primary_metric, c.higher_is_better, "
-      "c.prompt_tokens_per_s, c.output_tokens_per_s, c.task_seconds, "
-      "c.file_bytes, c.weights_bytes, c.kv_cache_bytes, c.workspace_bytes, c.peak_rss_bytes, "
-      "c.peak_gpu_bytes "
-      "FROM cells c JOIN variants v ON v.id = c.variant_id ORDER BY c.id");
+  auto query = impl_->database.prepare(kReadCells);
   query.bind();
   std::vector<Cell> cells;
   while (query.step()) {
@@ -359,6 +368,7 @@ std::vector<Cell> Store::cells(bool with_samples) const {
       r.prompt_tokens_per_s = query.real(17);
       r.output_tokens_per_s = query.real(18);
       r.seconds = query.real(19);
+      r.data_sha256 = query.text(26);
       impl_->read_result(query.integer(0), r);
       if (with_samples) r.samples = impl_->read_samples(query.integer(0));
     }

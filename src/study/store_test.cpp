@@ -75,6 +75,7 @@ Cell done_cell() {
   r.task = "boolq";
   r.task_version = 2;
   r.split = "validation";
+  r.data_sha256 = "0123+4567";
   r.rows = 200;
   r.shots = 5;
   r.seed = 0xfedcba9876543210u;  // above INT64_MAX
@@ -148,6 +149,7 @@ TEST_F(StoreTest, CellComesBackAsItWas) {
   EXPECT_EQ(r.task, "boolq");
   EXPECT_EQ(r.task_version, 2);
   EXPECT_EQ(r.split, "validation");
+  EXPECT_EQ(r.data_sha256, "0123+4567");
   EXPECT_EQ(r.rows, 200);
   EXPECT_EQ(r.shots, 5);
   EXPECT_EQ(r.seed, expected.seed);

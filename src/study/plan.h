@@ -1,0 +1,88 @@
+// What a study measures: read from a TOML file and the command line, checked, and expanded into cells.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "study/store.h"
+
+namespace nibble {
+
+// What names may stand in a study; the program passes its registries.
+struct KnownNames {
+  std::vector<std::string> methods = {"gptq", "gsq", "rtn"};
+  std::vector<std::string> tasks = {"boolq", "msmarco", "gsm8k", "wikitext"};
+};
+
+// What a study file or a command line says; empty: nothing. Meanings as in StudyPlan.
+struct MethodOptions {
+  std::string name;
+  std::optional<std::vector<int>> group_sizes;
+  std::optional<int> bits;
+};
+struct StudyOptions {
+  std::optional<std::vector<std::string>> models, tasks;
+  std::optional<std::vector<MethodOptions>> methods;
+  std::optional<std::vector<int>> group_sizes;  // file: of methods without their own; command line: of all
+  std::optional<int> bits;                      // likewise
+  std::optional<int64_t> limit, seed;
+  std::optional<int> shots, samples, seqlen, window, threads;
+  std::optional<bool> symmetric;
+  std::optional<std::filesystem::path> data;
+  std::optional<std::vector<std::filesystem::path>> calibration;
+  std::optional<std::string> dtype;
+  std::optional<int> bench_prompt, bench_generate, bench_repetitions;
+};
+
+// One method at one width; a variant for each group size.
+struct MethodPlan {
+  std::string name;
+  int bits = 4;
+  std::vector<int> group_sizes = {16, 64};  // weights that share a scale; 0: a whole row
+};
+
+struct StudyPlan {
+  std::vector<std::string> models;  // as the user named them
+  std::vector<MethodPlan> methods = {{"gptq"}, {"gsq"}};
+  std::vector<std::string> tasks = {"boolq", "msmarco", "gsm8k", "wikitext"};
+  std::optional<int64_t> limit;  // rows per task; none: all
+  std::optional<int> shots;      // GSM8K's examples in the prompt; none: the task's default
+  int64_t seed = 0;
+  std::optional<std::filesystem::path> data;  // absolute; none: what `nibble eval` takes by itself
+  bool symmetric = false;
+  std::vector<std::filesystem::path> calibration;  // absolute; empty: the built-in mixture
+  std::optional<int> samples, seqlen;              // of calibration, in sequences and tokens
+  std::optional<int> window;                       // of perplexity, in tokens
+  std::optional<std::string> dtype;                // "float32", "bfloat16"
+  int threads = 0;                                 // 0: all of this process, until resolve_plan() counts them
+  int bench_prompt = 128, bench_generate = 32;     // tokens
+  int bench_repetitions = 3;                       // 0: no bench
+
+  void validate(const KnownNames& known = {}) const;  // throws UsageError naming the key
+  void check_files() const;  // that data and calibration are there; throws UsageError
+};
+
+// Throws UsageError naming file, line and key: syntax, unknown keys, wrong types, impossible values.
+StudyOptions parse_study(std::string_view toml, std::string_view where, const KnownNames& known = {});
+StudyOptions read_study_file(const std::filesystem::path& path, const KnownNames& known = {});
+
+// The command line wins over the file. Methods named on the command line keep what the file says of
+// them. Relative paths are of the current directory; threads are counted.
+StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_line,
+                       const KnownNames& known = {});
+
+// A study file that resolves to the same plan.
+std::string to_toml(const StudyPlan& plan);
+
+// Per model: the baseline on all tasks, then bench; then each method and group size the same way.
+std::vector<Cell> planned_cells(const StudyPlan& plan);
+
+// Throws Error naming the option when results under both plans could not stand in one table. Models,
+// methods, group sizes and tasks may differ.
+void check_same_study(const StudyPlan& before, const StudyPlan& now, std::string_view where);
+
+}  // namespace nibble
