@@ -13,42 +13,42 @@ namespace nibble {
 
 struct Metric {
   double value = 0;
-  double stderr_ = 0;             // standard error; NaN with fewer than two independent rows
-  double ci_low = 0, ci_high = 0; // 95 %; NaN likewise
+  double stderr_ = 0;              // standard error; NaN with fewer than two independent rows
+  double ci_low = 0, ci_high = 0;  // 95 %; NaN likewise
 };
 
-struct Percentiles {              // milliseconds, or whatever the name of the field says
+struct Percentiles {  // milliseconds, or whatever the name of the field says
   double mean = 0, p50 = 0, p90 = 0, p95 = 0, p99 = 0;
 };
 
 // One scored row: what pairing before and after quantization needs.
 struct Sample {
-  std::string key;                // the same row in every run of this task: "17", "17/3"
-  std::string cluster;            // rows that share one are not independent (MS MARCO: the query); else = key
-  double score = 0;               // 1 right, 0 wrong; for perplexity rows: the summed NLL
-  double tokens = 0;              // perplexity rows: tokens predicted; else tokens generated
-  std::string prediction, gold;   // short: the choice, or the extracted answer
-  std::string prompt, output;     // as given and as answered
-  Json detail;                    // task's own: log-likelihoods, finish reason, strict/flexible
+  std::string key;               // the same row in every run of this task: "17", "17/3"
+  std::string cluster;           // rows that share one are not independent (MS MARCO: the query); else = key
+  double score = 0;              // 1 right, 0 wrong; for perplexity rows: the summed NLL
+  double tokens = 0;             // perplexity rows: tokens predicted; else tokens generated
+  std::string prediction, gold;  // short: the choice, or the extracted answer
+  std::string prompt, output;    // as given and as answered
+  Json detail;                   // task's own: log-likelihoods, finish reason, strict/flexible
 };
 
 struct TaskResult {
-  std::string task;               // "boolq"
+  std::string task;  // "boolq"
   int task_version = 1;
-  std::string split;              // "validation"; "mixed (contaminated)" when it is
-  std::string data_sha256;        // of the task file; of each, joined by '+', when several were read
-  int64_t rows = 0;               // rows scored
+  std::string split;        // "validation"; "mixed (contaminated)" when it is
+  std::string data_sha256;  // of the task file; of each, joined by '+', when several were read
+  int64_t rows = 0;         // rows scored
   int shots = 0;
   uint64_t seed = 0;
-  std::string primary;            // the metric of Table 1: a key of `metrics`
+  std::string primary;  // the metric of Table 1: a key of `metrics`
   bool higher_is_better = true;
   std::map<std::string, Metric> metrics;
-  std::map<std::string, double> checks;  // shares and counts that keep a score honest
-  Percentiles latency_ms;         // per response
-  Percentiles first_token_ms;     // generation only
-  Percentiles per_token_ms;       // generation only, after the first
+  std::map<std::string, double> checks;                     // shares and counts that keep a score honest
+  Percentiles latency_ms;                                   // per response
+  Percentiles first_token_ms;                               // generation only
+  Percentiles per_token_ms;                                 // generation only, after the first
   double prompt_tokens_per_s = 0, output_tokens_per_s = 0;  // over the wall time of answering all rows
-  double seconds = 0;             // wall time of the whole task
+  double seconds = 0;                                       // wall time of the whole task
   std::vector<Sample> samples;
 };
 
