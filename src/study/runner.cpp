@@ -1,0 +1,301 @@
+#include "study/runner.h"
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <system_error>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "study/commands.h"
+#include "study/process.h"
+#include "study/time_left.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What a child failed of; ends up as the reason of cells.
+class StepFailed : public Error {
+ public:
+  using Error::Error;
+};
+
+// Thrown out of a step when a signal has stopped its child.
+struct Stopped {};
+
+void make_directory(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) fail("{}: cannot make this directory: {}", path.string(), error.message());
+}
+
+std::string processor_name() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    const size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "unknown processor";
+}
+
+bool is_disk_full(const std::string& reason) {
+  return reason.find("No space left on device") != std::string::npos ||
+         reason.find("Disk quota exceeded") != std::string::npos;
+}
+
+class Runner {
+ public:
+  Runner(const StudyPlan& plan, const fs::path& dir, const RunnerOptions& options, StudyObserver& observer)
+      : plan_(plan), dir_(dir), options_(options), observer_(observer), store_(open_store()) {}
+
+  StudyOutcome run();
+
+ private:
+  Store open_store() const;
+  void begin();
+  void run_variant(const Variant& variant, const std::vector<size_t>& pending);
+  void prepare(const Variant& variant, size_t first_cell);
+  void quantize(const Variant& variant, size_t first_cell);
+  Cell measure(const Variant& variant, const std::string& task, size_t cell, double& seconds);
+  void save(const StudyStep& step, size_t cell, const Cell& result);
+  ChildResult run_step(StudyStep& step, const std::vector<std::string>& arguments);
+  StudyStep make_step(const Variant& variant, const std::string& work, size_t cell) const;
+  fs::path model_dir(const Variant& variant) const { return dir_ / "models" / file_name(variant); }
+  std::string model_of(const Variant& v) const { return v.is_baseline() ? v.model : model_dir(v).string(); }
+  fs::path temporary(const char* name) const { return dir_ / "tmp" / name; }
+  StudyOutcome outcome() const;
+
+  const StudyPlan& plan_;
+  const fs::path dir_;
+  const RunnerOptions& options_;
+  StudyObserver& observer_;
+  Store store_;
+  StopSignals stop_;
+  std::vector<Cell> cells_;  // of the plan, in its order, with what the store knows (no samples)
+  TimeLeft time_left_;
+};
+
+Store Runner::open_store() const {
+  plan_.validate(options_.known);
+  plan_.check_files();
+  make_directory(dir_);
+  return Store::open(dir_ / "results.db");
+}
+
+// Meta first: once cells are there, the plan they belong to is known.
+void Runner::begin() {
+  if (const auto before = store_.meta("study_toml")) {
+    const std::string where = (dir_ / "results.db").string() + " (study_toml)";
+    check_same_study(resolve_plan(parse_study(*before, where, options_.known), {}, options_.known), plan_,
+                     dir_.string());
+  }
+  const std::string toml = to_toml(plan_);
+  store_.set_meta("study_toml", toml);
+  store_.set_meta("version", options_.version);
+  store_.set_meta("host", processor_name());
+  store_.set_meta("threads", std::to_string(plan_.threads));
+  for (const char* name : {"logs", "models", "tmp"}) make_directory(dir_ / name);
+  write_file_atomically(dir_ / "study.toml", toml);
+  cells_ = planned_cells(plan_);
+  store_.plan(cells_);
+  std::map<std::pair<Variant, std::string>, Cell> known;
+  for (Cell& cell : store_.cells()) known[{cell.variant, cell.task}] = std::move(cell);
+  for (Cell& cell : cells_) {
+    cell = known.at({cell.variant, cell.task});
+    if (cell.status == CellStatus::kDone) time_left_.add_done(cell.variant, cell.task, cell.seconds);
+  }
+  for (const Cell& cell : cells_) {
+    const auto facts = store_.facts(cell.variant);
+    if (facts && !cell.variant.is_baseline())
+      time_left_.add_done(cell.variant, "quantize", facts->quantize_seconds);
+  }
+}
+
+StudyOutcome Runner::run() {
+  begin();
+  try {
+    for (size_t i = 0; i < cells_.size();) {
+      std::vector<size_t> pending;
+      const Variant variant = cells_[i].variant;
+      for (; i < cells_.size() && cells_[i].variant == variant; ++i) {
+        if (cells_[i].status != CellStatus::kDone) pending.push_back(i);
+      }
+      if (!pending.empty()) run_variant(variant, pending);
+    }
+  } catch (const Stopped&) {
+  }
+  std::error_code ignored;  // a leftover is overwritten by the next run
+  fs::remove_all(dir_ / "tmp", ignored);
+  return outcome();
+}
+
+void Runner::run_variant(const Variant& variant, const std::vector<size_t>& pending) {
+  std::string reason;
+  try {
+    prepare(variant, pending.front());
+  } catch (const StepFailed& failure) {
+    reason = failure.what();
+  }
+  for (const size_t i : pending) {
+    const std::string task = cells_[i].task;
+    const StudyStep step = make_step(variant, task, i);
+    Cell cell;
+    double seconds = 0;
+    try {
+      if (!reason.empty()) throw StepFailed(reason);
+      cell = measure(variant, task, i, seconds);
+    } catch (const StepFailed& failure) {
+      cell.status = CellStatus::kFailed;
+      cell.reason = failure.what();
+    }
+    cell.variant = variant;
+    cell.task = task;
+    cell.seconds = seconds;
+    save(step, i, cell);
+  }
+}
+
+void Runner::save(const StudyStep& step, size_t i, const Cell& cell) {
+  store_.save(cell);
+  cells_[i].status = cell.status;
+  if (cell.status == CellStatus::kDone) time_left_.add_done(cell.variant, cell.task, cell.seconds);
+  observer_.cell_done(step, cell);
+  if (is_disk_full(cell.reason)) {
+    fail("{}: the disk is full ({}); free some space, then run the same command again", dir_.string(),
+         cell.reason);
+  }
+}
+
+// The weights and the facts about them; throws StepFailed.
+void Runner::prepare(const Variant& variant, size_t first_cell) {
+  const auto facts = store_.facts(variant);
+  if (!variant.is_baseline()) {
+    if (!facts || !is_complete_model(model_dir(variant), facts->quantization_report))
+      quantize(variant, first_cell);
+    return;
+  }
+  if (facts) return;
+  StudyStep step = make_step(variant, "info", first_cell);
+  const fs::path json = temporary("info.json");
+  const ChildResult child = run_step(step, info_command(variant.model, json));
+  try {
+    store_.set_facts(variant, read_info(json));
+  } catch (const OutputError& error) {
+    observer_.step_failed(step, error.what());
+    throw StepFailed(fmt::format("info: {}", error.what()));
+  }
+  observer_.step_done(step, child.seconds);
+}
+
+void Runner::quantize(const Variant& variant, size_t first_cell) {
+  StudyStep step = make_step(variant, "quantize", first_cell);
+  const fs::path out = model_dir(variant);
+  const ChildResult child = run_step(step, quantize_command(plan_, variant, out, temporary("quantize.json")));
+  try {
+    const VariantFacts facts = read_quantization(out, child.seconds);
+    const auto before = store_.facts(variant);
+    const bool measured = std::any_of(cells_.begin(), cells_.end(), [&](const Cell& cell) {
+      return cell.variant == variant && cell.status == CellStatus::kDone;
+    });
+    if (before && measured && before->sha256 != facts.sha256) {
+      throw OutputError(fmt::format("other weights ({}) than those measured before ({}); use another --out",
+                                    facts.sha256, before->sha256));
+    }
+    store_.set_facts(variant, facts);
+  } catch (const OutputError& error) {
+    observer_.step_failed(step, error.what());
+    throw StepFailed(fmt::format("quantize: {}", error.what()));
+  }
+  time_left_.add_done(variant, "quantize", child.seconds);
+  observer_.step_done(step, child.seconds);
+}
+
+Cell Runner::measure(const Variant& variant, const std::string& task, size_t i, double& seconds) {
+  StudyStep step = make_step(variant, task, i);
+  const bool bench = task == "bench";
+  const fs::path json = temporary("result.json"), samples = temporary("samples.jsonl");
+  std::error_code ignored;  // what an earlier cell left must not pass for this one's
+  fs::remove(json, ignored);
+  fs::remove(samples, ignored);
+  const std::string model = model_of(variant);
+  const ChildResult child =
+      run_step(step, bench ? bench_command(plan_, model) : eval_command(plan_, model, task, json, samples));
+  seconds = child.seconds;
+  try {
+    Cell cell = bench ? read_bench(child.output) : read_evaluation(task, json, samples);
+    cell.status = CellStatus::kDone;
+    observer_.step_done(step, seconds);
+    return cell;
+  } catch (const OutputError& error) {
+    observer_.step_failed(step, error.what());
+    throw StepFailed(error.what());
+  }
+}
+
+// Runs one child to its end. Throws Stopped when a signal ended it, StepFailed when it failed.
+ChildResult Runner::run_step(StudyStep& step, const std::vector<std::string>& arguments) {
+  if (stop_.received() != 0) throw Stopped{};
+  observer_.step_started(step);
+  ChildCommand command;
+  command.program = options_.program;
+  command.arguments = arguments;
+  command.log = dir_ / "logs" / fmt::format("{}.{}.log", file_name(step.variant), step.work);
+  const ChildResult child =
+      run_child(command, stop_, [&](std::string_view line) { observer_.progress(step, line); });
+  if (child.ok()) return child;
+  if (stop_.received() != 0) throw Stopped{};
+  const std::string reason = child.reason();
+  observer_.step_failed(step, reason);
+  const bool before_cells = step.work == "info" || step.work == "quantize";
+  throw StepFailed(before_cells ? fmt::format("{}: {}", step.work, reason) : reason);
+}
+
+StudyStep Runner::make_step(const Variant& variant, const std::string& work, size_t cell) const {
+  StudyStep step;
+  step.variant = variant;
+  step.work = work;
+  step.cell = cell + 1;
+  step.cells = cells_.size();
+  std::vector<TimeLeft::Work> left;
+  for (size_t i = 0; i < cells_.size(); ++i) {
+    // Cells behind us that failed are not tried again in this run.
+    if (cells_[i].status == CellStatus::kDone || i < cell) continue;
+    const Variant& v = cells_[i].variant;
+    const bool first = i == 0 || cells_[i - 1].variant != v;
+    if (first && !v.is_baseline() && !time_left_.knows(v, "quantize")) left.emplace_back(v, "quantize");
+    left.emplace_back(v, cells_[i].task);
+  }
+  step.seconds_left = time_left_.estimate(left);
+  return step;
+}
+
+StudyOutcome Runner::outcome() const {
+  StudyOutcome outcome;
+  outcome.cells = cells_.size();
+  for (const Cell& cell : cells_) {
+    outcome.done += cell.status == CellStatus::kDone;
+    outcome.failed += cell.status == CellStatus::kFailed;
+  }
+  const std::string counts = fmt::format("{} of {} cells done", outcome.done, outcome.cells);
+  if (outcome.complete()) {
+    outcome.message = fmt::format("all {} cells done, in {}", outcome.cells, dir_.string());
+  } else if (stop_.received() != 0) {
+    outcome.stop_signal = stop_.received();
+    outcome.message = fmt::format("stopped, {}; the same command goes on from here", counts);
+  } else {
+    outcome.message = fmt::format("{}, {} failed (reasons in {}); the same command tries these again", counts,
+                                  outcome.failed, (dir_ / "logs").string());
+  }
+  return outcome;
+}
+
+}  // namespace
+
+StudyOutcome run_study(const StudyPlan& plan, const fs::path& dir, const RunnerOptions& options,
+                       StudyObserver& observer) {
+  return Runner(plan, dir, options, observer).run();
+}
+
+}  // namespace nibble
