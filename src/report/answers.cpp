@@ -7,7 +7,8 @@ namespace nibble::report {
 std::string ConstantAnswer::quoted() const { return answer.empty() ? "nothing" : "'" + answer + "'"; }
 
 std::optional<ConstantAnswer> constant_answer(const TaskView& cell, double threshold) {
-  if (!cell.result || is_perplexity(*cell.result) || cell.rows.size() < kFewestRowsForConstant) return std::nullopt;
+  if (!cell.result || is_perplexity(*cell.result) || cell.rows.size() < kFewestRowsForConstant)
+    return std::nullopt;
   std::map<std::string, std::pair<size_t, size_t>> answers;  // answer → rows, right rows
   for (const Row& row : cell.rows) {
     auto& [rows, right] = answers[row.prediction];

@@ -22,8 +22,8 @@ constexpr size_t kFewestRowsForConstant = 10;  // fewer say nothing about consta
 // None for perplexities and for cells with fewer rows than above.
 std::optional<ConstantAnswer> constant_answer(const TaskView& cell, double threshold = kConstantShare);
 
-// How a GSM8K answer ended; only a whole one can be wrong about arithmetic. Cut at the token limit ("finish" is
-// "length"), blank, without a number in the asked form (#### N; "strict_match" is false): in this order.
+// How a GSM8K answer ended; only a whole one can be wrong about arithmetic. Cut at the token limit ("finish"
+// is "length"), blank, without a number in the asked form (#### N; "strict_match" is false): in this order.
 enum class AnswerState { kWhole, kTruncated, kEmpty, kBroken };
 AnswerState answer_state(const Row& row);
 

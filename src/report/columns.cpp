@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "report/format.h"
+#include "report/measures.h"
 
 namespace nibble::report {
 namespace {
@@ -62,7 +64,9 @@ Value of_bench_memory(const ColumnRow& row, F f) {
     return number(megabytes(bytes), bytes);
   }
   const TaskView* bench = row.variant.find("bench");
-  return missing(!bench ? "bench not planned" : !bench->missing.empty() ? bench->missing : "no memory stored");
+  return missing(!bench                    ? "bench not planned"
+                 : !bench->missing.empty() ? bench->missing
+                                           : "no memory stored");
 }
 
 Value rows(const ColumnRow& row) {
@@ -70,14 +74,16 @@ Value rows(const ColumnRow& row) {
 }
 
 Value metric(const ColumnRow& row) {
-  return of_result(row, [](const TaskResult& r) { return text(is_perplexity(r) ? r.primary : r.primary + " %"); });
+  return of_result(row,
+                   [](const TaskResult& r) { return text(is_perplexity(r) ? r.primary : r.primary + " %"); });
 }
 
 Value score(const ColumnRow& row) {
   return of_result(row, [&](const TaskResult& r) {
     const Metric* m = row.task->primary();
     if (!m) return missing(fmt::format("no metric '{}'", r.primary));
-    return number(is_perplexity(r) ? perplexity(m->value) : percent(m->value), m->value, m->ci_low, m->ci_high);
+    return number(is_perplexity(r) ? perplexity(m->value) : percent(m->value), m->value, m->ci_low,
+                  m->ci_high);
   });
 }
 
@@ -92,9 +98,8 @@ Value score_interval(const ColumnRow& row) {
 }
 
 Value difference(const ColumnRow& row) {
-  return of_comparison(row, [](const Comparison& c) {
-    return number(difference_text(c), c.difference, c.ci_low, c.ci_high);
-  });
+  return of_comparison(
+      row, [](const Comparison& c) { return number(difference_text(c), c.difference, c.ci_low, c.ci_high); });
 }
 
 Value significance(const ColumnRow& row) {
@@ -102,13 +107,13 @@ Value significance(const ColumnRow& row) {
 }
 
 Value detectable(const ColumnRow& row) {
-  return of_comparison(row, [](const Comparison& c) {
-    return number(detectable_text(c), c.smallest_detectable);
-  });
+  return of_comparison(row,
+                       [](const Comparison& c) { return number(detectable_text(c), c.smallest_detectable); });
 }
 
-Value flips(const ColumnRow& row, int Comparison::* member) {
-  return of_comparison(row, [&](const Comparison& c) { return c.is_ratio ? not_applicable() : count(c.*member); });
+Value flips(const ColumnRow& row, int Comparison::*member) {
+  return of_comparison(row,
+                       [&](const Comparison& c) { return c.is_ratio ? not_applicable() : count(c.*member); });
 }
 Value right_to_wrong(const ColumnRow& row) { return flips(row, &Comparison::right_to_wrong); }
 Value wrong_to_right(const ColumnRow& row) { return flips(row, &Comparison::wrong_to_right); }
@@ -168,7 +173,8 @@ Value bits_per_weight(const ColumnRow& row) {
   });
 }
 
-// How many times smaller than `bits` a weight the file is; a ratio that the bits rule out is named, not claimed.
+// How many times smaller than `bits` a weight the file is; a ratio that the bits rule out is named, not
+// claimed.
 Value compression(const ColumnRow& row, int bits) {
   return of_facts(row, [&](const VariantFacts& f) {
     if (f.file_bytes == 0 || f.parameters == 0) return missing("file size or parameter count not stored");
@@ -185,12 +191,13 @@ Value against_fp32(const ColumnRow& row) { return compression(row, 32); }
 
 Value bench_speed(const ColumnRow& row, std::string_view prefix) {
   if (const auto rate = bench_rate(row.variant, prefix)) {
-    Value value = number(fmt::format("{} ± {}", three_digits(rate->mean), three_digits(rate->sd)), rate->mean);
+    Value value =
+        number(fmt::format("{} ± {}", three_digits(rate->mean), three_digits(rate->sd)), rate->mean);
     value.sd = rate->sd;
     return value;
   }
   const TaskView* bench = row.variant.find("bench");
-  return missing(!bench                   ? "bench not planned"
+  return missing(!bench                    ? "bench not planned"
                  : !bench->missing.empty() ? bench->missing
                                            : fmt::format("no {} test stored", prefix));
 }
@@ -229,7 +236,8 @@ Value memory_peak(const ColumnRow& row) {
 
 Value quantize_seconds(const ColumnRow& row) {
   if (row.variant.variant.is_baseline()) return not_applicable();
-  return of_facts(row, [](const VariantFacts& f) { return number(fixed(f.quantize_seconds, 1), f.quantize_seconds); });
+  return of_facts(
+      row, [](const VariantFacts& f) { return number(fixed(f.quantize_seconds, 1), f.quantize_seconds); });
 }
 
 constexpr Column kScore[] = {
@@ -242,7 +250,7 @@ constexpr Column kScore[] = {
     {"score_ci95", "95 % interval", Align::kLeft, false, score_interval},
     {"difference", "Difference to baseline", Align::kLeft, true, difference},
     {"significance", "Significance", Align::kLeft, false, significance},
-    {"smallest_detectable", "Could show", Align::kRight, true, detectable},
+    {"smallest_detectable", "Detectable", Align::kRight, true, detectable},
     {"right_to_wrong", "Right→wrong", Align::kRight, true, right_to_wrong},
     {"wrong_to_right", "Wrong→right", Align::kRight, true, wrong_to_right},
     {"p", "p", Align::kRight, true, p_plain},
@@ -298,49 +306,27 @@ TextTable to_table(std::span<const Column> columns, const std::vector<ColumnRow>
                    std::initializer_list<std::string_view> without) {
   TextTable table;
   table.rows.resize(rows.size());
+  std::vector<std::set<std::string>> said(rows.size());  // reasons that a row already gives
   for (const Column& column : columns) {
     if (std::find(without.begin(), without.end(), column.key) != without.end()) continue;
     std::vector<std::string> cells;
-    for (const ColumnRow& row : rows) cells.push_back(shown(column.value(row)));
-    if (std::count(cells.begin(), cells.end(), kNotApplicable) == static_cast<long>(cells.size())) continue;
+    size_t not_applicable_here = 0, repeated = 0;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const Value value = column.value(rows[i]);
+      const bool again = !value.missing.empty() && said[i].contains(value.missing);
+      repeated += again;
+      not_applicable_here += value.missing.empty() && value.text == kNotApplicable;
+      cells.push_back(again ? "missing" : shown(value));
+    }
+    if (not_applicable_here > 0 && not_applicable_here + repeated == rows.size()) continue;
     table.heads.push_back({column.title, column.align});
-    for (size_t i = 0; i < rows.size(); ++i) table.rows[i].push_back(std::move(cells[i]));
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const Value value = column.value(rows[i]);
+      if (!value.missing.empty()) said[i].insert(value.missing);
+      table.rows[i].push_back(std::move(cells[i]));
+    }
   }
   return table;
-}
-
-double other_bytes(const MemoryBytes& memory) {
-  const double parts = static_cast<double>(memory.weights) + static_cast<double>(memory.kv_cache) +
-                       static_cast<double>(memory.workspace);
-  return std::max(0.0, static_cast<double>(memory.peak_rss) - parts);
-}
-
-const MemoryBytes* bench_memory(const VariantView& variant) {
-  const TaskView* bench = variant.find("bench");
-  return bench && bench->memory ? &*bench->memory : nullptr;
-}
-
-const Json* bench_test(const VariantView& variant, std::string_view prefix) {
-  const TaskView* bench = variant.find("bench");
-  if (!bench || !bench->bench.is_array()) return nullptr;
-  const Json* best = nullptr;
-  int64_t best_batch = 0;
-  for (const Json& entry : bench->bench) {
-    if (!entry.is_object() || !entry.contains("test") || !entry["test"].is_string()) continue;
-    if (!entry["test"].get_ref<const std::string&>().starts_with(prefix)) continue;
-    const int64_t batch = json_get_or<int64_t>(entry, "batch", 1, "bench");
-    if (best && batch >= best_batch) continue;
-    best = &entry;
-    best_batch = batch;
-  }
-  return best;
-}
-
-std::optional<Rate> bench_rate(const VariantView& variant, std::string_view prefix) {
-  const Json* test = bench_test(variant, prefix);
-  if (!test || !test->contains("tokens_per_s")) return std::nullopt;
-  const Json& rate = test->at("tokens_per_s");
-  return Rate{json_get<double>(rate, "mean", "bench"), json_get_or<double>(rate, "sd", 0, "bench")};
 }
 
 }  // namespace nibble::report

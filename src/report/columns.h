@@ -15,54 +15,41 @@ namespace nibble::report {
 
 // What a column shows for a row. Exactly one of `text` and `missing` is not empty.
 struct Value {
-  std::string text;              // as printed
-  std::optional<double> number;  // as in CSV and JSON, in the unit that the column's key names
-  std::string missing;           // why there is no value
-  std::optional<double> sd;      // over repetitions, same unit
+  std::string text;                       // as printed
+  std::optional<double> number;           // as in CSV and JSON, in the unit that the column's key names
+  std::string missing;                    // why there is no value
+  std::optional<double> sd;               // over repetitions, same unit
   std::optional<double> ci_low, ci_high;  // 95 %, same unit
 };
 
 struct ColumnRow {
   const ModelView& model;
   const VariantView& variant;
-  const TaskView* task;          // null in tables with a row per variant
+  const TaskView* task;  // null in tables with a row per variant
 };
 
 struct Column {
-  const char* key;               // of CSV and JSON, unit included: "file_bytes"
-  const char* title;             // of the table
+  const char* key;    // of CSV and JSON, unit included: "file_bytes"
+  const char* title;  // of the table
   Align align;
-  bool is_number;                // stands in CSV; the rest only says the same in words
+  bool is_number;  // stands in CSV; the rest only says the same in words
   Value (*value)(const ColumnRow&);
 };
 
-std::span<const Column> score_columns();       // a row per variant and task: quality against the baseline
-std::span<const Column> speed_columns();       // a row per variant and task: latency, throughput, memory
-std::span<const Column> efficiency_columns();  // a row per variant: file, bench, memory by part, time to quantize
+std::span<const Column> score_columns();  // a row per variant and task: quality against the baseline
+std::span<const Column> speed_columns();  // a row per variant and task: latency, throughput, memory
+std::span<const Column>
+efficiency_columns();  // a row per variant: file, bench, memory by part, time to quantize
 
 // "–" for a value that does not apply here, "missing (reason)" for one that was not measured.
 std::string shown(const Value& value);
 
-// A row per row, a column per column, less those that apply to no row and those in `without` (keys).
+// A row per row, a column per column, less those that apply to no row and those in `without` (keys). A row
+// gives each reason once: further cells that miss for the same one say "missing".
 TextTable to_table(std::span<const Column> columns, const std::vector<ColumnRow>& rows,
                    std::initializer_list<std::string_view> without = {});
 
 // A baseline's difference to itself and the like: printed as "–".
 Value not_applicable();
-
-// Peak memory that no part accounts for; 0 where the parts exceed it (shared or unmapped pages).
-double other_bytes(const MemoryBytes& memory);
-
-// The memory of the bench process; else null.
-const MemoryBytes* bench_memory(const VariantView& variant);
-
-// One test of `bench -o json`: prefix "pp" or "tg", smallest batch; null when not measured.
-const Json* bench_test(const VariantView& variant, std::string_view prefix);
-
-// {mean, sd} of a bench test's tokens/s.
-struct Rate {
-  double mean = 0, sd = 0;
-};
-std::optional<Rate> bench_rate(const VariantView& variant, std::string_view prefix);
 
 }  // namespace nibble::report

@@ -23,7 +23,8 @@ struct Paired {
 
 // Why two results are not of one measurement; empty when they are.
 std::string different_setting(const TaskResult& a, const TaskResult& b) {
-  if (a.task_version != b.task_version) return fmt::format("task version {} and {}", a.task_version, b.task_version);
+  if (a.task_version != b.task_version)
+    return fmt::format("task version {} and {}", a.task_version, b.task_version);
   if (a.split != b.split) return fmt::format("split {} and {}", a.split, b.split);
   if (a.data_sha256 != b.data_sha256) return "the data files differ (SHA-256)";
   if (a.shots != b.shots) return fmt::format("{} shots and {}", a.shots, b.shots);
@@ -33,7 +34,8 @@ std::string different_setting(const TaskResult& a, const TaskResult& b) {
 }
 
 // Fills `paired`, or says why the rows do not pair.
-std::string pair_rows(const std::vector<Row>& a, const std::vector<Row>& b, bool with_tokens, Paired& paired) {
+std::string pair_rows(const std::vector<Row>& a, const std::vector<Row>& b, bool with_tokens,
+                      Paired& paired) {
   if (a.empty() || b.empty()) return "no rows stored";
   if (a.size() != b.size()) return fmt::format("{} rows and {}", a.size(), b.size());
   std::unordered_map<std::string_view, const Row*> partners;
@@ -45,8 +47,10 @@ std::string pair_rows(const std::vector<Row>& a, const std::vector<Row>& b, bool
     if (found == partners.end()) return fmt::format("row '{}' has no partner", row.key);
     const Row& partner = *found->second;
     partners.erase(found);
-    if (row.input_hash != partner.input_hash) return fmt::format("row '{}' has another prompt or answer", row.key);
-    if (with_tokens && row.tokens != partner.tokens) return fmt::format("row '{}' has another number of tokens", row.key);
+    if (row.input_hash != partner.input_hash)
+      return fmt::format("row '{}' has another prompt or answer", row.key);
+    if (with_tokens && row.tokens != partner.tokens)
+      return fmt::format("row '{}' has another number of tokens", row.key);
     if (!std::isfinite(row.score) || !std::isfinite(partner.score)) {
       return fmt::format("row '{}' has a score that is not a finite number", row.key);
     }
@@ -120,9 +124,12 @@ Comparison compare(const TaskResult& first, const std::vector<Row>& first_rows, 
 
 std::string_view verdict_word(Verdict verdict) {
   switch (verdict) {
-    case Verdict::kBetter: return "better";
-    case Verdict::kWorse: return "worse";
-    case Verdict::kNone: break;
+    case Verdict::kBetter:
+      return "better";
+    case Verdict::kWorse:
+      return "worse";
+    case Verdict::kNone:
+      break;
   }
   return "no measurable difference";
 }

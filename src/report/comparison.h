@@ -27,15 +27,15 @@ enum class Verdict { kNone, kBetter, kWorse };
 
 struct Comparison {
   std::string not_comparable = "not compared";  // why; empty when the rest holds
-  bool is_ratio = false;        // perplexity: differences are of ln ppl, lower is better
+  bool is_ratio = false;                        // perplexity: differences are of ln ppl, lower is better
   size_t pairs = 0;
-  double difference = 0;        // second − first: share of right answers, or ln(ppl ratio)
-  double ci_low = 0, ci_high = 0;        // 95 %, paired
-  double smallest_detectable = 0;        // what this many rows could have shown, same unit
+  double difference = 0;           // second − first: share of right answers, or ln(ppl ratio)
+  double ci_low = 0, ci_high = 0;  // 95 %, paired
+  double smallest_detectable = 0;  // what this many rows could have shown, same unit
   int right_to_wrong = 0, wrong_to_right = 0;
-  double p = 1;                 // McNemar's exact test; perplexity: paired, two-sided normal
-  double p_holm = 1;            // corrected over all comparisons of the report
-  Verdict verdict = Verdict::kNone;      // of the second, from the interval alone
+  double p = 1;                      // McNemar's exact test; perplexity: paired, two-sided normal
+  double p_holm = 1;                 // corrected over all comparisons of the report
+  Verdict verdict = Verdict::kNone;  // of the second, from the interval alone
 
   bool comparable() const { return not_comparable.empty(); }
 };
@@ -45,7 +45,8 @@ bool is_perplexity(const TaskResult& result);
 
 // "better", "worse", "no measurable difference".
 std::string_view verdict_word(Verdict verdict);
-// "−1.5 [−4.0, +1.0]" in points of per cent; "×1.023 [1.011, 1.035]" for perplexities; "not comparable (why)".
+// "−1.5 [−4.0, +1.0]" in points of per cent; "×1.023 [1.011, 1.035]" for perplexities; "not comparable
+// (why)".
 std::string difference_text(const Comparison& comparison);
 // The smallest difference that could have been shown: "±4.2", or "×1.02".
 std::string detectable_text(const Comparison& comparison);

@@ -16,7 +16,8 @@ RuleResult missing_data(const StudyView& study) {
   for (const ModelView& model : study.models) {
     std::vector<std::pair<std::string, std::vector<std::string>>> by_reason;
     const auto add = [&](const std::string& reason, std::string cell) {
-      auto found = std::find_if(by_reason.begin(), by_reason.end(), [&](const auto& r) { return r.first == reason; });
+      auto found =
+          std::find_if(by_reason.begin(), by_reason.end(), [&](const auto& r) { return r.first == reason; });
       if (found == by_reason.end()) found = by_reason.insert(found, {reason, {}});
       found->second.push_back(std::move(cell));
     };
@@ -26,8 +27,10 @@ RuleResult missing_data(const StudyView& study) {
         const Comparison& c = cell.to_baseline;
         if (!cell.missing.empty()) {
           add(cell.missing, cell_name(variant, cell));
-        } else if (cell.result && !variant.variant.is_baseline() && !c.comparable()) {
-          add("measured, but not comparable with its baseline: " + c.not_comparable, cell_name(variant, cell));
+        } else if (cell.result && !variant.variant.is_baseline() && !c.comparable() &&
+                   !c.not_comparable.starts_with(kBaselineMissing)) {
+          add("measured, but not comparable with its baseline: " + c.not_comparable,
+              cell_name(variant, cell));
         }
       }
     }
@@ -38,8 +41,10 @@ RuleResult missing_data(const StudyView& study) {
                                         : fmt::format("{} cells: {}", cells.size(), reason);
       issue.threshold = "every cell of the plan has a result";
       for (std::string& cell : cells) issue.evidence.push_back({std::move(cell), reason});
-      issue.cause = reason == "not run yet" ? "the study was stopped or is still running; the same command goes on"
-                                            : "the reason stands beside the cell";
+      const bool waiting = reason == kNotRunYet, failed = !reason.starts_with("measured");
+      issue.cause = waiting  ? "the study was stopped or is still running; the same command goes on"
+                    : failed ? "the process of the cell failed"
+                             : "the cells were measured with different settings or data";
       result.issues.push_back(std::move(issue));
     }
   }
@@ -50,9 +55,13 @@ RuleResult missing_data(const StudyView& study) {
 void add_not_judged(const std::vector<RuleCheck>& checks, std::vector<Issue>& issues) {
   for (const RuleCheck& check : checks) {
     for (const std::string& reason : check.not_judged) {
-      issues.push_back({"missing_data", "Missing data", check.title,
-                        fmt::format("'{}' cannot be judged: {}", check.title, reason), check.criterion,
-                        {{"rule", reason}}, "the study does not hold what the rule needs"});
+      issues.push_back({"missing_data",
+                        "Missing data",
+                        check.title,
+                        fmt::format("'{}' cannot be judged: {}", check.title, reason),
+                        check.criterion,
+                        {{"rule", reason}},
+                        "the study does not hold what the rule needs"});
     }
   }
 }
@@ -66,20 +75,25 @@ struct Rule {
 
 constexpr Rule kRules[] = {
     {"math_failure", "Math failure",
-     "more than half of the baseline's GSM8K score lost, significantly, with cut, empty and format-broken answers "
+     "more than half of the baseline's GSM8K score lost, significantly, with cut, empty and format-broken "
+     "answers "
      "set apart",
      math_failure},
-    {"memory_paradox", "Memory paradox", "peak memory of a quantized run at or above its baseline's", memory_paradox},
+    {"memory_paradox", "Memory paradox", "peak memory of a quantized run at or above its baseline's",
+     memory_paradox},
     {"slower_than_baseline", "Slower than baseline",
      "prefill or decode throughput of a quantized run below its baseline's by more than the noise",
      slower_than_baseline},
     {"missing_data", "Missing data", "a cell of the plan without a result", missing_data},
     {"inconsistent_benefits", "Inconsistent benefits",
      "which of two methods wins changes across models or datasets, significantly", inconsistent_benefits},
-    {"improbable_gain", "Improbable gain", "a quantized model beats its baseline significantly", improbable_gain},
+    {"improbable_gain", "Improbable gain", "a quantized model beats its baseline significantly",
+     improbable_gain},
     {"constant_answers", "Constant answers", "at least 98 % of the answers the same", constant_answers},
-    {"perplexity_blow_up", "Perplexity blow-up", "perplexity more than 1.5 times the baseline's", perplexity_blow_up},
-    {"impossible_size", "Impossible size", "a file smaller than its parameters at the claimed bits", impossible_size},
+    {"perplexity_blow_up", "Perplexity blow-up", "perplexity more than 1.5 times the baseline's",
+     perplexity_blow_up},
+    {"impossible_size", "Impossible size", "a file smaller than its parameters at the claimed bits",
+     impossible_size},
     {"weights_not_quantized", "Weights not quantized", "outputs equal to the baseline's bit for bit",
      weights_not_quantized},
 };
@@ -91,7 +105,8 @@ std::string cell_name(const VariantView& variant, const TaskView& cell) {
 }
 
 Issue& issue_at(std::vector<Issue>& issues, const std::string& where) {
-  const auto found = std::find_if(issues.begin(), issues.end(), [&](const Issue& i) { return i.where == where; });
+  const auto found =
+      std::find_if(issues.begin(), issues.end(), [&](const Issue& i) { return i.where == where; });
   if (found != issues.end()) return *found;
   issues.emplace_back().where = where;
   return issues.back();

@@ -20,7 +20,7 @@ struct Issue {
   std::string finding;    // one sentence
   std::string threshold;  // what the figures were held against
   std::vector<Evidence> evidence;
-  std::string cause;      // the likely one
+  std::string cause;  // the likely one
 };
 
 // What became of a rule: a rule without issues is only reassuring where it could be judged.

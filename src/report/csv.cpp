@@ -30,10 +30,11 @@ class Writer {
   void row(const VariantView& variant, const TaskView* cell, const std::string& measure, const Value& value) {
     const Variant& v = variant.variant;
     const TaskResult* r = cell && cell->result ? &*cell->result : nullptr;
-    const std::string setting = r ? fmt::format("{},{},{},{}", csv_field(r->split), r->shots, r->seed, r->rows) : ",,,";
-    out_ += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{}\n", csv_field(v.model), csv_field(v.method), v.bits,
-                        v.group_size, cell ? csv_field(cell->task) : "", setting, csv_field(measure), number(value.number),
-                        number(value.sd), number(value.ci_low), number(value.ci_high),
+    const std::string setting =
+        r ? fmt::format("{},{},{},{}", csv_field(r->split), r->shots, r->seed, r->rows) : ",,,";
+    out_ += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{}\n", csv_field(v.model), csv_field(v.method),
+                        v.bits, v.group_size, cell ? csv_field(cell->task) : "", setting, csv_field(measure),
+                        number(value.number), number(value.sd), number(value.ci_low), number(value.ci_high),
                         value.missing.empty() ? "done" : "missing", csv_field(value.missing));
   }
   void plain(const VariantView& variant, const TaskView* cell, const std::string& measure, double number) {
@@ -56,7 +57,8 @@ class Writer {
 
  private:
   std::string out_ =
-      "model,method,bits,group_size,task,split,shots,seed,rows,measure,value,sd,ci_low,ci_high,status,reason\n";
+      "model,method,bits,group_size,task,split,shots,seed,rows,measure,value,sd,ci_low,ci_high,status,"
+      "reason\n";
 };
 
 void write_bench(Writer& writer, const VariantView& variant) {
@@ -68,7 +70,8 @@ void write_bench(Writer& writer, const VariantView& variant) {
     value.number = json_get<double>(test["tokens_per_s"], "mean", "bench");
     value.sd = json_get_or<double>(test["tokens_per_s"], "sd", 0, "bench");
     const auto name = json_get<std::string>(test, "test", "bench");
-    writer.row(variant, bench, fmt::format("bench.{}.b{}.tokens_per_s", name, json_get_or<int>(test, "batch", 1, "bench")),
+    writer.row(variant, bench,
+               fmt::format("bench.{}.b{}.tokens_per_s", name, json_get_or<int>(test, "batch", 1, "bench")),
                value);
   }
 }
@@ -99,7 +102,8 @@ std::string render_csv(const Report& report) {
           if (std::isnan(m.value)) value.missing = "not a number";
           writer.row(variant, &cell, "metric." + name, value);
         }
-        for (const auto& [name, value] : cell.result->checks) writer.plain(variant, &cell, "check." + name, value);
+        for (const auto& [name, value] : cell.result->checks)
+          writer.plain(variant, &cell, "check." + name, value);
       }
     }
   }

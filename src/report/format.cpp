@@ -48,12 +48,21 @@ std::string p_value(double p) {
   return p < 0.001 ? "< 0.001" : fixed(p, 3);
 }
 
-std::string interval(std::string_view low, std::string_view high) { return fmt::format("[{}, {}]", low, high); }
+std::string interval(std::string_view low, std::string_view high) {
+  return fmt::format("[{}, {}]", low, high);
+}
 
 uint64_t hash_text(std::string_view text, uint64_t seed) {
   uint64_t hash = seed;
   for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
   return hash;
+}
+
+std::string one_line(std::string_view text) {
+  std::string out(text);
+  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 32 || c == 127; };
+  std::replace_if(out.begin(), out.end(), is_control, ' ');
+  return out;
 }
 
 std::string counted(size_t n, std::string_view noun) {

@@ -1,4 +1,5 @@
-// Numbers as the reports print them. U+2212 is the minus; a value that is not finite prints as "nan" or "inf".
+// Numbers as the reports print them. U+2212 is the minus; a value that is not finite prints as "nan" or
+// "inf".
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,8 @@ std::string p_value(double p);
 std::string interval(std::string_view low, std::string_view high);
 // The 64-bit FNV-1a hash of a text, to be continued from `seed`.
 uint64_t hash_text(std::string_view text, uint64_t seed = 0xcbf29ce484222325ull);
+// Control characters as spaces: stored text must neither break a line nor reach a terminal as a command.
+std::string one_line(std::string_view text);
 // "1 cell", "3 cells".
 std::string counted(size_t n, std::string_view noun);
 

@@ -47,7 +47,7 @@ std::string progress_of(const StudyView& study) {
       cells += variant.tasks.size();
       for (const TaskView& cell : variant.tasks) {
         measured += cell.missing.empty();
-        waiting += cell.missing == "not run yet";
+        waiting += cell.missing == kNotRunYet;
       }
     }
   }
@@ -59,8 +59,13 @@ std::string progress_of(const StudyView& study) {
 
 TextTable tasks_table(const StudyView& study) {
   TextTable table;
-  table.heads = {{"Dataset"}, {"Split"}, {"Rows", Align::kRight}, {"Shots", Align::kRight}, {"Seed", Align::kRight},
-                 {"Task version", Align::kRight}, {"Metric of Table 1"}};
+  table.heads = {{"Dataset"},
+                 {"Split"},
+                 {"Rows", Align::kRight},
+                 {"Shots", Align::kRight},
+                 {"Seed", Align::kRight},
+                 {"Task version", Align::kRight},
+                 {"Metric of Table 1"}};
   for (const std::string& task : study.tasks) {
     std::vector<std::vector<std::string>> settings;
     for (const ModelView& model : study.models) {
@@ -68,9 +73,15 @@ TextTable tasks_table(const StudyView& study) {
         const TaskView* cell = variant.find(task);
         if (!cell || !cell->result) continue;
         const TaskResult& r = *cell->result;
-        std::vector<std::string> row{task, r.split, fmt::format("{}", r.rows), fmt::format("{}", r.shots),
-                                     fmt::format("{}", r.seed), fmt::format("{}", r.task_version), r.primary};
-        if (std::find(settings.begin(), settings.end(), row) == settings.end()) settings.push_back(std::move(row));
+        std::vector<std::string> row{task,
+                                     r.split,
+                                     fmt::format("{}", r.rows),
+                                     fmt::format("{}", r.shots),
+                                     fmt::format("{}", r.seed),
+                                     fmt::format("{}", r.task_version),
+                                     r.primary};
+        if (std::find(settings.begin(), settings.end(), row) == settings.end())
+          settings.push_back(std::move(row));
       }
     }
     if (settings.empty()) settings.push_back({task, "missing (no cell measured)", "–", "–", "–", "–", "–"});

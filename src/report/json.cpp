@@ -76,7 +76,9 @@ OrderedJson to_json(const std::optional<Change>& change, const std::string& miss
 OrderedJson score_of(const TaskView* cell, const std::string& missing) {
   if (!missing.empty() || !cell || !cell->primary()) return {{"missing", missing}};
   const Metric& m = *cell->primary();
-  return {{"metric", cell->result->primary}, {"value", number(m.value)}, {"ci95", {number(m.ci_low), number(m.ci_high)}}};
+  return {{"metric", cell->result->primary},
+          {"value", number(m.value)},
+          {"ci95", {number(m.ci_low), number(m.ci_high)}}};
 }
 
 OrderedJson to_json(const Comparison& c) {
@@ -97,7 +99,9 @@ OrderedJson to_json(const Comparison& c) {
 }
 
 OrderedJson to_json(const Table1Row& row) {
-  OrderedJson json{{"model", row.model}, {"task", row.task}, {"baseline", score_of(row.baseline_cell, row.missing_baseline)}};
+  OrderedJson json{{"model", row.model},
+                   {"task", row.task},
+                   {"baseline", score_of(row.baseline_cell, row.missing_baseline)}};
   json["best"] = score_of(row.best_cell, row.missing_best);
   if (row.best) {
     json["best_variant"] = id_of(row.best->variant);
@@ -115,14 +119,16 @@ OrderedJson to_json(const Issue& issue) {
   OrderedJson json{{"rule", issue.rule},       {"title", issue.title},         {"where", issue.where},
                    {"finding", issue.finding}, {"threshold", issue.threshold}, {"likely_cause", issue.cause}};
   json["evidence"] = OrderedJson::array();
-  for (const Evidence& e : issue.evidence) json["evidence"].push_back({{"cell", e.cell}, {"figure", e.figure}});
+  for (const Evidence& e : issue.evidence)
+    json["evidence"].push_back({{"cell", e.cell}, {"figure", e.figure}});
   return json;
 }
 
 }  // namespace
 
 std::string render_json(const Report& report) {
-  OrderedJson json{{"meta", report.study.meta}, {"tasks", report.study.tasks}, {"comparisons", report.study.comparisons}};
+  OrderedJson json{
+      {"meta", report.study.meta}, {"tasks", report.study.tasks}, {"comparisons", report.study.comparisons}};
   for (const char* key : {"table1", "critical_issues", "rules", "variants"}) json[key] = OrderedJson::array();
   for (const Table1Row& row : report.table1) json["table1"].push_back(to_json(row));
   for (const Issue& issue : report.issues.issues) json["critical_issues"].push_back(to_json(issue));

@@ -13,7 +13,8 @@ namespace nibble::report {
 namespace {
 
 constexpr std::string_view kReproduce =
-    "Reproduce: `nibble study study.toml --out DIR` with the study file at the end of this page, then `nibble report "
+    "Reproduce: `nibble study study.toml --out DIR` with the study file at the end of this page, then "
+    "`nibble report "
     "DIR`.\n\n";
 constexpr size_t kMostEvidence = 12;  // a list in an issue; report.json has all
 
@@ -35,34 +36,42 @@ std::vector<ColumnRow> task_rows(const StudyView& study, const std::string& task
 
 std::string head(const StudyView& study) {
   std::string out = "# Results\n\n";
-  for (const auto& [name, value] : head_of(study)) out += fmt::format("- {}: {}\n", name, value);
+  for (const auto& [name, value] : head_of(study)) out += fmt::format("- {}: {}\n", name, one_line(value));
   out += fmt::format("- plan: {}\n\n", progress_of(study));
   return out + to_markdown(tasks_table(study)) + "\n";
 }
 
 std::string table_1(const Report& report) {
   TextTable table;
-  table.heads = {{"Model"},         {"Dataset"},      {"Metric"},      {"Baseline"},    {"Best quantized"},
-                 {"Configuration"}, {"Difference"},   {"Significance"}, {"Memory"},     {"Size"},
-                 {"Key observation"}};
+  table.heads = {{"Model"},          {"Dataset"},       {"Metric"},         {"Baseline"},
+                 {"Best quantized"}, {"Configuration"}, {"Difference"},     {"Significance"},
+                 {"Memory"},         {"Size"},          {"Key observation"}};
   for (const Table1Row& row : report.table1) {
     const TaskView* measured = row.missing_baseline.empty() ? row.baseline_cell : row.best_cell;
     std::string metric = "–";
-    if (measured && measured->result) metric = measured->result->primary + (is_perplexity(*measured->result) ? "" : " %");
+    if (measured && measured->result)
+      metric = measured->result->primary + (is_perplexity(*measured->result) ? "" : " %");
+    const bool compared = row.best && row.best_cell->to_baseline.comparable();
     table.rows.push_back({row.model, row.task, metric, score_text(row.baseline_cell, row.missing_baseline),
                           score_text(row.best_cell, row.missing_best), row.best ? row.best->label() : "–",
-                          row.best ? difference_text(row.best_cell->to_baseline) : "–",
+                          compared ? difference_text(row.best_cell->to_baseline) : "–",
                           row.best ? significance_text(row.best_cell->to_baseline) : "–",
-                          change_in_full(row.memory, row.missing_memory), change_in_full(row.size, row.missing_size),
-                          row.observation});
+                          change_in_full(row.memory, row.missing_memory),
+                          change_in_full(row.size, row.missing_size), row.observation});
   }
   std::string out = "## Table 1: baseline and best quantized\n\n";
-  out += "Scores with their 95 % interval; accuracies in %, differences in points with their paired 95 % interval, "
-         "perplexities as the ratio ×.\nA difference is better or worse only where its interval excludes 0; else the "
-         "smallest difference that this many rows find with 80 % power is named.\nMemory is the peak RSS of the cell's own "
-         "process against the baseline's on the same dataset, size the file; − is less. The best is picked on the rows "
-         "it is scored on,\nwhich flatters it; configurations that cannot be told apart are called a tie and resolved to "
-         "the smallest file.\n\n";
+  out +=
+      "Scores with their 95 % interval; accuracies in %, differences in points with their paired 95 % "
+      "interval, "
+      "perplexities as the ratio ×.\nA difference is better or worse only where its interval excludes 0; "
+      "else the "
+      "smallest difference that this many rows find with 80 % power is named.\nMemory is the peak RSS of the "
+      "cell's own "
+      "process against the baseline's on the same dataset, size the file; − is less. The best is picked on "
+      "the rows "
+      "it is scored on,\nwhich flatters it; configurations that cannot be told apart are called a tie and "
+      "resolved to "
+      "the smallest file.\n\n";
   return out + to_markdown(table) + "\n" + std::string(kReproduce);
 }
 
@@ -80,10 +89,13 @@ std::string critical_issues(const CriticalIssues& found) {
     out += to_markdown(table) + "\n";
     for (size_t i = 0; i < found.issues.size(); ++i) {
       const Issue& issue = found.issues[i];
-      out += fmt::format("**{}. {}: {}.** Held against: {}. Likely cause: {}.\n\n", i + 1, issue.title, issue.where,
-                         issue.threshold, issue.cause);
+      if (issue.rule == "missing_data" && issue.evidence.size() == 1) continue;  // the finding says it all
+      out += fmt::format("**{}. {}: {}.** Held against: {}. Likely cause: {}.\n\n", i + 1, issue.title,
+                         one_line(issue.where), issue.threshold, issue.cause);
+      if (issue.evidence.size() == 1) continue;  // the finding has named it
       for (size_t e = 0; e < std::min(kMostEvidence, issue.evidence.size()); ++e) {
-        out += fmt::format("- {}: {}\n", issue.evidence[e].cell, issue.evidence[e].figure);
+        out +=
+            fmt::format("- {}: {}\n", one_line(issue.evidence[e].cell), one_line(issue.evidence[e].figure));
       }
       if (issue.evidence.size() > kMostEvidence) {
         out += fmt::format("- and {} more in report.json\n", issue.evidence.size() - kMostEvidence);
@@ -94,34 +106,42 @@ std::string critical_issues(const CriticalIssues& found) {
   TextTable rules;
   rules.heads = {{"Rule"}, {"Fires when"}, {"Judged", Align::kRight}, {"Found", Align::kRight}};
   for (const RuleCheck& check : found.checks) {
-    rules.rows.push_back({check.title, check.criterion, fmt::format("{}", check.judged), fmt::format("{}", check.found)});
+    rules.rows.push_back(
+        {check.title, check.criterion, fmt::format("{}", check.judged), fmt::format("{}", check.found)});
   }
-  out += "Every issue is found by its rule from the stored results. A rule that judged nothing says why under Missing "
-         "data.\n\n";
+  out +=
+      "Every issue is found by its rule from the stored results. A rule that judged nothing says why under "
+      "Missing "
+      "data.\n\n";
   return out + to_markdown(rules) + "\n";
 }
 
 std::string scores(const StudyView& study) {
   std::string out = fmt::format(
-      "## Scores\n\nEvery cell against the baseline of its model, paired by row. p is McNemar's exact test (perplexities: "
+      "## Scores\n\nEvery cell against the baseline of its model, paired by row. p is McNemar's exact test "
+      "(perplexities: "
       "two-sided normal on the paired error),\np (Holm) is corrected over all {} of this report.\n\n",
       counted(study.comparisons, "comparison"));
   for (const std::string& task : study.tasks) {
-    out += fmt::format("### {}\n\n", task);
-    out += to_markdown(to_table(score_columns(), task_rows(study, task), {"dataset"})) + "\n" + std::string(kReproduce);
+    out += fmt::format("### {}\n\n", one_line(task));
+    out += to_markdown(to_table(score_columns(), task_rows(study, task), {"dataset"})) + "\n" +
+           std::string(kReproduce);
   }
   return out;
 }
 
 std::string efficiency(const StudyView& study) {
   std::string out =
-      "## Size, speed and memory\n\nBits per weight are those of the whole file. Prefill and decode: mean ± standard "
-      "deviation over the repetitions of `nibble bench`\nin a fresh process; memory by part is of that process, other = "
+      "## Size, speed and memory\n\nBits per weight are those of the whole file. Prefill and decode: mean ± "
+      "standard "
+      "deviation over the repetitions of `nibble bench`\nin a fresh process; memory by part is of that "
+      "process, other = "
       "peak − weights − KV cache − workspace. MB = 10⁶ bytes.\n\n";
   out += to_markdown(to_table(efficiency_columns(), variant_rows(study))) + "\n" + std::string(kReproduce);
   for (const std::string& task : study.tasks) {
-    out += fmt::format("### Speed and memory on {}\n\n", task);
-    out += to_markdown(to_table(speed_columns(), task_rows(study, task), {"dataset"})) + "\n" + std::string(kReproduce);
+    out += fmt::format("### Speed and memory on {}\n\n", one_line(task));
+    out += to_markdown(to_table(speed_columns(), task_rows(study, task), {"dataset"})) + "\n" +
+           std::string(kReproduce);
   }
   return out;
 }
@@ -133,12 +153,14 @@ std::string fallbacks(const StudyView& study) {
   for (const ColumnRow& row : variant_rows(study)) {
     if (row.variant.variant.is_baseline()) continue;
     if (!row.variant.facts || row.variant.facts->quantization_report.is_null()) {
-      unknown += fmt::format("- {} {}: missing (no quantization report stored)\n", row.model.name, row.variant.label());
+      unknown += fmt::format("- {} {}: missing (no quantization report stored)\n", one_line(row.model.name),
+                             row.variant.label());
       continue;
     }
     const Json& report = row.variant.facts->quantization_report;
     for (const Fallback& f : fallbacks_of(report)) {
-      table.rows.push_back({row.model.name, row.variant.label(), f.layer, f.fallback, f.reason.empty() ? "not stated" : f.reason});
+      table.rows.push_back({row.model.name, row.variant.label(), f.layer, f.fallback,
+                            f.reason.empty() ? "not stated" : f.reason});
     }
     for (const std::string& warning : warnings_of(report)) {
       table.rows.push_back({row.model.name, row.variant.label(), "whole model", "–", warning});

@@ -16,10 +16,13 @@ Report make_report(const Store& store) {
   return report;
 }
 
-void write_report(const Store& store, const std::filesystem::path& dir) { write_report(make_report(store), dir); }
+void write_report(const Store& store, const std::filesystem::path& dir) {
+  write_report(make_report(store), dir);
+}
 
 void write_report(const Report& report, const std::filesystem::path& dir) {
-  if (!std::filesystem::is_directory(dir)) fail("{}: not a directory, so the report has no place", dir.string());
+  if (!std::filesystem::is_directory(dir))
+    fail("{}: not a directory, so the report has no place", dir.string());
   write_file_atomically(dir / "table1.md", render_markdown(report));
   write_file_atomically(dir / "results.csv", render_csv(report));
   write_file_atomically(dir / "report.json", render_json(report));

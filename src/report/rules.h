@@ -9,7 +9,7 @@
 namespace nibble::report {
 
 struct RuleResult {
-  std::vector<Issue> issues;            // rule and title are filled in by the caller where empty
+  std::vector<Issue> issues;  // rule and title are filled in by the caller where empty
   size_t judged = 0;
   std::vector<std::string> not_judged;  // why, where data is lacking
 };

@@ -17,8 +17,8 @@ constexpr double kAlpha = 0.05;
 struct Duel {
   const ModelView* model;
   const VariantView *first, *second;
-  const TaskView* cell;  // of the second
-  Comparison comparison; // second against first
+  const TaskView* cell;   // of the second
+  Comparison comparison;  // second against first
 };
 
 // By pair of methods, in the order of their names.
@@ -29,13 +29,17 @@ Duels all_duels(const StudyView& study) {
   for (const ModelView& model : study.models) {
     for (const VariantView& a : model.variants) {
       for (const VariantView& b : model.variants) {
-        const bool same_form = a.variant.bits == b.variant.bits && a.variant.group_size == b.variant.group_size;
-        if (a.variant.is_baseline() || b.variant.is_baseline() || !same_form || a.variant.method >= b.variant.method) continue;
+        const bool same_form =
+            a.variant.bits == b.variant.bits && a.variant.group_size == b.variant.group_size;
+        if (a.variant.is_baseline() || b.variant.is_baseline() || !same_form ||
+            a.variant.method >= b.variant.method)
+          continue;
         for (const TaskView& cell : b.tasks) {
           const TaskView* other = a.find(cell.task);
           if (!cell.result || !other || !other->result) continue;
           Comparison c = compare(*other->result, other->rows, *cell.result, cell.rows);
-          if (c.comparable()) duels[{a.variant.method, b.variant.method}].push_back({&model, &a, &b, &cell, std::move(c)});
+          if (c.comparable())
+            duels[{a.variant.method, b.variant.method}].push_back({&model, &a, &b, &cell, std::move(c)});
         }
       }
     }
@@ -76,7 +80,8 @@ Json without_timing(const Json& detail) {
 
 bool has_fraction(const Json& value) {
   if (value.is_number_float()) return true;
-  return value.is_structured() && std::any_of(value.begin(), value.end(), [](const Json& v) { return has_fraction(v); });
+  return value.is_structured() &&
+         std::any_of(value.begin(), value.end(), [](const Json& v) { return has_fraction(v); });
 }
 
 // Whether all outputs are equal, and whether some of them are real numbers (log-likelihoods), which agree by
@@ -110,26 +115,32 @@ RuleResult inconsistent_benefits(const StudyView& study) {
   RuleResult result;
   for (const auto& [methods, duels] : all_duels(study)) {
     result.judged += duels.size();
-    const auto count = [&](Verdict v) { return std::count_if(duels.begin(), duels.end(), [&](const Duel& d) { return won(d, v); }); };
+    const auto count = [&](Verdict v) {
+      return std::count_if(duels.begin(), duels.end(), [&](const Duel& d) { return won(d, v); });
+    };
     const auto first_wins = count(Verdict::kWorse), second_wins = count(Verdict::kBetter);
     if (first_wins == 0 || second_wins == 0) continue;
     const auto& [first, second] = methods;
     Issue issue;
     issue.where = fmt::format("{} against {}", first, second);
-    issue.finding = fmt::format("{} wins {} and {} wins {} of {}: no method is the better one everywhere", first, first_wins,
-                                second, second_wins, counted(duels.size(), "paired comparison"));
-    issue.threshold = fmt::format("wins on both sides whose 95 % interval excludes 0 with p < {} after Holm's correction", kAlpha);
+    issue.finding =
+        fmt::format("{} wins {} and {} wins {} of {}: no method is the better one everywhere", first,
+                    first_wins, second, second_wins, counted(duels.size(), "paired comparison"));
+    issue.threshold = fmt::format(
+        "wins on both sides whose 95 % interval excludes 0 with p < {} after Holm's correction", kAlpha);
     for (const Duel& duel : duels) {
       if (!won(duel, Verdict::kBetter) && !won(duel, Verdict::kWorse)) continue;
-      issue.evidence.push_back({place(duel), fmt::format("{} wins; {} − {}: {}, p {} after correction",
-                                                         duel.comparison.verdict == Verdict::kBetter ? second : first,
-                                                         second, first, difference_text(duel.comparison),
-                                                         p_value(duel.comparison.p_holm))});
+      issue.evidence.push_back(
+          {place(duel),
+           fmt::format("{} wins; {} − {}: {}, p {} after correction",
+                       duel.comparison.verdict == Verdict::kBetter ? second : first, second, first,
+                       difference_text(duel.comparison), p_value(duel.comparison.p_holm))});
     }
     issue.cause = "the methods protect different weights; which of them matter depends on model and task";
     result.issues.push_back(std::move(issue));
   }
-  if (result.judged == 0) result.not_judged = {"no two methods measured at the same bits and group size on the same rows"};
+  if (result.judged == 0)
+    result.not_judged = {"no two methods measured at the same bits and group size on the same rows"};
   return result;
 }
 
@@ -156,10 +167,11 @@ RuleResult weights_not_quantized(const StudyView& study) {
       ++result.judged;
       if (!same_hash && !all_equal) continue;
       Issue& issue = issue_at(result.issues, model.name);
-      if (same_hash) issue.evidence.push_back({variant.label(), "SHA-256 of the weights equal to the baseline's"});
+      if (same_hash)
+        issue.evidence.push_back({variant.label(), "SHA-256 of the weights equal to the baseline's"});
       if (compared > 0 && all_equal) {
-        issue.evidence.push_back({variant.label(), fmt::format("all {} outputs of {} equal to the baseline's", rows,
-                                                               counted(compared, "task"))});
+        issue.evidence.push_back({variant.label(), fmt::format("all {} outputs of {} equal to the baseline's",
+                                                               rows, counted(compared, "task"))});
       }
       issue.finding = fmt::format("{}: {}", issue.evidence.front().cell, issue.evidence.front().figure);
       issue.threshold = "at least one log-likelihood differs from the baseline's";

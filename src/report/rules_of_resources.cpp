@@ -6,8 +6,8 @@
 #include <array>
 #include <cmath>
 
-#include "report/columns.h"
 #include "report/format.h"
+#include "report/measures.h"
 
 namespace nibble::report {
 namespace {
@@ -23,8 +23,10 @@ struct Part {
 std::array<Part, 5> parts_of(const MemoryBytes& before, const MemoryBytes& after) {
   const auto bytes = [](uint64_t n) { return static_cast<double>(n); };
   return {{
-      {"weights", bytes(before.weights), bytes(after.weights), "weights are unpacked or held twice in memory"},
-      {"kv_cache", bytes(before.kv_cache), bytes(after.kv_cache), "a larger batch or context than the baseline's"},
+      {"weights", bytes(before.weights), bytes(after.weights),
+       "weights are unpacked or held twice in memory"},
+      {"kv_cache", bytes(before.kv_cache), bytes(after.kv_cache),
+       "a larger batch or context than the baseline's"},
       {"workspace", bytes(before.workspace), bytes(after.workspace),
        "buffers for unpacked panels or quantized activations"},
       {"other", other_bytes(before), other_bytes(after),
@@ -50,39 +52,45 @@ std::string memory_figure(const std::array<Part, 5>& parts, double before, doubl
 
 RuleResult memory_paradox(const StudyView& study) {
   RuleResult result;
-  for_each_quantized(study, true, [&](const ModelView& model, const TaskView* baseline, const VariantView& variant,
-                                      const TaskView& cell) {
-    if (!baseline || !baseline->memory || !cell.memory) return;
-    const MemoryBytes& before = *baseline->memory;
-    const MemoryBytes& after = *cell.memory;
-    const auto judge = [&](const char* kind, uint64_t peak_before, uint64_t peak_after) {
-      if (peak_before == 0 || peak_after == 0) return;
-      ++result.judged;
-      if (peak_after < peak_before) return;
-      Issue& issue = issue_at(result.issues, model.name);
-      const char* cause = "";
-      const std::string figure = memory_figure(parts_of(before, after), static_cast<double>(peak_before),
-                                               static_cast<double>(peak_after), &cause);
-      issue.evidence.push_back({cell_name(variant, cell), kind + figure});
-      if (issue.cause.empty()) issue.cause = cause;
-      else if (issue.cause.find(cause) == std::string::npos) issue.cause += fmt::format("; {}", cause);
-    };
-    judge("", before.peak_rss, after.peak_rss);
-    judge("GPU: ", before.peak_gpu, after.peak_gpu);
-  });
+  for_each_quantized(study, true,
+                     [&](const ModelView& model, const TaskView* baseline, const VariantView& variant,
+                         const TaskView& cell) {
+                       if (!baseline || !baseline->memory || !cell.memory) return;
+                       const MemoryBytes& before = *baseline->memory;
+                       const MemoryBytes& after = *cell.memory;
+                       const auto judge = [&](const char* kind, uint64_t peak_before, uint64_t peak_after) {
+                         if (peak_before == 0 || peak_after == 0) return;
+                         ++result.judged;
+                         if (peak_after < peak_before) return;
+                         Issue& issue = issue_at(result.issues, model.name);
+                         const char* cause = "";
+                         const std::string figure =
+                             memory_figure(parts_of(before, after), static_cast<double>(peak_before),
+                                           static_cast<double>(peak_after), &cause);
+                         issue.evidence.push_back({cell_name(variant, cell), kind + figure});
+                         if (issue.cause.empty())
+                           issue.cause = cause;
+                         else if (issue.cause.find(cause) == std::string::npos)
+                           issue.cause += fmt::format("; {}", cause);
+                       };
+                       judge("", before.peak_rss, after.peak_rss);
+                       judge("GPU: ", before.peak_gpu, after.peak_gpu);
+                     });
   for (Issue& issue : result.issues) {
-    issue.finding = fmt::format("{} of quantized variants take no less memory than the baseline; {}: {}",
+    issue.finding = fmt::format("peak memory at or above the baseline's in {}; {}: {}",
                                 counted(issue.evidence.size(), "run"), issue.evidence.front().cell,
                                 issue.evidence.front().figure);
     issue.threshold = "peak memory below the baseline's on the same task";
   }
-  if (result.judged == 0) result.not_judged = {"no quantized cell has its peak memory stored beside its baseline's"};
+  if (result.judged == 0)
+    result.not_judged = {"no quantized cell has its peak memory stored beside its baseline's"};
   return result;
 }
 
 namespace {
 
-// Repetitions behind a rate's standard deviation; 1 where the bench does not say, which is the cautious choice.
+// Repetitions behind a rate's standard deviation; 1 where the bench does not say, which is the cautious
+// choice.
 double repetitions(const VariantView& variant, std::string_view prefix) {
   const Json* test = bench_test(variant, prefix);
   return test ? std::max(1.0, json_get_or<double>(*test, "repetitions", 1, "bench")) : 1;
@@ -100,10 +108,10 @@ void judge_bench(const ModelView& model, const VariantView& variant, RuleResult&
                                        after->sd * after->sd / repetitions(variant, prefix));
     if (after->mean >= before->mean - noise) continue;
     issue_at(result.issues, model.name)
-        .evidence.push_back({fmt::format("{}, bench", variant.label()),
-                             fmt::format("{} {} ± {} tokens/s, baseline {} ± {}", name, three_digits(after->mean),
-                                         three_digits(after->sd), three_digits(before->mean),
-                                         three_digits(before->sd))});
+        .evidence.push_back(
+            {fmt::format("{}, bench", variant.label()),
+             fmt::format("{} {} ± {} tokens/s, baseline {} ± {}", name, three_digits(after->mean),
+                         three_digits(after->sd), three_digits(before->mean), three_digits(before->sd))});
   }
 }
 
@@ -120,8 +128,9 @@ void judge_tasks(const ModelView& model, const VariantView& variant, RuleResult&
       ++result.judged;
       if (after >= before * (1 - kClearLoss)) return;
       issue_at(result.issues, model.name)
-          .evidence.push_back({cell_name(variant, cell), fmt::format("{} {} tokens/s in one run, baseline {}", name,
-                                                                     three_digits(after), three_digits(before))});
+          .evidence.push_back(
+              {cell_name(variant, cell), fmt::format("{} {} tokens/s in one run, baseline {}", name,
+                                                     three_digits(after), three_digits(before))});
     };
     judge("prefill", reference->result->prompt_tokens_per_s, cell.result->prompt_tokens_per_s);
     judge("decode", reference->result->output_tokens_per_s, cell.result->output_tokens_per_s);
@@ -140,13 +149,16 @@ RuleResult slower_than_baseline(const StudyView& study) {
     }
   }
   for (Issue& issue : result.issues) {
-    issue.finding = fmt::format("{} of quantized variants are below the baseline's; {}: {}",
-                                counted(issue.evidence.size(), "throughput"), issue.evidence.front().cell,
+    issue.finding = fmt::format("throughput below the baseline's in {}; {}: {}",
+                                counted(issue.evidence.size(), "measurement"), issue.evidence.front().cell,
                                 issue.evidence.front().figure);
-    issue.threshold = "bench: baseline − 2 standard errors of the difference; tasks, run once: 90 % of the baseline";
-    issue.cause = "unpacking 4-bit weights costs more than the smaller reads save, as in prefill or on small models";
+    issue.threshold =
+        "bench: baseline − 2 standard errors of the difference; tasks, run once: 90 % of the baseline";
+    issue.cause =
+        "unpacking 4-bit weights costs more than the smaller reads save, as in prefill or on small models";
   }
-  if (result.judged == 0) result.not_judged = {"no throughput stored for both a quantized variant and its baseline"};
+  if (result.judged == 0)
+    result.not_judged = {"no throughput stored for both a quantized variant and its baseline"};
   return result;
 }
 
@@ -164,10 +176,11 @@ RuleResult impossible_size(const StudyView& study) {
       if (real >= claimed && !bits_too_few) continue;
       Issue& issue = issue_at(result.issues, model.name);
       issue.evidence.push_back(
-          {variant.label(), fmt::format("{} bits per weight in the file, {} stated, {} bits claimed ({}× from fp32, {}× "
-                                        "is the most)",
-                                        fixed(real, 2), fixed(facts.bits_per_weight, 2), claimed, fixed(32 / real, 2),
-                                        fixed(32.0 / claimed, 2))});
+          {variant.label(),
+           fmt::format("{} bits per weight in the file, {} stated, {} bits claimed ({}× from fp32, {}× "
+                       "is the most)",
+                       fixed(real, 2), fixed(facts.bits_per_weight, 2), claimed, fixed(32 / real, 2),
+                       fixed(32.0 / claimed, 2))});
     }
   }
   for (Issue& issue : result.issues) {
@@ -175,7 +188,8 @@ RuleResult impossible_size(const StudyView& study) {
     issue.threshold = "bits per weight at least the bits claimed, before scales, head and embeddings";
     issue.cause = "parts of the model are not in the file, or the parameters are counted twice";
   }
-  if (result.judged == 0) result.not_judged = {"no quantized variant has its file size and parameter count stored"};
+  if (result.judged == 0)
+    result.not_judged = {"no quantized variant has its file size and parameter count stored"};
   return result;
 }
 

@@ -11,8 +11,8 @@ namespace nibble::report {
 namespace {
 
 constexpr const char* kMathTask = "gsm8k";
-constexpr double kMathLoss = 0.5;          // of the baseline's score
-constexpr size_t kFewestWholeAnswers = 10; // fewer cannot tell arithmetic from format
+constexpr double kMathLoss = 0.5;           // of the baseline's score
+constexpr size_t kFewestWholeAnswers = 10;  // fewer cannot tell arithmetic from format
 constexpr double kBlowUp = 1.5;
 
 double mean_score(const std::vector<Row>& rows) {
@@ -22,31 +22,35 @@ double mean_score(const std::vector<Row>& rows) {
 }
 
 // The rows of both that have a whole answer on both sides, paired.
-void whole_answers(const std::vector<Row>& a, const std::vector<Row>& b, std::vector<Row>& out_a, std::vector<Row>& out_b) {
+void whole_answers(const std::vector<Row>& a, const std::vector<Row>& b, std::vector<Row>& out_a,
+                   std::vector<Row>& out_b) {
   std::map<std::string_view, const Row*> partners;
   for (const Row& row : b) partners[row.key] = &row;
   for (const Row& row : a) {
     const auto found = partners.find(row.key);
     if (found == partners.end()) continue;
-    if (answer_state(row) != AnswerState::kWhole || answer_state(*found->second) != AnswerState::kWhole) continue;
+    if (answer_state(row) != AnswerState::kWhole || answer_state(*found->second) != AnswerState::kWhole)
+      continue;
     out_a.push_back(row);
     out_b.push_back(*found->second);
   }
 }
 
-Issue math_issue(const ModelView& model, const TaskView& baseline, const VariantView& variant, const TaskView& cell) {
+Issue math_issue(const ModelView& model, const TaskView& baseline, const VariantView& variant,
+                 const TaskView& cell) {
   std::vector<Row> before, after;
   whole_answers(baseline.rows, cell.rows, before, after);
   const AnswerCounts counts = count_answers(cell.rows);
   Issue issue;
   issue.where = model.name;
   const double b = mean_score(baseline.rows), q = mean_score(cell.rows);
-  issue.evidence.push_back({cell_name(variant, cell), fmt::format("{} %, baseline {} %; difference {}", percent(q),
-                                                                  percent(b), difference_text(cell.to_baseline))});
-  issue.evidence.push_back({"answers apart", fmt::format("{} of {} cut at the token limit, {} empty, {} without a number "
-                                                         "in the asked form",
-                                                         counts.truncated, cell.rows.size(), counts.empty,
-                                                         counts.broken)});
+  issue.evidence.push_back(
+      {cell_name(variant, cell), fmt::format("{} %, baseline {} %; difference {}", percent(q), percent(b),
+                                             difference_text(cell.to_baseline))});
+  issue.evidence.push_back(
+      {"answers apart", fmt::format("{} of {} cut at the token limit, {} empty, {} without a number "
+                                    "in the asked form",
+                                    counts.truncated, cell.rows.size(), counts.empty, counts.broken)});
   const Comparison whole = compare(*baseline.result, before, *cell.result, after);
   const bool enough = before.size() >= kFewestWholeAnswers && whole.comparable();
   if (enough) {
@@ -54,18 +58,24 @@ Issue math_issue(const ModelView& model, const TaskView& baseline, const Variant
                               fmt::format("{} %, baseline {} %; difference {}", percent(mean_score(after)),
                                           percent(mean_score(before)), difference_text(whole))});
   }
-  const bool arithmetic = enough && mean_score(after) < kMathLoss * mean_score(before) && whole.verdict == Verdict::kWorse;
-  issue.threshold = fmt::format("score below {} % of the baseline's, interval of the difference below 0, also among whole "
-                                "answers", percent(kMathLoss));
+  const bool arithmetic =
+      enough && mean_score(after) < kMathLoss * mean_score(before) && whole.verdict == Verdict::kWorse;
+  issue.threshold = fmt::format(
+      "score below {} % of the baseline's, interval of the difference below 0, also among whole "
+      "answers",
+      percent(kMathLoss));
   if (arithmetic) {
-    issue.finding = fmt::format("{} solves {} % of the problems, the baseline {} %, and whole answers are wrong, too",
-                                variant.label(), percent(q), percent(b));
-    issue.cause = "the quantized weights no longer carry the arithmetic: fewer bits or larger groups than it bears";
+    issue.finding =
+        fmt::format("{} solves {} % of the problems, the baseline {} %, and whole answers are wrong, too",
+                    variant.label(), percent(q), percent(b));
+    issue.cause =
+        "the quantized weights no longer carry the arithmetic: fewer bits or larger groups than it bears";
   } else {
     issue.title = "Math score lost, not shown to be arithmetic";
-    issue.finding = fmt::format("{} solves {} % of the problems, the baseline {} %, but {} of {} answers are cut, empty or "
-                                "not in the asked form", variant.label(), percent(q), percent(b), counts.not_whole(),
-                                cell.rows.size());
+    issue.finding = fmt::format(
+        "{} solves {} % of the problems, the baseline {} %, but {} of {} answers are cut, empty or "
+        "not in the asked form",
+        variant.label(), percent(q), percent(b), counts.not_whole(), cell.rows.size());
     issue.cause = enough ? "the loss lies in cut, empty or format-broken answers"
                          : "too few whole answers to tell arithmetic from format";
   }
@@ -76,56 +86,66 @@ Issue math_issue(const ModelView& model, const TaskView& baseline, const Variant
 
 RuleResult math_failure(const StudyView& study) {
   RuleResult result;
-  for_each_quantized(study, false, [&](const ModelView& model, const TaskView* baseline, const VariantView& variant,
-                                       const TaskView& cell) {
-    if (cell.task != kMathTask || !baseline || !cell.to_baseline.comparable()) return;
-    ++result.judged;
-    const double before = mean_score(baseline->rows);
-    if (before <= 0) return;
-    if (mean_score(cell.rows) >= kMathLoss * before || cell.to_baseline.verdict != Verdict::kWorse) return;
-    result.issues.push_back(math_issue(model, *baseline, variant, cell));
-  });
+  for_each_quantized(
+      study, false,
+      [&](const ModelView& model, const TaskView* baseline, const VariantView& variant,
+          const TaskView& cell) {
+        if (cell.task != kMathTask || !baseline || !cell.to_baseline.comparable()) return;
+        ++result.judged;
+        const double before = mean_score(baseline->rows);
+        if (before <= 0) return;
+        if (mean_score(cell.rows) >= kMathLoss * before || cell.to_baseline.verdict != Verdict::kWorse)
+          return;
+        result.issues.push_back(math_issue(model, *baseline, variant, cell));
+      });
   if (result.judged == 0) result.not_judged = {"no quantized GSM8K cell that compares with its baseline"};
   return result;
 }
 
 RuleResult improbable_gain(const StudyView& study) {
   RuleResult result;
-  for_each_quantized(study, false, [&](const ModelView& model, const TaskView* baseline, const VariantView& variant,
-                                       const TaskView& cell) {
-    const Comparison& c = cell.to_baseline;
-    if (!c.comparable()) return;
-    ++result.judged;
-    if (c.verdict != Verdict::kBetter) return;
-    Issue& issue = issue_at(result.issues, fmt::format("{} {}", model.name, cell.task));
-    issue.threshold = "the 95 % interval of the paired difference excludes 0 on the better side";
-    std::string figure = difference_text(c);
-    if (!c.is_ratio) {
-      figure += fmt::format("; {} answers right→wrong, {} wrong→right", c.right_to_wrong, c.wrong_to_right);
-    }
-    figure += fmt::format("; p {}, {} after Holm's correction for {}", p_value(c.p), p_value(c.p_holm),
-                          counted(study.comparisons, "comparison"));
-    issue.evidence.push_back({cell_name(variant, cell), figure});
-    const auto before = constant_answer(*baseline), after = constant_answer(cell);
-    const auto describe = [](const auto& constant) {
-      return constant ? fmt::format("{} on {} % of the rows", constant->quoted(), percent(constant->share))
-                      : std::string("answers vary");
-    };
-    if (!c.is_ratio) {
-      issue.evidence.push_back({"constant-answer check", fmt::format("quantized: {}; baseline: {}", describe(after),
-                                                                     describe(before))});
-    }
-    if (after || before) {
-      issue.cause = "one side answers the same whatever is asked, so the score follows the labels";
-    } else if (c.p_holm >= 0.05) {
-      issue.cause = "chance: it does not survive the correction for the number of comparisons";
-    } else {
-      issue.cause = "rounding moved a biased decision in the labels' favour, or calibration text resembles the task";
-    }
-    if (issue.finding.empty()) {
-      issue.finding = fmt::format("{} scores better than its baseline: {}", variant.label(), difference_text(c));
-    }
-  });
+  for_each_quantized(
+      study, false,
+      [&](const ModelView& model, const TaskView* baseline, const VariantView& variant,
+          const TaskView& cell) {
+        const Comparison& c = cell.to_baseline;
+        if (!c.comparable()) return;
+        ++result.judged;
+        if (c.verdict != Verdict::kBetter) return;
+        Issue& issue = issue_at(result.issues, fmt::format("{} {}", model.name, cell.task));
+        issue.threshold = "the 95 % interval of the paired difference excludes 0 on the better side";
+        std::string figure = difference_text(c);
+        if (!c.is_ratio) {
+          figure +=
+              fmt::format("; {} answers right→wrong, {} wrong→right", c.right_to_wrong, c.wrong_to_right);
+        }
+        figure += fmt::format("; p {}, {} after Holm's correction for {}", p_value(c.p), p_value(c.p_holm),
+                              counted(study.comparisons, "comparison"));
+        issue.evidence.push_back({cell_name(variant, cell), figure});
+        const auto before = constant_answer(*baseline), after = constant_answer(cell);
+        const auto describe = [](const auto& constant) {
+          return constant
+                     ? fmt::format("{} on {} % of the rows", constant->quoted(), percent(constant->share))
+                     : std::string("answers vary");
+        };
+        if (!c.is_ratio) {
+          issue.evidence.push_back({"constant-answer check", fmt::format("quantized: {}; baseline: {}",
+                                                                         describe(after), describe(before))});
+        }
+        if (after || before) {
+          issue.cause = "one side answers the same whatever is asked, so the score follows the labels";
+        } else if (c.p_holm >= 0.05) {
+          issue.cause = "chance: it does not survive the correction for the number of comparisons";
+        } else {
+          issue.cause =
+              "rounding moved a biased decision in the labels' favour, or calibration text resembles the "
+              "task";
+        }
+        if (issue.finding.empty()) {
+          issue.finding =
+              fmt::format("{} scores better than its baseline: {}", variant.label(), difference_text(c));
+        }
+      });
   if (result.judged == 0) result.not_judged = {"no quantized cell that compares with its baseline"};
   return result;
 }
@@ -135,16 +155,17 @@ namespace {
 // What is constant about a cell's answers, in words; empty where nothing is.
 std::string constancy(const TaskView& cell) {
   if (const auto constant = constant_answer(cell)) {
-    return fmt::format("{} on {} % of {} rows, which earns {} %", constant->quoted(), percent(constant->share),
-                       cell.rows.size(), percent(constant->right_share));
+    return fmt::format("{} on {} % of {} rows, which earns {} %", constant->quoted(),
+                       percent(constant->share), cell.rows.size(), percent(constant->right_share));
   }
   // MS MARCO keeps a balanced sample; over all passages a constant No looks like a high accuracy.
   const auto& checks = cell.result->checks;
   const auto share = checks.find("answer_share_no_all");
   if (share == checks.end() || !(share->second >= kConstantShare)) return "";
   const auto always = checks.find("always_no_accuracy");
-  return fmt::format("'No' on {} % of all passages{}", percent(share->second),
-                     always == checks.end() ? "" : fmt::format(", where always No earns {} %", percent(always->second)));
+  return fmt::format(
+      "'No' on {} % of all passages{}", percent(share->second),
+      always == checks.end() ? "" : fmt::format(", where always No earns {} %", percent(always->second)));
 }
 
 }  // namespace
@@ -154,7 +175,8 @@ RuleResult constant_answers(const StudyView& study) {
   for (const ModelView& model : study.models) {
     for (const VariantView& variant : model.variants) {
       for (const TaskView& cell : variant.tasks) {
-        if (!cell.result || is_perplexity(*cell.result) || cell.rows.size() < kFewestRowsForConstant) continue;
+        if (!cell.result || is_perplexity(*cell.result) || cell.rows.size() < kFewestRowsForConstant)
+          continue;
         ++result.judged;
         const std::string figure = constancy(cell);
         if (figure.empty()) continue;
@@ -162,9 +184,11 @@ RuleResult constant_answers(const StudyView& study) {
         issue.evidence.push_back({cell_name(variant, cell), figure});
         issue.threshold = fmt::format("fewer than {} % of the answers the same", percent(kConstantShare));
         if (!issue.finding.empty()) continue;
-        issue.finding = fmt::format("{} answers {}: its score says nothing about understanding", variant.label(), figure);
-        issue.cause = variant.variant.is_baseline() ? "the model itself cannot do this task as it is asked"
-                                                    : "quantization collapsed the decision; the baseline's answers vary";
+        issue.finding =
+            fmt::format("{} answers {}: its score says nothing about understanding", variant.label(), figure);
+        issue.cause = variant.variant.is_baseline()
+                          ? "the model itself cannot do this task as it is asked"
+                          : "quantization collapsed the decision; the baseline's answers vary";
       }
     }
   }
@@ -176,29 +200,33 @@ RuleResult constant_answers(const StudyView& study) {
 
 RuleResult perplexity_blow_up(const StudyView& study) {
   RuleResult result;
-  for_each_quantized(study, false, [&](const ModelView& model, const TaskView* baseline, const VariantView& variant,
-                                       const TaskView& cell) {
-    if (!baseline || !baseline->result || !cell.to_baseline.comparable()) return;
-    for (const auto& [name, metric] : cell.result->metrics) {
-      const auto before = baseline->result->metrics.find(name);
-      // word_ppl has another base: its ratio is a power of the token perplexity's.
-      if (!(name == "ppl" || (name.ends_with("_ppl") && name != "word_ppl"))) continue;
-      if (before == baseline->result->metrics.end() || !(before->second.value > 0)) continue;
-      ++result.judged;
-      const double ratio = metric.value / before->second.value;
-      if (ratio <= kBlowUp) continue;  // a NaN is a blow-up, too
-      Issue& issue = issue_at(result.issues, fmt::format("{} {}", model.name, cell.task));
-      issue.evidence.push_back({cell_name(variant, cell), fmt::format("{} {}, baseline {}: ×{}", name,
-                                                                      perplexity(metric.value),
-                                                                      perplexity(before->second.value), fixed(ratio, 2))});
-      issue.threshold = fmt::format("ratio at most {}", fixed(kBlowUp, 1));
-      issue.cause = "too few bits or too large groups for this model, or a layer whose fallback is missing";
-      if (issue.finding.empty()) {
-        issue.finding = fmt::format("{}: {}", issue.evidence.front().cell, issue.evidence.front().figure);
-      }
-    }
-  });
-  if (result.judged == 0) result.not_judged = {"no perplexity stored for both a quantized variant and its baseline"};
+  for_each_quantized(
+      study, false,
+      [&](const ModelView& model, const TaskView* baseline, const VariantView& variant,
+          const TaskView& cell) {
+        if (!baseline || !baseline->result || !cell.to_baseline.comparable()) return;
+        for (const auto& [name, metric] : cell.result->metrics) {
+          const auto before = baseline->result->metrics.find(name);
+          // word_ppl has another base: its ratio is a power of the token perplexity's.
+          if (!(name == "ppl" || (name.ends_with("_ppl") && name != "word_ppl"))) continue;
+          if (before == baseline->result->metrics.end() || !(before->second.value > 0)) continue;
+          ++result.judged;
+          const double ratio = metric.value / before->second.value;
+          if (ratio <= kBlowUp) continue;  // a NaN is a blow-up, too
+          Issue& issue = issue_at(result.issues, fmt::format("{} {}", model.name, cell.task));
+          issue.evidence.push_back({cell_name(variant, cell),
+                                    fmt::format("{} {}, baseline {}: ×{}", name, perplexity(metric.value),
+                                                perplexity(before->second.value), fixed(ratio, 2))});
+          issue.threshold = fmt::format("ratio at most {}", fixed(kBlowUp, 1));
+          issue.cause =
+              "too few bits or too large groups for this model, or a layer whose fallback is missing";
+          if (issue.finding.empty()) {
+            issue.finding = fmt::format("{}: {}", issue.evidence.front().cell, issue.evidence.front().figure);
+          }
+        }
+      });
+  if (result.judged == 0)
+    result.not_judged = {"no perplexity stored for both a quantized variant and its baseline"};
   return result;
 }
 

@@ -12,18 +12,22 @@ namespace {
 constexpr std::string_view kBench = "bench";
 
 std::string why_missing(const Cell& cell) {
-  const bool has_result = cell.task == kBench ? cell.bench.is_array() && !cell.bench.empty() : cell.result.has_value();
+  const bool has_result =
+      cell.task == kBench ? cell.bench.is_array() && !cell.bench.empty() : cell.result.has_value();
   switch (cell.status) {
-    case CellStatus::kDone: return has_result ? "" : "stored as done, but without a result";
-    case CellStatus::kFailed: return cell.reason.empty() ? "failed, no reason stored" : cell.reason;
-    case CellStatus::kPlanned: break;
+    case CellStatus::kDone:
+      return has_result ? "" : "stored as done, but without a result";
+    case CellStatus::kFailed:
+      return cell.reason.empty() ? "failed, no reason stored" : cell.reason;
+    case CellStatus::kPlanned:
+      break;
   }
-  return "not run yet";
+  return kNotRunYet;
 }
 
 // What the study writes of itself and of its machine.
-constexpr const char* kMetaKeys[] = {"version", "commit", "host", "cpu", "isa", "device", "threads", "memory", "seed",
-                                     "started", "study_toml"};
+constexpr const char* kMetaKeys[] = {"version", "commit", "host", "cpu",     "isa",       "device",
+                                     "threads", "memory", "seed", "started", "study_toml"};
 
 TaskView to_task_view(Cell cell, const Store& store) {
   TaskView view;
@@ -63,7 +67,7 @@ void compare_with_baselines(StudyView& study) {
         if (!reference) {
           comparison.not_comparable = "no baseline in the plan";
         } else if (!reference->result) {
-          comparison.not_comparable = fmt::format("baseline missing ({})", reference->missing);
+          comparison.not_comparable = fmt::format("{} ({})", kBaselineMissing, reference->missing);
         } else {
           comparison = compare(*reference->result, reference->rows, *task.result, task.rows);
         }
@@ -87,7 +91,8 @@ const Metric* TaskView::primary() const {
 }
 
 const TaskView* VariantView::find(const std::string& task) const {
-  const auto found = std::find_if(tasks.begin(), tasks.end(), [&](const TaskView& t) { return t.task == task; });
+  const auto found =
+      std::find_if(tasks.begin(), tasks.end(), [&](const TaskView& t) { return t.task == task; });
   return found == tasks.end() ? nullptr : &*found;
 }
 
@@ -117,11 +122,17 @@ StudyView load_study(const Store& store) {
   for (Cell& cell : store.cells()) {
     const Variant id = cell.variant;
     ModelView& model = find_or_add(
-        study.models, [&](const ModelView& m) { return m.name == id.model; }, [&] { return ModelView{id.model, {}}; });
+        study.models, [&](const ModelView& m) { return m.name == id.model; },
+        [&] {
+          return ModelView{id.model, {}};
+        });
     VariantView& variant = find_or_add(
         model.variants, [&](const VariantView& v) { return v.variant == id; },
-        [&] { return VariantView{id, store.facts(id), {}}; });
-    if (cell.task != kBench && std::find(study.tasks.begin(), study.tasks.end(), cell.task) == study.tasks.end()) {
+        [&] {
+          return VariantView{id, store.facts(id), {}};
+        });
+    if (cell.task != kBench &&
+        std::find(study.tasks.begin(), study.tasks.end(), cell.task) == study.tasks.end()) {
       study.tasks.push_back(cell.task);
     }
     variant.tasks.push_back(to_task_view(std::move(cell), store));

@@ -12,16 +12,20 @@
 
 namespace nibble::report {
 
+// Reasons that others tell apart: of a planned cell, and what a comparison without its baseline begins with.
+constexpr const char* kNotRunYet = "not run yet";
+constexpr const char* kBaselineMissing = "baseline missing";
+
 // A cell of the study: one variant on one task.
 struct TaskView {
   std::string task;
-  std::string missing;                // why there is no result; empty when there is one
-  double seconds = 0;                 // wall time of its process
-  std::optional<TaskResult> result;   // without samples; none for "bench"
-  std::vector<Row> rows;              // its samples
+  std::string missing;               // why there is no result; empty when there is one
+  double seconds = 0;                // wall time of its process
+  std::optional<TaskResult> result;  // without samples; none for "bench"
+  std::vector<Row> rows;             // its samples
   std::optional<MemoryBytes> memory;
-  Json bench;                         // task "bench": the array of `bench -o json`
-  Comparison to_baseline;             // quantized variants; not comparable for a baseline
+  Json bench;              // task "bench": the array of `bench -o json`
+  Comparison to_baseline;  // quantized variants; not comparable for a baseline
 
   // The metric of Table 1, or null.
   const Metric* primary() const;
@@ -47,8 +51,8 @@ struct ModelView {
 struct StudyView {
   std::map<std::string, std::string> meta;
   std::vector<ModelView> models;
-  std::vector<std::string> tasks;     // as planned, without "bench"
-  size_t comparisons = 0;             // the family that Holm's correction covers
+  std::vector<std::string> tasks;  // as planned, without "bench"
+  size_t comparisons = 0;          // the family that Holm's correction covers
 
   std::optional<std::string> meta_text(const std::string& key) const;
 };

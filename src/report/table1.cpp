@@ -23,7 +23,8 @@ std::vector<Candidate> candidates_of(const ModelView& model, const std::string& 
   std::vector<Candidate> found;
   for (const VariantView& variant : model.variants) {
     const TaskView* cell = variant.find(task);
-    if (variant.variant.is_baseline() || !cell || !cell->primary() || std::isnan(cell->primary()->value)) continue;
+    if (variant.variant.is_baseline() || !cell || !cell->primary() || std::isnan(cell->primary()->value))
+      continue;
     found.push_back({&variant, cell});
   }
   const auto better = [](const Candidate& a, const Candidate& b) {
@@ -41,20 +42,24 @@ void pick_best(std::vector<Candidate> candidates, Table1Row& row) {
   Candidate best = candidates.front();
   std::vector<Candidate> tied{best};
   for (size_t i = 1; i < candidates.size(); ++i) {
-    const Comparison c = compare(*best.cell->result, best.cell->rows, *candidates[i].cell->result, candidates[i].cell->rows);
+    const Comparison c =
+        compare(*best.cell->result, best.cell->rows, *candidates[i].cell->result, candidates[i].cell->rows);
     if (c.comparable() && c.verdict == Verdict::kNone) tied.push_back(candidates[i]);
   }
   if (tied.size() > 1) {
     for (const Candidate& c : tied) row.tied.push_back(c.variant);
-    const bool sizes_known = std::all_of(tied.begin(), tied.end(), [](const Candidate& c) { return file_bytes(*c.variant) > 0; });
+    const bool sizes_known =
+        std::all_of(tied.begin(), tied.end(), [](const Candidate& c) { return file_bytes(*c.variant) > 0; });
     if (sizes_known) {
       best = *std::min_element(tied.begin(), tied.end(), [](const Candidate& a, const Candidate& b) {
         return file_bytes(*a.variant) < file_bytes(*b.variant);
       });
-      row.tie_note = fmt::format("{} of {} configurations tie, the smallest file is shown", tied.size(), candidates.size());
+      row.tie_note = fmt::format("{} of {} configurations tie, the smallest file is shown", tied.size(),
+                                 candidates.size());
     } else {
-      row.tie_note = fmt::format("{} of {} configurations tie; file sizes are missing, so the highest score is shown",
-                                 tied.size(), candidates.size());
+      row.tie_note =
+          fmt::format("{} of {} configurations tie; file sizes are missing, so the highest score is shown",
+                      tied.size(), candidates.size());
     }
   }
   row.best = best.variant;
@@ -68,7 +73,8 @@ std::string why_no_best(const ModelView& model, const std::string& task) {
     const TaskView* cell = variant.find(task);
     if (variant.variant.is_baseline() || !cell) continue;
     ++planned;
-    if (reason.empty()) reason = fmt::format("{}: {}", variant.label(), cell->missing.empty() ? "no score" : cell->missing);
+    if (reason.empty())
+      reason = fmt::format("{}: {}", variant.label(), cell->missing.empty() ? "no score" : cell->missing);
   }
   if (planned == 0) return "no quantized cell in the plan";
   return planned == 1 ? reason : fmt::format("all {} cells; {}", planned, reason);
@@ -92,18 +98,21 @@ void fill_changes(Table1Row& row) {
     row.missing_memory = !row.baseline_cell->missing.empty() ? "baseline: " + row.baseline_cell->missing
                                                              : "peak memory not stored";
   }
-  row.size = change(static_cast<double>(file_bytes(*row.baseline)), static_cast<double>(file_bytes(*row.best)));
+  row.size =
+      change(static_cast<double>(file_bytes(*row.baseline)), static_cast<double>(file_bytes(*row.best)));
   if (!row.size) row.missing_size = "file size not stored";
 }
 
 std::string quality_clause(const Table1Row& row) {
   const Comparison& c = row.best_cell->to_baseline;
-  const std::string size = row.size ? fmt::format(" at {} % of the size", fixed(100 + 100 * row.size->share, 0)) : "";
+  const std::string size =
+      row.size ? fmt::format(" at {} % of the size", fixed(100 + 100 * row.size->share, 0)) : "";
   if (!c.comparable()) return "Not comparable with the baseline: " + c.not_comparable;
   const std::string flips =
-      c.is_ratio ? "" : fmt::format("{} answers lost, {} won", c.right_to_wrong, c.wrong_to_right);
+      c.is_ratio ? "" : fmt::format("answers lost: {}, won: {}", c.right_to_wrong, c.wrong_to_right);
   if (c.verdict == Verdict::kBetter) {
-    return c.is_ratio ? fmt::format("Perplexity falls by {} %, which is improbable", percent(1 - std::exp(c.difference)))
+    return c.is_ratio ? fmt::format("Perplexity falls by {} %, which is improbable",
+                                    percent(1 - std::exp(c.difference)))
                       : fmt::format("Beats its baseline, which is improbable ({})", flips);
   }
   if (c.verdict == Verdict::kWorse) {
@@ -117,11 +126,13 @@ std::string quality_clause(const Table1Row& row) {
 }
 
 std::string observe(const Table1Row& row) {
-  if (!row.missing_baseline.empty()) return fmt::format("Nothing to compare with: baseline missing ({}).", row.missing_baseline);
+  if (!row.missing_baseline.empty())
+    return fmt::format("Nothing to compare with: baseline missing ({}).", row.missing_baseline);
   if (!row.best) return fmt::format("No quantized result: {}.", row.missing_best);
   std::string sentence = quality_clause(row);
   if (const auto constant = constant_answer(*row.baseline_cell)) {
-    sentence += fmt::format("; the baseline itself answers {} on {} % of the rows", constant->quoted(), percent(constant->share));
+    sentence += fmt::format("; the baseline itself answers {} on {} % of the rows", constant->quoted(),
+                            percent(constant->share));
   }
   if (row.memory && row.memory->bytes >= 0) sentence += "; it takes no less memory";
   if (!row.tie_note.empty()) sentence += "; " + row.tie_note;
@@ -142,9 +153,12 @@ std::vector<Table1Row> table1(const StudyView& study) {
       row.task = task;
       row.baseline = model.baseline();
       row.baseline_cell = row.baseline ? row.baseline->find(task) : nullptr;
-      if (!row.baseline_cell) row.missing_baseline = "not in the plan";
-      else if (!row.baseline_cell->missing.empty()) row.missing_baseline = row.baseline_cell->missing;
-      else if (!row.baseline_cell->primary()) row.missing_baseline = "no primary metric stored";
+      if (!row.baseline_cell)
+        row.missing_baseline = "not in the plan";
+      else if (!row.baseline_cell->missing.empty())
+        row.missing_baseline = row.baseline_cell->missing;
+      else if (!row.baseline_cell->primary())
+        row.missing_baseline = "no primary metric stored";
       pick_best(candidates_of(model, task), row);
       if (!row.best) row.missing_best = why_no_best(model, task);
       fill_changes(row);

@@ -22,14 +22,14 @@ struct Table1Row {
   const VariantView* best = nullptr;        // null when no quantized variant has a result
   const TaskView* best_cell = nullptr;
   std::string missing_baseline, missing_best;  // reasons; empty when there is a score
-  std::vector<const VariantView*> tied;     // no measurable difference to the top one; empty without a tie
-  std::string tie_note;                     // how the tie was resolved; empty without a tie
-  size_t candidates = 0;                    // quantized variants with a score
-  std::optional<Change> memory;             // peak RSS of the same task
+  std::vector<const VariantView*> tied;        // no measurable difference to the top one; empty without a tie
+  std::string tie_note;                        // how the tie was resolved; empty without a tie
+  size_t candidates = 0;                       // quantized variants with a score
+  std::optional<Change> memory;                // peak RSS of the same task
   std::string missing_memory;
-  std::optional<Change> size;               // bytes of the file
+  std::optional<Change> size;  // bytes of the file
   std::string missing_size;
-  std::string observation;                  // one sentence made from the facts above
+  std::string observation;  // one sentence made from the facts above
 };
 
 // The rows, by model, then by task, as planned. Views into `study`, which must outlive them.

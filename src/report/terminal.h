@@ -7,7 +7,7 @@
 
 namespace nibble::report {
 
-// No line is longer than `width` columns (at least 60); no escape sequences.
+// No line is longer than `width` columns (at least 80); no escape sequences.
 std::string render_table1_terminal(const Report& report, size_t width = 104);
 
 }  // namespace nibble::report

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "report/format.h"
 
 namespace nibble::report {
 namespace {
@@ -29,18 +30,10 @@ std::string padded(std::string_view text, size_t width, Align align) {
 
 std::string markdown_cell(std::string_view text) {
   std::string out;
-  for (const char c : text) {
-    if (c == '|') out += "\\|";
-    else if (static_cast<unsigned char>(c) < 32) out += ' ';
-    else out += c;
+  for (const char c : one_line(text)) {
+    if (c == '|') out += '\\';
+    out += c;
   }
-  return out;
-}
-
-// Control characters of stored text must not reach a terminal.
-std::string plain(std::string_view text) {
-  std::string out(text);
-  std::replace_if(out.begin(), out.end(), [](char c) { return static_cast<unsigned char>(c) < 32 || c == 127; }, ' ');
   return out;
 }
 
@@ -79,7 +72,8 @@ void append_wrapped_row(std::string& out, const TextTable& table, const std::vec
 }  // namespace
 
 size_t display_width(std::string_view text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return !is_continuation(c); }));
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return !is_continuation(c); }));
 }
 
 std::vector<std::string> wrap(std::string_view text, size_t width) {
@@ -125,7 +119,8 @@ std::string to_markdown(const TextTable& table) {
   out += "\n";
   for (const auto& row : escaped.rows) {
     out += "|";
-    for (size_t c = 0; c < widths.size(); ++c) out += " " + padded(row[c], widths[c], escaped.heads[c].align) + " |";
+    for (size_t c = 0; c < widths.size(); ++c)
+      out += " " + padded(row[c], widths[c], escaped.heads[c].align) + " |";
     out += "\n";
   }
   return out;
@@ -135,7 +130,7 @@ std::string to_terminal(const TextTable& table, size_t width) {
   TextTable shown = table;
   for (auto& row : shown.rows) {
     NIBBLE_CHECK(row.size() == table.heads.size());
-    for (auto& cell : row) cell = plain(cell);
+    for (auto& cell : row) cell = one_line(cell);
   }
   auto widths = column_widths(shown);
   const auto total = [&] {
@@ -162,7 +157,7 @@ std::string to_terminal(const TextTable& table, size_t width) {
     append_wrapped_row(out, shown, widths, shown.rows[r]);
     if (r >= shown.notes.size() || shown.notes[r].empty()) continue;
     constexpr size_t kIndent = 4;
-    for (const auto& line : wrap(plain(shown.notes[r]), width - std::min(width - 1, kIndent))) {
+    for (const auto& line : wrap(one_line(shown.notes[r]), width - std::min(width - 1, kIndent))) {
       out += std::string(kIndent, ' ') + line + "\n";
     }
   }
