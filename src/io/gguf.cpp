@@ -196,6 +196,9 @@ class Loader {
 
 Checkpoint open_gguf(const std::filesystem::path& path, GgufDType dtype) {
   const GgufFile gguf = GgufFile::open(path);
+  if (gguf.integer_or("split.count", 1) > 1) {
+    fail("{}: one part of a split GGUF; join the parts with llama.cpp's gguf-split --merge", path.string());
+  }
   Checkpoint checkpoint;
   checkpoint.path = path;
   checkpoint.format = "gguf";
