@@ -74,8 +74,8 @@ const MergeTable::Merge* MergeTable::find(int32_t left, int32_t right) const {
   return slot.key == kFree ? nullptr : &slot.merge;
 }
 
-Bpe::Bpe(Vocabulary vocabulary, MergeTable merges, bool ignore_merges)
-    : vocabulary_(std::move(vocabulary)), merges_(std::move(merges)), ignore_merges_(ignore_merges) {
+Bpe::Bpe(Vocabulary vocabulary, MergeTable merges)
+    : vocabulary_(std::move(vocabulary)), merges_(std::move(merges)) {
   for (int b = 0; b < 256; ++b) {
     const char byte = static_cast<char>(b);
     byte_ids_[static_cast<size_t>(b)] = vocabulary_.find_bytes({&byte, 1});
@@ -98,14 +98,29 @@ Bpe Bpe::from_json(const Json& model, std::string_view where) {
 
   Vocabulary vocabulary = Vocabulary::from_json(model["vocab"], where);
   MergeTable merges = read_merges(model["merges"], vocabulary, where);
-  Bpe bpe(std::move(vocabulary), std::move(merges), json_get_or<bool>(model, "ignore_merges", false, where));
+  Bpe bpe(std::move(vocabulary), std::move(merges));
+  bpe.ignore_merges_ = json_get_or<bool>(model, "ignore_merges", false, where);
+  bpe.fuse_unknown_ = json_get_or<bool>(model, "fuse_unk", false, where);
   const auto unknown = json_get_or<std::string>(model, "unk_token", "", where);
-  const bool all_bytes = std::ranges::none_of(bpe.byte_ids_, [](int32_t id) { return id < 0; });
-  // With all bytes in the vocabulary nothing is ever unknown, so the token does not matter.
-  if (!unknown.empty() && !all_bytes) {
-    fail("{}: 'unk_token' is not supported where the vocabulary lacks bytes ('{}')", where, unknown);
+  bpe.unknown_id_ = unknown.empty() ? -1 : bpe.vocabulary_.find_spelling(unknown);
+  if (!unknown.empty() && bpe.unknown_id_ < 0) {
+    fail("{}: 'unk_token' '{}' is not in the vocabulary", where, unknown);
   }
   return bpe;
+}
+
+void Bpe::fill_symbols(std::string_view piece, std::vector<Scratch::Symbol>& symbols) const {
+  symbols.clear();
+  bool after_unknown = false;
+  for (const char c : piece) {
+    int32_t id = byte_ids_[static_cast<unsigned char>(c)];
+    const bool unknown = id < 0;
+    if (unknown) id = after_unknown && fuse_unknown_ ? -1 : unknown_id_;
+    after_unknown = unknown;
+    const auto at = static_cast<int32_t>(symbols.size());
+    if (id >= 0) symbols.push_back({id, at - 1, at + 1});
+  }
+  if (!symbols.empty()) symbols.back().next = -1;
 }
 
 void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const {
@@ -119,14 +134,8 @@ void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>&
     fail("a piece of {} bytes without a break is too long to tokenize", piece.size());
   }
   auto& symbols = scratch.symbols;
-  symbols.clear();
-  for (const char c : piece) {
-    const int32_t id = byte_ids_[static_cast<unsigned char>(c)];
-    const auto at = static_cast<int32_t>(symbols.size());
-    if (id >= 0) symbols.push_back({id, at - 1, at + 1});
-  }
+  fill_symbols(piece, symbols);
   if (symbols.empty()) return;
-  symbols.back().next = -1;
 
   auto& heap = scratch.candidates;
   heap.clear();

@@ -53,20 +53,23 @@ class Bpe {
     std::vector<Candidate> candidates;
   };
 
-  // Appends the piece's ids. O(n log n). Bytes that the vocabulary lacks are left out, as
-  // Hugging Face does (SmolLM2 lacks a few, most of which valid UTF-8 never holds).
+  // Appends the piece's ids. O(n log n). Bytes that the vocabulary lacks become unk_token or, without
+  // one, are left out, as Hugging Face does (SmolLM2 lacks a few, most of which UTF-8 never holds).
   void encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const;
 
   Vocabulary& vocabulary() { return vocabulary_; }
   const Vocabulary& vocabulary() const { return vocabulary_; }
 
  private:
-  Bpe(Vocabulary vocabulary, MergeTable merges, bool ignore_merges);
+  Bpe(Vocabulary vocabulary, MergeTable merges);
+  void fill_symbols(std::string_view piece, std::vector<Scratch::Symbol>& symbols) const;
 
   Vocabulary vocabulary_;
   MergeTable merges_;
   std::array<int32_t, 256> byte_ids_;  // -1: not in the vocabulary
-  bool ignore_merges_;                 // a piece that is a token is that token, whatever the merges
+  bool ignore_merges_ = false;         // a piece that is a token is that token, whatever the merges
+  int32_t unknown_id_ = -1;            // stands for a byte without an id; -1: nothing does
+  bool fuse_unknown_ = false;          // one for a run of such bytes
 };
 
 }  // namespace nibble

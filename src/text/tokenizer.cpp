@@ -1,5 +1,6 @@
 #include "text/tokenizer.h"
 
+#include <functional>
 #include <utility>
 
 #include "text/added_tokens.h"
@@ -7,6 +8,7 @@
 #include "text/normalizer.h"
 #include "text/post_processor.h"
 #include "text/pretokenizer.h"
+#include "text/unicode.h"
 
 namespace nibble {
 namespace {
@@ -22,6 +24,17 @@ void check_decoder(const Json& node, std::string_view where) {
   if (node.is_null()) return;
   const auto type = json_get<std::string>(node, "type", fmt::format("{}: decoder", where));
   if (type != "ByteLevel") fail("{}: decoder '{}' is not supported (ByteLevel is)", where, type);
+}
+
+// An Error's message holds names and patterns from the file: kept to one line of bounded length.
+[[noreturn]] void rethrow_as_line(const Error& error) {
+  constexpr size_t kMaxBytes = 500;
+  std::string line = error.what();
+  if (line.size() > kMaxBytes) line = line.substr(0, valid_prefix(line.substr(0, kMaxBytes))) + "…";
+  for (char& c : line) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  throw Error(line);
 }
 
 }  // namespace
@@ -46,7 +59,7 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
-Tokenizer Tokenizer::from_json(const Json& json, std::string_view where) {
+Tokenizer Tokenizer::from_json(const Json& json, std::string_view where) try {
   if (!json.is_object()) fail("{}: not a JSON object ({})", where, json.type_name());
   if (!json.contains("model")) fail("{}: 'model' is missing", where);
   Bpe bpe = Bpe::from_json(json["model"], where);
@@ -74,6 +87,8 @@ Tokenizer Tokenizer::from_json(const Json& json, std::string_view where) {
   return Tokenizer(std::unique_ptr<Impl>(
       new Impl{std::move(bpe), std::move(normalizer), std::move(pre_tokenizer), std::move(post_processor),
                std::move(raw_tokens), std::move(normalized_tokens), std::move(special)}));
+} catch (const Error& error) {
+  rethrow_as_line(error);
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) const {
