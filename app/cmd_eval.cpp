@@ -97,7 +97,7 @@ OrderedJson to_json(const Evaluation& evaluation, const Options& options, const 
   json["dtype"] = global.dtype;
   json["version"] = NIBBLE_VERSION;
   json["results"] = OrderedJson::array();
-  for (const TaskResult& result : evaluation.results) json["results"].push_back(nibble::to_json(result));
+  for (const TaskResult& result : evaluation.results) json["results"].push_back(OrderedJson(nibble::to_json(result)));
   json["memory_bytes"] = nibble::to_json(evaluation.memory);
   return json;
 }

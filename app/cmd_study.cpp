@@ -31,7 +31,7 @@ StudyPlan make_plan(const Options& options, const GlobalOptions& global, const K
   StudyOptions command_line = options.plan;
   if (!options.methods.empty()) {
     command_line.methods.emplace();
-    for (const std::string& name : options.methods) command_line.methods->push_back({.name = name});
+    for (const std::string& name : options.methods) command_line.methods->emplace_back().name = name;
   }
   if (global.threads > 0) command_line.threads = global.threads;
   StudyPlan plan = resolve_plan(options.file.empty() ? StudyOptions{} : read_study_file(options.file, known),
