@@ -8,14 +8,17 @@
 namespace nibble {
 namespace {
 
-Json golden() { return read_json_file(testing::source_dir() / "tests" / "golden" / "gsm8k_answers.json"); }
+const Json& golden() {
+  static const Json json = read_json_file(testing::source_dir() / "tests" / "golden" / "gsm8k_answers.json");
+  return json;
+}
 
 void expect_match(const std::optional<std::string>& found, const Json& expected, const Json& row) {
   EXPECT_EQ(found, expected.is_null() ? std::nullopt : std::optional(expected.get<std::string>())) << row;
 }
 
 TEST(Gsm8kAnswer, ExtractsWhatTheRegularExpressionsDo) {
-  const Json rows = golden()["extracted"];
+  const Json& rows = golden()["extracted"];
   ASSERT_GT(rows.size(), 300u);
   for (const Json& row : rows) {
     const std::string text = row["text"];
