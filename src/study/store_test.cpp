@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "test_data.h"
 
 namespace nibble {
 namespace {
@@ -243,13 +244,16 @@ TEST_F(StoreTest, FactsAndMeta) {
   EXPECT_EQ(store.meta("version"), "0.2");
 }
 
-TEST_F(StoreTest, ColumnsThatPeopleQuery) {
+TEST_F(StoreTest, QueriesOfTheDocumentationRun) {
   { Store::open(file_).save(done_cell()); }
-  // Fails in SQLite if a name of docs/results.md is not there.
-  execute(
-      "SELECT v.model, v.method, v.bits, v.group_size, c.task, c.split, c.rows, m.name, m.value, m.stderr, "
-      "m.ci_low, m.ci_high, l.p95_ms, c.peak_rss_bytes FROM metrics m JOIN cells c ON c.id = m.cell_id "
-      "JOIN variants v ON v.id = c.variant_id JOIN latencies l ON l.cell_id = c.id AND l.kind = 'response'");
+  const std::string page = read_file(testing::source_dir() / "docs" / "results.md");
+  const std::string open = "```sql\n", close = "```";
+  int queries = 0;
+  for (size_t at = page.find(open); at != std::string::npos; at = page.find(open, at + 1), ++queries) {
+    const size_t begin = at + open.size();
+    execute(page.substr(begin, page.find(close, begin) - begin));
+  }
+  EXPECT_EQ(queries, 2);
 }
 
 TEST_F(StoreTest, SecondWriterIsRefusedReadersAreNot) {
