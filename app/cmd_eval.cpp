@@ -1,4 +1,6 @@
 // nibble eval MODEL --tasks boolq,msmarco,gsm8k,wikitext
+#include <cmath>
+
 #include "base/file.h"
 #include "base/memory_usage.h"
 #include "base/progress.h"
@@ -54,6 +56,11 @@ std::string metric_text(const std::string& name, double value) {
   return share ? report::percent(value) + " %" : report::perplexity(value);
 }
 
+// Counts as they are, shares with three digits.
+std::string check_text(double value) {
+  return value == std::floor(value) ? fmt::format("{:.0f}", value) : report::three_digits(value);
+}
+
 std::string render(const Evaluation& evaluation) {
   using report::Align;
   report::TextTable table;
@@ -69,7 +76,7 @@ std::string render(const Evaluation& evaluation) {
     notes += fmt::format("\n{}: {} shots, seed {}\n  checks: ", r.task, r.shots, r.seed);
     const char* comma = "";
     for (const auto& [name, value] : r.checks) {
-      notes += fmt::format("{}{} {}", comma, name, report::three_digits(value));
+      notes += fmt::format("{}{} {}", comma, name, check_text(value));
       comma = ", ";
     }
     notes += fmt::format("\n  latency ms: mean {:.1f}, p50 {:.1f}, p90 {:.1f}, p95 {:.1f}, p99 {:.1f}", r.latency_ms.mean,

@@ -17,7 +17,8 @@ TEST(MemoryUsage, SeesABufferComeAndGo) {
   }
   EXPECT_LT(rss_bytes(), before + kBytes / 2);
   EXPECT_GE(peak_rss_bytes(), before + kBytes * 9 / 10);  // the peak stays
-  if (reset_peak_rss()) EXPECT_LT(peak_rss_bytes(), before + kBytes / 2);
+  if (!reset_peak_rss()) GTEST_SKIP() << "the kernel does not let a process reset its peak";
+  EXPECT_LT(peak_rss_bytes(), before + kBytes / 2);
 }
 
 TEST(MemoryUsage, KnowsTheMachine) {

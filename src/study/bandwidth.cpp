@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <fstream>
 
 #include "base/aligned_buffer.h"
 #include "base/memory_usage.h"
@@ -25,8 +26,15 @@ uint64_t sum_of(const uint64_t* data, size_t n) {
 
 }  // namespace
 
+// What sysfs says of processor 0: virtual machines pass the sum over a whole socket to sysconf().
 uint64_t last_level_cache_bytes() {
-  for (const int level : {_SC_LEVEL4_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE, _SC_LEVEL2_CACHE_SIZE}) {
+  for (int index = 9; index >= 0; --index) {
+    std::ifstream size(fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/size", index));
+    uint64_t value = 0;
+    char unit = 'K';
+    if (size >> value && value > 0) return value << (size >> unit && unit == 'M' ? 20 : 10);
+  }
+  for (const int level : {_SC_LEVEL3_CACHE_SIZE, _SC_LEVEL2_CACHE_SIZE}) {
     if (const long bytes = ::sysconf(level); bytes > 0) return static_cast<uint64_t>(bytes);
   }
   return 0;
