@@ -88,7 +88,7 @@ void add_sharded_weights(Checkpoint& checkpoint, const fs::path& index_path) {
   }
 }
 
-Checkpoint open_directory(const fs::path& directory) {
+Checkpoint open_directory(const fs::path& directory, bool with_tokenizer) {
   Checkpoint checkpoint;
   checkpoint.path = directory;
   const fs::path config = directory / "config.json";
@@ -98,7 +98,7 @@ Checkpoint open_directory(const fs::path& directory) {
       json_get_or<Json>(checkpoint.config, "quantization_config", Json(), config.string());
   const bool packed = json_get_or<std::string>(quantization, "quant_method", "", config.string()) == "nibble";
   checkpoint.format = packed ? "nibble" : "safetensors";
-  checkpoint.tokenizer = read_optional_object(directory / "tokenizer.json");
+  if (with_tokenizer) checkpoint.tokenizer = read_optional_object(directory / "tokenizer.json");
   checkpoint.generation_config = read_optional_object(directory / "generation_config.json");
 
   const fs::path single = directory / "model.safetensors";
@@ -122,10 +122,10 @@ Checkpoint open_directory(const fs::path& directory) {
 
 }  // namespace
 
-Checkpoint open_checkpoint(const fs::path& path, GgufDType gguf_dtype) {
+Checkpoint open_checkpoint(const fs::path& path, GgufDType gguf_dtype, bool with_tokenizer) {
   if (!path_exists(path)) fail("{}: no such file or directory; {}", path.string(), kGetModel);
-  if (is_folder(path)) return open_directory(path);
-  if (path.extension() == ".gguf" || has_gguf_magic(path)) return open_gguf(path, gguf_dtype);
+  if (is_folder(path)) return open_directory(path, with_tokenizer);
+  if (path.extension() == ".gguf" || has_gguf_magic(path)) return open_gguf(path, gguf_dtype, with_tokenizer);
   fail("{}: not a model; {}{}", path.string(), kGetModel,
        path.extension() == ".safetensors" ? ": name the directory, not the file" : "");
 }

@@ -194,7 +194,7 @@ class Loader {
 
 }  // namespace
 
-Checkpoint open_gguf(const std::filesystem::path& path, GgufDType dtype) {
+Checkpoint open_gguf(const std::filesystem::path& path, GgufDType dtype, bool with_tokenizer) {
   const GgufFile gguf = GgufFile::open(path);
   if (gguf.integer_or("split.count", 1) > 1) {
     fail("{}: one part of a split GGUF; join the parts with llama.cpp's gguf-split --merge", path.string());
@@ -216,7 +216,7 @@ Checkpoint open_gguf(const std::filesystem::path& path, GgufDType dtype) {
   checkpoint.config =
       gguf_config(gguf, embedding->second.shape[0], tied, dtype == GgufDType::kF32 ? "float32" : "bfloat16");
   checkpoint.generation_config = gguf_generation_config(gguf);
-  if (gguf.has("tokenizer.ggml.model")) checkpoint.tokenizer = gguf_tokenizer(gguf);
+  if (with_tokenizer && gguf.has("tokenizer.ggml.model")) checkpoint.tokenizer = gguf_tokenizer(gguf);
   return checkpoint;
 }
 

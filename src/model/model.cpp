@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/memory_usage.h"
+
 namespace nibble {
 namespace {
 
@@ -172,6 +174,19 @@ uint64_t Model::weight_bytes() const {
 
 std::shared_ptr<const Model> load_model(const std::filesystem::path& path, GgufDType gguf_dtype) {
   return std::make_shared<const Model>(open_checkpoint(path, gguf_dtype));
+}
+
+std::shared_ptr<const Tokenizer> load_tokenizer(const std::filesystem::path& path) {
+  auto tokenizer = std::make_shared<const Tokenizer>(Tokenizer::from_json(load_tokenizer_json(path), path.string()));
+  release_free_memory();
+  return tokenizer;
+}
+
+LoadedModel load_model_and_tokenizer(const std::filesystem::path& path, GgufDType gguf_dtype) {
+  LoadedModel loaded;
+  loaded.tokenizer = load_tokenizer(path);
+  loaded.model = std::make_shared<const Model>(open_checkpoint(path, gguf_dtype, false));
+  return loaded;
 }
 
 }  // namespace nibble

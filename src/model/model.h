@@ -82,4 +82,13 @@ class Model {
 // Opens, checks and maps: open_checkpoint + Model.
 std::shared_ptr<const Model> load_model(const std::filesystem::path& path, GgufDType gguf_dtype = GgufDType::kBF16);
 
+// The same with its tokenizer. The tokenizer's JSON, which takes more memory than many a model, is
+// read and freed before the weights are.
+struct LoadedModel {
+  std::shared_ptr<const Model> model;
+  std::shared_ptr<const Tokenizer> tokenizer;
+};
+LoadedModel load_model_and_tokenizer(const std::filesystem::path& path, GgufDType gguf_dtype = GgufDType::kBF16);
+std::shared_ptr<const Tokenizer> load_tokenizer(const std::filesystem::path& path);
+
 }  // namespace nibble

@@ -1,0 +1,102 @@
+// nibble study [STUDY.toml] [--models …] [--methods …] --out DIR
+#include "base/file.h"
+#include "commands.h"
+#include "eval/task.h"
+#include "model/find_model.h"
+#include "open_model.h"
+#include "report/json.h"
+#include "report/report.h"
+#include "report/terminal.h"
+#include "study/plan.h"
+#include "study/runner.h"
+#include "study_display.h"
+
+namespace nibble::app {
+namespace {
+
+struct Options {
+  std::string file, out;
+  std::vector<std::string> methods;
+  StudyOptions plan;
+};
+
+KnownNames known_names() {
+  KnownNames known;
+  known.tasks.clear();
+  for (const TaskInfo& task : all_tasks()) known.tasks.emplace_back(task.name);
+  return known;
+}
+
+StudyPlan make_plan(const Options& options, const GlobalOptions& global, const KnownNames& known) {
+  StudyOptions command_line = options.plan;
+  if (!options.methods.empty()) {
+    command_line.methods.emplace();
+    for (const std::string& name : options.methods) command_line.methods->emplace_back().name = name;
+  }
+  if (global.threads > 0) command_line.threads = global.threads;
+  StudyPlan plan = resolve_plan(options.file.empty() ? StudyOptions{} : read_study_file(options.file, known),
+                                command_line, known);
+  if (plan.data) return plan;
+  // A quantized model is named by its directory, which says nothing of task files: decided here, once.
+  for (const std::string& model : plan.models) plan.data = task_files(std::nullopt, model);
+  return plan;
+}
+
+int run(const Options& options, const GlobalOptions& global) {
+  const KnownNames known = known_names();
+  const StudyPlan plan = make_plan(options, global, known);
+  // Fetched before the first cell, not in the middle of a measured one.
+  for (const std::string& model : plan.models) locate_model(model);
+  RunnerOptions runner;
+  runner.version = NIBBLE_VERSION;
+  runner.known = known;
+  StudyOutcome outcome;
+  {
+    StudyDisplay display;
+    outcome = run_study(plan, options.out, runner, display);
+  }
+  const report::Report report = report::make_report(Store::open(std::filesystem::path(options.out) / "results.db", true));
+  report::write_report(report, options.out);
+  if (outcome.stop_signal == 0) {
+    if (!global.json_file.empty()) write_file_atomically(global.json_file, report::render_json(report));
+    const bool only_json = global.wants_json() && global.json_file.empty();
+    print(only_json ? report::render_json(report) : report::render_table1_terminal(report));
+  }
+  fmt::print(stderr, "nibble: {}\n", outcome.message);
+  if (outcome.stop_signal != 0) return 128 + outcome.stop_signal;
+  return outcome.complete() ? 0 : 1;
+}
+
+}  // namespace
+
+Run cmd_study(CLI::App& verb, const GlobalOptions& global) {
+  auto options = std::make_shared<Options>();
+  StudyOptions& plan = options->plan;
+  verb.add_option("study", options->file, "a study file; what stands on the command line wins")->type_name("STUDY.toml");
+  verb.add_option("--out", options->out, "folder of results.db, table1.md, logs and models; a second call goes on")
+      ->required()
+      ->type_name("DIR");
+  const auto list = [&](const char* name, auto& value, const char* help) {
+    verb.add_option(name, value, help)->delimiter(',')->type_name("A,B,…");
+  };
+  list("--models", plan.models, "models as for other verbs");
+  list("--methods", options->methods, "gptq, gsq, rtn; default gptq,gsq");
+  list("--group-sizes", plan.group_sizes, "weights that share a scale, 0: a whole row; default 16,64");
+  list("--tasks", plan.tasks, "boolq, msmarco, gsm8k, wikitext; default: all");
+  verb.add_option("--bits", plan.bits, "2, 3, 4 or 8; default 4");
+  verb.add_option("--limit", plan.limit, "the first rows of each task only");
+  verb.add_option("--shots", plan.shots, "examples in a GSM8K prompt");
+  verb.add_option("--seed", plan.seed, "of all that is drawn; default 0");
+  verb.add_option("--window", plan.window, "tokens of a perplexity window");
+  verb.add_option("--data", plan.data, "folder of the task files")->type_name("DIR");
+  list("--calibration", plan.calibration, "text files to calibrate with; default: the built-in mixture");
+  verb.add_option("--samples", plan.samples, "sequences to calibrate with");
+  verb.add_option("--seqlen", plan.seqlen, "tokens of each");
+  verb.add_flag("--symmetric{true}", plan.symmetric, "no zero points");
+  verb.add_option("--bench-prompt", plan.bench_prompt, "tokens of the prompt test");
+  verb.add_option("--bench-generate", plan.bench_generate, "tokens of the generation test");
+  verb.add_option("--bench-repetitions", plan.bench_repetitions, "of each test; 0: no bench");
+  return [options, &global] { return run(*options, global); };
+}
+
+}  // namespace nibble::app

@@ -1,0 +1,58 @@
+#include "options.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "base/file.h"
+#include "base/thread_pool.h"
+
+namespace nibble::app {
+
+int GlobalOptions::thread_count() const { return threads > 0 ? threads : available_threads(); }
+
+Precision GlobalOptions::precision() const {
+  const bool float32 = dtype == "float32";
+  Precision precision;
+  precision.bf16 = !float32;
+  precision.half_cache = !float32;
+  precision.int8 = activations.empty() ? !float32 : activations == "int8";
+  return precision;
+}
+
+GgufDType GlobalOptions::gguf_dtype() const { return dtype == "float32" ? GgufDType::kF32 : GgufDType::kBF16; }
+
+void add_global_options(CLI::App& verb, GlobalOptions& global) {
+  const char* group = "Common options";
+  verb.add_option("-t,--threads", global.threads, "threads; default: all cores of this process")
+      ->check(CLI::Range(1, 1024))
+      ->group(group);
+  verb.add_option("--dtype", global.dtype, "float32 or bfloat16 (default): dense arithmetic and the cache")
+      ->check(CLI::IsMember({"float32", "bfloat16"}))
+      ->group(group);
+  verb.add_option("--activations", global.activations,
+                  "int8 or f32: what 4-bit weights are multiplied with; default: int8, with --dtype float32 f32")
+      ->check(CLI::IsMember({"int8", "f32"}))
+      ->group(group);
+  global.json = verb.add_option("--json", global.json_file, "every number as JSON; without FILE to standard output")
+                    ->type_name("[FILE]")
+                    ->expected(0, 1)
+                    ->group(group);
+}
+
+std::string json_text(const OrderedJson& json) {
+  return json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+}
+
+void print(std::string_view text) {
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  if (!written) fail("standard output: {}", std::strerror(errno));
+}
+
+void write_output(const GlobalOptions& global, const OrderedJson& json, const std::string& text) {
+  if (global.wants_json() && global.json_file.empty()) return print(json_text(json));
+  if (global.wants_json()) write_file_atomically(global.json_file, json_text(json));
+  print(text);
+}
+
+}  // namespace nibble::app

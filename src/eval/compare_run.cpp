@@ -1,0 +1,90 @@
+#include "eval/compare_run.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "eval/windows.h"
+
+namespace nibble {
+namespace {
+
+// One model over one window at a time.
+class Side {
+ public:
+  Side(std::shared_ptr<const Model> model, const CompareOptions& options, ThreadPool& pool)
+      : session_(std::move(model), session_options(options), pool),
+        logits_(static_cast<size_t>(session_.logit_rows_at_once() * session_.model().config.vocab_size)) {}
+
+  int64_t rows_at_once() const { return session_.logit_rows_at_once(); }
+  int piece() const { return session_.options().batch_tokens; }
+
+  void forward(int start, std::span<const int32_t> tokens) {
+    batch_.clear();
+    batch_.add(0, start, tokens);
+    session_.forward(batch_);
+  }
+  // Of the rows [first, first + count) of what was run last.
+  void compute_logits(int64_t first, int64_t count) {
+    session_.logits(session_.hidden() + first * session_.model().config.hidden_size, count, logits_.data());
+  }
+  std::span<const float> row(size_t i) const {
+    const size_t vocab = static_cast<size_t>(session_.model().config.vocab_size);
+    return {logits_.data() + i * vocab, vocab};
+  }
+
+ private:
+  static SessionOptions session_options(const CompareOptions& options) {
+    SessionOptions session;
+    session.context = options.window;
+    session.batch_tokens = std::min(options.batch_tokens, options.window);
+    session.precision = options.precision;
+    return session;
+  }
+  Session session_;
+  AlignedBuffer<float> logits_;
+  Batch batch_;
+};
+
+}  // namespace
+
+Comparison compare_models(std::shared_ptr<const Model> base, std::shared_ptr<const Model> quant,
+                          const Tokenizer& tokenizer, const std::string& text, const CompareOptions& options,
+                          ThreadPool& pool, const ProgressFn& progress) {
+  if (base->config.vocab_size != quant->config.vocab_size)
+    fail("{}: vocabulary of {}, but {} has one of {}: these models cannot be compared", quant->name(),
+         quant->config.vocab_size, base->name(), base->config.vocab_size);
+  if (options.batch_tokens < 1) throw UsageError("a batch needs at least one token");
+  const auto windows = comparison_windows(tokenizer.encode(text, false), options.window, options.windows,
+                                          tokenizer.start_token());
+  const auto [first_scored, last_scored] = scored_positions(options.window);
+  Side base_side(std::move(base), options, pool), quant_side(std::move(quant), options, pool);
+  const size_t piece = static_cast<size_t>(base_side.piece());
+  const size_t at_once = static_cast<size_t>(base_side.rows_at_once());
+  std::vector<PositionDistance> distances(at_once);
+  ComparisonBuilder builder;
+  for (size_t w = 0; w < windows.size(); ++w) {
+    const std::vector<int32_t>& window = windows[w];
+    for (size_t start = 0; start < last_scored; start += piece) {
+      const size_t end = std::min(start + piece, window.size());
+      const auto tokens = std::span(window).subspan(start, end - start);
+      base_side.forward(static_cast<int>(start), tokens);
+      quant_side.forward(static_cast<int>(start), tokens);
+      const size_t stop = std::min(end, last_scored);
+      for (size_t position = std::max(start, first_scored); position < stop; position += at_once) {
+        const size_t count = std::min(at_once, stop - position);
+        for (Side* side : {&base_side, &quant_side})
+          side->compute_logits(static_cast<int64_t>(position - start), static_cast<int64_t>(count));
+        pool.parallel_for(count, 1, [&](size_t begin, size_t finish, int) {
+          for (size_t i = begin; i < finish; ++i)
+            distances[i] = position_distance(base_side.row(i), quant_side.row(i), window[position + i + 1]);
+        });
+        for (size_t i = 0; i < count; ++i) builder.add(w, distances[i]);
+      }
+    }
+    if (progress) progress(w + 1, windows.size());
+  }
+  return builder.result();
+}
+
+}  // namespace nibble

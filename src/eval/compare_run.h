@@ -1,0 +1,30 @@
+// `nibble compare`: two models over the same text, position by position.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "base/thread_pool.h"
+#include "eval/compare.h"
+#include "eval/language_model.h"
+#include "model/session.h"
+
+namespace nibble {
+
+struct CompareOptions {
+  int window = 512;         // tokens; of them positions window/2 … window−2 are scored
+  int64_t windows = 0;      // 0: all that the text fills
+  int batch_tokens = 512;
+  Precision precision = {};
+};
+
+// Both models see the same tokens (the base's tokenizer; Error when the quantized model's vocabulary has
+// another size, or a window is longer than either allows). Logits of both are kept a few positions at
+// a time. Base and quant may be one model.
+Comparison compare_models(std::shared_ptr<const Model> base, std::shared_ptr<const Model> quant,
+                          const Tokenizer& tokenizer, const std::string& text, const CompareOptions& options,
+                          ThreadPool& pool, const ProgressFn& progress);
+
+}  // namespace nibble

@@ -1,0 +1,122 @@
+// Greedy generation: sequences enter and leave the batch one by one.
+#include <algorithm>
+#include <optional>
+
+#include "eval/engine.h"
+#include "eval/generated_text.h"
+#include "eval/stopwatch.h"
+
+namespace nibble {
+namespace {
+
+// A request that has a slot.
+struct Sequence {
+  Sequence(size_t index_, const GenerateRequest& request_, const Tokenizer& tokenizer)
+      : index(index_), request(&request_), text(tokenizer, request_.stop) {}
+
+  bool in_prompt() const { return fed < request->prompt.size(); }
+
+  size_t index;                    // of the request
+  const GenerateRequest* request;
+  size_t fed = 0;                  // tokens in the cache
+  int32_t next = 0;                // to be fed once the prompt is through
+  Stopwatch watch;
+  GenerateResult result;
+  GeneratedText text;
+};
+
+// Takes the token in; true when it was the last.
+bool accept(Sequence& sequence, int32_t token, std::span<const int32_t> end_tokens) {
+  GenerateResult& result = sequence.result;
+  const double ms = sequence.watch.seconds() * 1000;
+  if (result.tokens.empty()) result.first_token_ms = ms;
+  result.total_ms = ms;
+  if (std::find(end_tokens.begin(), end_tokens.end(), token) != end_tokens.end()) {
+    result.finish = FinishReason::kEndToken;
+    return true;
+  }
+  result.tokens.push_back(token);
+  sequence.next = token;
+  if (sequence.text.add(token)) {
+    result.finish = FinishReason::kStopString;
+    return true;
+  }
+  result.finish = FinishReason::kLength;
+  return result.tokens.size() == static_cast<size_t>(sequence.request->max_new_tokens);
+}
+
+// A row of the batch after which a sequence's next token is asked for.
+struct Row {
+  size_t slot, row;
+};
+
+// One token of every sequence that generates, then as much of the prompts as there is room for.
+std::vector<Row> fill(Batch& batch, std::vector<std::optional<Sequence>>& slots, size_t room) {
+  batch.clear();
+  std::vector<Row> rows;
+  for (size_t s = 0; s < slots.size(); ++s) {
+    if (!slots[s] || slots[s]->in_prompt()) continue;
+    rows.push_back({s, batch.tokens.size()});
+    batch.add(static_cast<int>(s), static_cast<int>(slots[s]->fed), std::span(&slots[s]->next, 1));
+    ++slots[s]->fed;
+  }
+  for (size_t s = 0; s < slots.size(); ++s) {
+    if (!slots[s] || !slots[s]->in_prompt()) continue;
+    Sequence& sequence = *slots[s];
+    const std::vector<int32_t>& prompt = sequence.request->prompt;
+    const size_t count = std::min(room - batch.tokens.size(), prompt.size() - sequence.fed);
+    if (count == 0) break;
+    batch.add(static_cast<int>(s), static_cast<int>(sequence.fed), std::span(prompt).subspan(sequence.fed, count));
+    sequence.fed += count;
+    if (!sequence.in_prompt()) rows.push_back({s, batch.tokens.size() - 1});
+  }
+  return rows;
+}
+
+}  // namespace
+
+std::vector<GenerateResult> Engine::generate(std::span<const GenerateRequest> requests, const ProgressFn& progress) {
+  std::vector<GenerateResult> results(requests.size());
+  if (requests.empty()) return results;
+  size_t longest = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (requests[i].prompt.empty() || requests[i].max_new_tokens < 1)
+      fail("{}: request {} lacks a prompt, or asks for no token", model_->name(), i);
+    const size_t tokens = requests[i].prompt.size() + static_cast<size_t>(requests[i].max_new_tokens);
+    check_length("prompt and answer of request", i, tokens);
+    longest = std::max(longest, tokens);
+  }
+  const size_t n_slots = std::min(static_cast<size_t>(options_.slots), requests.size());
+  Session& session = this->session(static_cast<int>(n_slots), static_cast<int>(longest));
+
+  std::vector<std::optional<Sequence>> slots(n_slots);
+  Batch batch;
+  std::vector<size_t> rows;
+  std::vector<int32_t> best;
+  for (size_t begun = 0, done = 0; done < requests.size();) {
+    for (std::optional<Sequence>& slot : slots) {
+      if (slot || begun == requests.size()) continue;
+      slot.emplace(begun, requests[begun], *tokenizer_);
+      ++begun;
+    }
+    const std::vector<Row> asked = fill(batch, slots, static_cast<size_t>(session.options().batch_tokens));
+    session.forward(batch);
+    rows.clear();
+    for (const Row& row : asked) rows.push_back(row.row);
+    best.resize(rows.size());
+    reader_.argmax(session, rows, best);
+    for (size_t i = 0; i < asked.size(); ++i) {
+      std::optional<Sequence>& slot = slots[asked[i].slot];
+      if (!accept(*slot, best[i], model_->config.end_tokens)) continue;
+      slot->result.text = slot->text.text();
+      results[slot->index] = std::move(slot->result);
+      slot.reset();
+      ++done;
+    }
+    if (progress) progress(done, requests.size());
+  }
+  note_memory(session);
+  return results;
+}
+
+}  // namespace nibble

@@ -1,0 +1,65 @@
+#include "study/bandwidth.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <fstream>
+
+#include "base/aligned_buffer.h"
+#include "base/memory_usage.h"
+#include "eval/stopwatch.h"
+
+namespace nibble {
+namespace {
+
+// Eight sums in parallel, so that the loads and not the additions are the limit.
+uint64_t sum_of(const uint64_t* data, size_t n) {
+  uint64_t sums[8] = {};
+  for (size_t i = 0; i + 8 <= n; i += 8) {
+    for (size_t j = 0; j < 8; ++j) sums[j] += data[i + j];
+  }
+  uint64_t total = 0;
+  for (const uint64_t sum : sums) total += sum;
+  return total;
+}
+
+}  // namespace
+
+// What sysfs says of processor 0: virtual machines pass the sum over a whole socket to sysconf().
+uint64_t last_level_cache_bytes() {
+  for (int index = 9; index >= 0; --index) {
+    std::ifstream size(fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/size", index));
+    uint64_t value = 0;
+    char unit = 'K';
+    if (size >> value && value > 0) return value << (size >> unit && unit == 'M' ? 20 : 10);
+  }
+  for (const int level : {_SC_LEVEL3_CACHE_SIZE, _SC_LEVEL2_CACHE_SIZE}) {
+    if (const long bytes = ::sysconf(level); bytes > 0) return static_cast<uint64_t>(bytes);
+  }
+  return 0;
+}
+
+std::optional<double> read_bandwidth(ThreadPool& pool) {
+  constexpr int kPasses = 5;
+  const uint64_t bytes = std::max<uint64_t>(uint64_t{256} << 20, 4 * last_level_cache_bytes());
+  if (available_memory_bytes() < 2 * bytes) return std::nullopt;
+  AlignedBuffer<uint64_t> buffer(bytes / sizeof(uint64_t));
+  // Pages of zeros that were never written to might all be one page.
+  pool.parallel_for(buffer.size(), 512, [&](size_t begin, size_t end, int) {
+    for (size_t i = begin; i < end; ++i) buffer[i] = i;
+  });
+  double best = 0;
+  std::atomic<uint64_t> sink{0};
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const Stopwatch watch;
+    pool.parallel_for(buffer.size(), 512, [&](size_t begin, size_t end, int) {
+      sink += sum_of(buffer.data() + begin, end - begin);
+    });
+    best = std::max(best, static_cast<double>(buffer.bytes()) / watch.seconds());
+  }
+  NIBBLE_CHECK(sink.load() != 0);  // the sums are used, so they are computed
+  return best;
+}
+
+}  // namespace nibble
