@@ -1,9 +1,8 @@
 // nibble doctor
 #include <fmt/ranges.h>
 
-#include <fstream>
-
 #include "base/memory_usage.h"
+#include "base/processor.h"
 #include "commands.h"
 #include "kernels/ops.h"
 #include "model/find_model.h"
@@ -14,15 +13,6 @@ namespace nibble::app {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string processor_name() {
-  std::ifstream cpuinfo("/proc/cpuinfo");
-  for (std::string line; std::getline(cpuinfo, line);) {
-    const size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "unknown processor";
-}
 
 // Names of hub models in the cache, "org/name".
 std::vector<std::string> hub_models() {

@@ -1,8 +1,10 @@
 // The program: finds the verb, runs it, turns what it throws into one line and an exit code.
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <deque>
 #include <exception>
+#include <string_view>
 
 #include "commands.h"
 #include "interrupt.h"
@@ -58,6 +60,11 @@ int run(int argc, char** argv) {
     declared->footer(std::string("Example:\n  ") + verb.example);
     runs.emplace_back(declared, verb.declare(*declared, global.emplace_back()));
     add_global_options(*declared, global.back());
+  }
+  if (argc > 1 && argv[1][0] != '-') {
+    const bool known = std::any_of(std::begin(kVerbs), std::end(kVerbs),
+                                   [&](const Verb& verb) { return std::string_view(argv[1]) == verb.name; });
+    if (!known) return complain(fmt::format("no verb '{}' (see nibble --help)", argv[1]).c_str(), 2);
   }
   try {
     app.parse(argc, argv);

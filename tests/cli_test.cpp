@@ -74,7 +74,7 @@ TEST_F(Cli, HelpOfEveryVerbShowsAnExample) {
 
 TEST_F(Cli, WrongUsageExitsWith2) {
   expect_failure("", 2, "nibble --help");
-  expect_failure("nonsense", 2, "nibble --help");
+  expect_failure("nonsense", 2, "no verb 'nonsense'");
   expect_failure("info", 2, "nibble info --help");
   expect_failure("info llama-mini --no-such-option", 2, "no-such-option");
   expect_failure("eval llama-mini --tasks nosuch", 2, "nosuch");

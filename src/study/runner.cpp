@@ -1,12 +1,13 @@
 #include "study/runner.h"
 
 #include <algorithm>
-#include <fstream>
 #include <map>
 #include <system_error>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/processor.h"
+#include "kernels/ops.h"
 #include "study/commands.h"
 #include "study/process.h"
 #include "study/time_left.h"
@@ -29,15 +30,6 @@ void make_directory(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);
   if (error) fail("{}: cannot make this directory: {}", path.string(), error.message());
-}
-
-std::string processor_name() {
-  std::ifstream cpuinfo("/proc/cpuinfo");
-  for (std::string line; std::getline(cpuinfo, line);) {
-    const size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "unknown processor";
 }
 
 bool is_disk_full(const std::string& reason) {
@@ -94,7 +86,8 @@ void Runner::begin() {
   const std::string toml = to_toml(plan_);
   store_.set_meta("study_toml", toml);
   store_.set_meta("version", options_.version);
-  store_.set_meta("host", processor_name());
+  store_.set_meta("cpu", processor_name());
+  store_.set_meta("isa", std::string(kernels().name));
   store_.set_meta("threads", std::to_string(plan_.threads));
   for (const char* name : {"logs", "models", "tmp"}) make_directory(dir_ / name);
   write_file_atomically(dir_ / "study.toml", toml);
