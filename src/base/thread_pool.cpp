@@ -13,20 +13,17 @@ namespace {
 
 constexpr auto kSpin = std::chrono::microseconds(50);
 
-// Waits until done() holds: spins for kSpin, then yields the processor between looks.
+// Looks for done() for kSpin: most jobs end within it, and waking a sleeper costs more.
 template <typename Done>
-bool spin_until(Done done, bool then_yield) {
+bool spin_until(Done done) {
   const auto deadline = std::chrono::steady_clock::now() + kSpin;
-  for (;;) {
+  do {
     for (int i = 0; i < 64; ++i) {
       if (done()) return true;
       _mm_pause();
     }
-    if (std::chrono::steady_clock::now() >= deadline) break;
-  }
-  if (!then_yield) return done();
-  while (!done()) sched_yield();
-  return true;
+  } while (std::chrono::steady_clock::now() < deadline);
+  return done();
 }
 
 }  // namespace
@@ -71,7 +68,10 @@ void ThreadPool::run_erased(Erased function, void* argument) {
   }
   wake_.notify_all();
   execute(0);
-  spin_until([&] { return running_.load(std::memory_order_acquire) == 0; }, true);
+  if (!spin_until([&] { return running_.load(std::memory_order_acquire) == 0; })) {
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [&] { return running_.load(std::memory_order_acquire) == 0; });
+  }
   if (error_) std::rethrow_exception(error_);
 }
 
@@ -79,14 +79,17 @@ void ThreadPool::work(int thread) {
   uint64_t seen = 0;
   for (;;) {
     const auto changed = [&] { return generation_.load(std::memory_order_acquire) != seen; };
-    if (!spin_until(changed, false)) {
+    if (!spin_until(changed)) {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, changed);
     }
     seen = generation_.load(std::memory_order_acquire);
     if (stop_) return;
     execute(thread);
-    running_.fetch_sub(1, std::memory_order_release);
+    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      std::lock_guard lock(mutex_);  // the caller may be about to sleep
+      done_.notify_one();
+    }
   }
 }
 

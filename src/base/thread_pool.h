@@ -15,8 +15,8 @@
 
 namespace nibble {
 
-// Runs a function on every thread of the pool; the caller is thread 0. Between jobs workers spin
-// for about 50 µs, then sleep. Not reentrant: a job must not start another job.
+// Runs a function on every thread of the pool; the caller is thread 0. Whoever waits
+// spins for about 50 µs, then sleeps. Not reentrant: a job must not start another job.
 class ThreadPool {
  public:
   explicit ThreadPool(int n_threads);
@@ -74,7 +74,7 @@ class ThreadPool {
   Erased function_ = nullptr;
   void* argument_ = nullptr;
   std::mutex mutex_;
-  std::condition_variable wake_;
+  std::condition_variable wake_, done_;
   std::exception_ptr error_;
 };
 

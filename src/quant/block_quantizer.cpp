@@ -63,7 +63,7 @@ void BlockQuantizer::for_each_sample(const SampleFn& body) {
 }
 
 InputStatistics BlockQuantizer::collect(int64_t k, const std::function<const float*(const Batch&, int64_t, float*, float*)>& input) {
-  StatisticsCollector collector(k, calibration_.tokens);
+  StatisticsCollector collector(k, calibration_.tokens, pool_);
   for_each_sample([&](const Batch& batch, int64_t rows, float* h, float* a) { collector.add(input(batch, rows, h, a), rows); });
   return collector.finish();
 }

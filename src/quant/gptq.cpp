@@ -142,7 +142,7 @@ QuantizedMatrix gptq_loop(std::vector<float> weight, const std::vector<double>& 
       }
     });
     if (end < k) {
-      subtract_product(errors.data(), width, u.data() + begin * k + end, k, weight.data() + end, k, n, k - end, width);
+      subtract_product(errors.data(), width, u.data() + begin * k + end, k, weight.data() + end, k, n, k - end, width, pool);
     }
   }
   return m;

@@ -41,12 +41,14 @@ Grid fit_range(std::span<const float> values, const PackedFormat& format, float 
     grid.scale = stored_scale(-extreme * ratio / static_cast<float>(format.middle()));
     return grid;
   }
-  grid.scale = stored_scale((high - low) * ratio / static_cast<float>(format.max_code()));
-  if (grid.scale == 0) {
-    grid.zero = 0;
-    return grid;
-  }
-  grid.zero = static_cast<int>(std::clamp(std::nearbyintf(-low * ratio / grid.scale), 0.0f, static_cast<float>(format.max_code())));
+  return fit_ends(low * ratio, high * ratio, format);
+}
+
+Grid fit_ends(float low, float high, const PackedFormat& format) {
+  Grid grid;
+  const float top = static_cast<float>(format.max_code());
+  grid.scale = stored_scale((high - low) / top);
+  if (grid.scale != 0) grid.zero = static_cast<int>(std::clamp(std::nearbyintf(-low / grid.scale), 0.0f, top));
   return grid;
 }
 

@@ -22,6 +22,9 @@ struct Grid {
 // scale takes the opposite sign of that value.
 Grid fit_range(std::span<const float> values, const PackedFormat& format, float ratio = 1.0f);
 
+// The asymmetric grid from `low` ≤ 0 to `high` ≥ 0.
+Grid fit_ends(float low, float high, const PackedFormat& format);
+
 // The ratio among 1, 0.975, … 0.6 whose grid has the least Σ weights[i]·(value − rounded)².
 Grid fit_weighted(std::span<const float> values, std::span<const float> weights, const PackedFormat& format);
 

@@ -3,6 +3,7 @@
 #include <cblas.h>
 #include <lapacke.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -10,18 +11,41 @@
 namespace nibble {
 namespace {
 
+constexpr int64_t kGramBlock = 64;
+
 int as_int(int64_t value) {
   NIBBLE_CHECK(value >= 0 && value < (int64_t{1} << 31));
   return static_cast<int>(value);
 }
 
+// OpenBLAS as it starts takes every processor; its calls are safe from several threads.
+void single_threaded() {
+  static const bool once = (openblas_set_num_threads(1), true);
+  (void)once;
+}
+
+// c = alpha·a·b + beta·c, rows of a and c shared out.
+void multiply(float alpha, const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc,
+              int64_t m, int64_t n, int64_t k, ThreadPool& pool) {
+  single_threaded();
+  pool.parallel_for(static_cast<size_t>(m), 16, [&](size_t begin, size_t end, int) {
+    const int64_t row = static_cast<int64_t>(begin);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(static_cast<int64_t>(end) - row), as_int(n), as_int(k),
+                alpha, a + row * lda, as_int(lda), b, as_int(ldb), beta, c + row * ldc, as_int(ldc));
+  });
+}
+
 }  // namespace
 
-void set_linalg_threads(int threads) { openblas_set_num_threads(threads); }
-
-void add_gram(std::span<const float> x, int64_t rows, int64_t k, std::vector<float>& gram) {
-  cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, as_int(k), as_int(rows), 1.0f, x.data(), as_int(k), 1.0f,
-              gram.data(), as_int(k));
+void add_gram(const float* x, int64_t rows, int64_t k, std::vector<float>& gram, ThreadPool& pool) {
+  single_threaded();
+  const int64_t blocks = (k + kGramBlock - 1) / kGramBlock;
+  pool.parallel_each(static_cast<size_t>(blocks), [&](size_t block, int) {
+    const int64_t first = static_cast<int64_t>(block) * kGramBlock;
+    const int64_t count = std::min(kGramBlock, k - first);
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, as_int(count), as_int(k - first), as_int(rows), 1.0f, x + first,
+                as_int(k), x + first, as_int(k), 1.0f, gram.data() + first * k + first, as_int(k));
+  });
 }
 
 void mirror_upper(std::vector<float>& matrix, int64_t k) {
@@ -31,17 +55,16 @@ void mirror_upper(std::vector<float>& matrix, int64_t k) {
 }
 
 void subtract_product(const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t m,
-                      int64_t n, int64_t k) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(m), as_int(n), as_int(k), -1.0f, a, as_int(lda), b,
-              as_int(ldb), 1.0f, c, as_int(ldc));
+                      int64_t n, int64_t k, ThreadPool& pool) {
+  multiply(-1.0f, a, lda, b, ldb, 1.0f, c, ldc, m, n, k, pool);
 }
 
-void product(const float* a, const float* b, float* c, int64_t m, int64_t n, int64_t k) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(m), as_int(n), as_int(k), 1.0f, a, as_int(k), b,
-              as_int(n), 0.0f, c, as_int(n));
+void product(const float* a, const float* b, float* c, int64_t m, int64_t n, int64_t k, ThreadPool& pool) {
+  multiply(1.0f, a, k, b, n, 0.0f, c, n, m, n, k, pool);
 }
 
 bool inverse_cholesky_upper(std::vector<double>& a, int64_t k) {
+  single_threaded();
   // A⁻¹ = Uᵀ·U with U upper is found without forming the inverse: with J the exchange matrix, the
   // lower factor L of J·A·J gives J·L·J upper with A = (J·L·J)·(J·L·J)ᵀ, so U = (J·L·J)⁻¹.
   const int n = as_int(k);

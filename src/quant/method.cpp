@@ -19,7 +19,7 @@ double relative_output_error(std::span<const float> weight, std::span<const floa
   NIBBLE_CHECK(static_cast<int64_t>(weight.size()) == n * k && quantized.size() == weight.size());
   const auto energy = [&](const std::vector<float>& rows) {
     std::vector<float> through(rows.size());
-    product(rows.data(), input.gram.data(), through.data(), n, k, k);
+    product(rows.data(), input.gram.data(), through.data(), n, k, k, pool);
     std::vector<double> partial(static_cast<size_t>(n));
     pool.parallel_for(static_cast<size_t>(n), 1, [&](size_t begin, size_t end, int) {
       for (size_t r = begin; r < end; ++r) {

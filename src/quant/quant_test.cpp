@@ -41,7 +41,7 @@ InputStatistics activations(int64_t k, int64_t tokens, uint64_t seed) {
       v = (v + 0.7f * shared[static_cast<size_t>(t)]) * (i % 17 == 3 ? 12.0f : 1.0f);
     }
   }
-  StatisticsCollector collector(k, tokens);
+  StatisticsCollector collector(k, tokens, pool());
   collector.add(x.data(), tokens);
   return collector.finish();
 }
@@ -173,7 +173,7 @@ TEST(HostileLayers, DeadInputsAndZeroGroups) {
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t i = 40; i < 50; ++i) x[static_cast<size_t>(t * k + i)] = 0;
   }
-  StatisticsCollector collector(k, tokens);
+  StatisticsCollector collector(k, tokens, pool());
   collector.add(x.data(), tokens);
   const auto input = collector.finish();
   std::vector<float> weight = normals(static_cast<size_t>(n * k), 42);

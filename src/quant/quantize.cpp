@@ -6,7 +6,6 @@
 #include <chrono>
 
 #include "base/file.h"
-#include "quant/linalg.h"
 #include "quant/methods.h"
 #include "quant/nibble_writer.h"
 
@@ -84,7 +83,6 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
                            bool force, ThreadPool& pool, const BlockProgress& progress) {
   const auto begin = std::chrono::steady_clock::now();
   options.validate();
-  set_linalg_threads(pool.size());
   prepare_directory(out, force);
   CalibrationOptions wanted = options.calibration;
   wanted.seqlen = std::min(wanted.seqlen, model->config.max_context);

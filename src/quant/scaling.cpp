@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "quant/grid.h"
 #include "quant/linalg.h"
@@ -90,7 +91,7 @@ class OutputError {
 
  private:
   double energy() {
-    product(error_.data(), transposed_.data(), output_.data(), linear_.format.n, rows_, input_.k);
+    product(error_.data(), transposed_.data(), output_.data(), linear_.format.n, rows_, input_.k, pool_);
     double total = 0;
     for (const float v : output_) total += double{v} * double{v};
     return total;
@@ -126,13 +127,22 @@ ChannelScales search_scales(std::span<const ScaledLinear> linears, const InputSt
   errors.reserve(linears.size());
   for (const ScaledLinear& l : linears) errors.emplace_back(l, input, pool);
   std::vector<float> of_input(static_cast<size_t>(input.k), 1.0f);
+  // Each linear's error relative to its own without scales; a scale that makes one of them worse is
+  // no candidate.
+  std::vector<double> plain;
+  for (OutputError& error : errors) plain.push_back(error(of_input));
   const auto loss = [&](const std::vector<float>& scale) {
     for (size_t i = 0; i < of_input.size(); ++i) of_input[i] = scale[static_cast<size_t>(channel_of[i])];
     double total = 0;
-    for (OutputError& error : errors) total += error(of_input);
+    for (size_t l = 0; l < errors.size(); ++l) {
+      if (plain[l] == 0) continue;
+      const double ratio = errors[l](of_input) / plain[l];
+      if (ratio > 1) return std::numeric_limits<double>::infinity();
+      total += ratio;
+    }
     return total;
   };
-  double least = loss(best.scale);
+  double least = static_cast<double>(errors.size());
   for (const bool by_weight : {false, true}) {
     for (int step = by_weight ? 0 : 1; step < kExponents; ++step) {
       ChannelScales candidate{std::vector<float>(x.size()), kExponentStep * static_cast<float>(step), by_weight};

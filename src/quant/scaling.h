@@ -25,7 +25,8 @@ struct ChannelScales {
 };
 
 // The scales among x̄^r and x̄^r / w̄^(1−r), r = 0, 0.05 … 0.95, and 1, that give the least sum of
-// relative output errors of rounding on the input's sample rows. x̄: mean |x| of a channel; w̄: mean
+// output errors of rounding on the input's sample rows, each relative to the linear's own without
+// scales, none of them worse. x̄: mean |x| of a channel; w̄: mean
 // of |W| over its group's maximum. channel_of[i] in [0, channels) is input i's channel (several
 // inputs share one where grouped-query attention repeats it).
 ChannelScales search_scales(std::span<const ScaledLinear> linears, const InputStatistics& input,

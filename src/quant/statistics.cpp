@@ -12,15 +12,15 @@ constexpr int64_t kSampleRows = 256;
 
 }  // namespace
 
-StatisticsCollector::StatisticsCollector(int64_t k, int64_t expected_tokens)
-    : sum_abs_(static_cast<size_t>(k)), stride_(std::max<int64_t>(1, expected_tokens / kSampleRows)) {
+StatisticsCollector::StatisticsCollector(int64_t k, int64_t expected_tokens, ThreadPool& pool)
+    : pool_(pool), sum_abs_(static_cast<size_t>(k)), stride_(std::max<int64_t>(1, expected_tokens / kSampleRows)) {
   statistics_.k = k;
   statistics_.gram.resize(static_cast<size_t>(k * k));
 }
 
 void StatisticsCollector::add(const float* x, int64_t rows) {
   const int64_t k = statistics_.k;
-  add_gram({x, static_cast<size_t>(rows * k)}, rows, k, statistics_.gram);
+  add_gram(x, rows, k, statistics_.gram, pool_);
   for (int64_t r = 0; r < rows; ++r) {
     const float* row = x + r * k;
     for (int64_t i = 0; i < k; ++i) sum_abs_[static_cast<size_t>(i)] += std::fabs(double{row[i]});
