@@ -31,6 +31,8 @@ constexpr Verb kVerbs[] = {
      cmd_generate},
     {"eval", "scores on tasks, with intervals, latency, throughput and memory",
      "nibble eval llama-mini --tasks boolq,wikitext --limit 20", cmd_eval},
+    {"quantize", "a model compressed into the directory OUT",
+     "nibble quantize llama-mini out/llama-4bit --method gptq --group-size 64", cmd_quantize},
     {"compare", "how far a quantized model lies from its baseline",
      "nibble compare llama-mini llama-mini --file data/mini/data/wikitext.test.txt --windows 4", cmd_compare},
     {"bench", "speed of prompts and of generation, latency, memory",

@@ -109,7 +109,9 @@ class Model:
         w = gguf.GGUFWriter(os.path.join(out, self.arch + ".gguf"), self.arch)
         for key, value in metadata.items():
             key = key.replace("ARCH", self.arch)
-            if isinstance(value, bool):
+            if key == "general.alignment":
+                w.add_custom_alignment(value)
+            elif isinstance(value, bool):
                 w.add_bool(key, value)
             elif isinstance(value, int):
                 w.add_uint32(key, value)

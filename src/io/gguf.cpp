@@ -137,9 +137,10 @@ class Loader {
     const GgmlTypeInfo& info = ggml_type_info(tensor.type);
     TensorView view{dtype_of(tensor.type, dtype_), tensor.shape, nullptr};
     view.shape[0] = rows.count;
-    if (rows.pairs_of_heads > 0 && rows.count % (2 * rows.pairs_of_heads) != 0) {
-      fail("{}: tensor {} has {} rows, which do not divide into {} heads of rotary pairs", where_,
-           quote_name(tensor.name), rows.count, rows.pairs_of_heads);
+    if (rows.pairs_of_heads > 0 &&
+        (rows.count != rows.pairs_of_heads * heads_.head_dim || heads_.head_dim % 2 != 0)) {
+      fail("{}: tensor {} has {} rows, expected {} heads of {} (an even number)", where_,
+           quote_name(tensor.name), rows.count, rows.pairs_of_heads, heads_.head_dim);
     }
     // A quantized vector is one row of blocks: its elements are not rows of their own.
     const bool quantized = is_quantized(tensor.type);

@@ -77,6 +77,9 @@ GgufHeads gguf_heads(const GgufFile& gguf) {
     fail("{}: {} hidden values do not divide into {} heads", where(gguf), hidden, heads.n_heads);
   }
   heads.head_dim = count_or(gguf, "attention.key_length", hidden / heads.n_heads);
+  if (heads.n_heads * heads.head_dim > std::numeric_limits<int32_t>::max()) {
+    fail("{}: {} heads of {} values are more than 2^31 - 1", where(gguf), heads.n_heads, heads.head_dim);
+  }
   if (count_or(gguf, "attention.value_length", heads.head_dim) != heads.head_dim) {
     fail("{}: keys and values of different length are not supported", where(gguf));
   }

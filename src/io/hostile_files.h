@@ -9,13 +9,19 @@
 
 namespace nibble {
 
+// A new file each time: rewriting one in place makes some file systems sync it.
+inline void replace_file(const std::filesystem::path& path, std::string_view bytes) {
+  std::filesystem::remove(path);
+  write_text(path, bytes);
+}
+
 // Opens every beginning of the file: each length up to `dense`, then every `step`-th. All must
 // throw Error: no reader may take a part for the whole.
 template <typename Open>
 void expect_truncations_refused(const std::string& whole, size_t dense, size_t step, Open&& open) {
   const TemporaryDirectory dir;
   for (size_t size = 0; size < whole.size(); size += size < dense ? 1 : step) {
-    write_text(dir / "file", std::string_view(whole).substr(0, size));
+    replace_file(dir / "file", std::string_view(whole).substr(0, size));
     EXPECT_NE(error_of([&] { open(dir / "file"); }), "")
         << "the first " << size << " of " << whole.size() << " bytes";
   }
@@ -36,7 +42,7 @@ int open_with_random_bytes(const std::string& whole, size_t region, int n, uint6
       damaged[random.below(std::min(region, whole.size()))] =
           static_cast<char>(choice < 5 ? kExtremes[choice] : random.below(256));
     }
-    write_text(dir / "file", damaged);
+    replace_file(dir / "file", damaged);
     refused += error_of([&] { open(dir / "file"); }) != "";
   }
   return refused;

@@ -82,7 +82,7 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
   up_ = AlignedBuffer<float>(tokens * inner);
 
   const int64_t widest = std::max({c.hidden_size, c.intermediate_size, c.query_size()});
-  bool any_packed = model_->head.packed.has_value(), any_dense = !any_packed;
+  bool any_packed = options_.expect_packed || model_->head.packed, any_dense = !model_->head.packed;
   for (const Linear* l : model_->linears()) (l->packed ? any_packed : any_dense) = true;
   const bool use_int8 = any_packed && options_.precision.int8;
   if (any_dense && options_.precision.bf16 && kernels_.dense_bf16_bf16)

@@ -46,6 +46,7 @@ struct SessionOptions {
   int context = 512;             // tokens a slot
   int batch_tokens = 512;        // most tokens of one forward pass
   Precision precision = {};
+  bool expect_packed = false;    // linears may be packed later, as calibration does
 };
 
 // Activations, cache and scratch for one model, allocated once; the calls below allocate nothing.

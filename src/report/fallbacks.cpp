@@ -16,7 +16,7 @@ std::vector<Fallback> fallbacks_of(const Json& report) {
   for (const Json& linear : report["linears"]) {
     if (!linear.is_object()) continue;
     Fallback fallback{text_at(linear, "name"), text_at(linear, "fallback"), text_at(linear, "reason")};
-    if (!fallback.fallback.empty() && fallback.fallback != "none") found.push_back(std::move(fallback));
+    if (!fallback.fallback.empty() || !fallback.reason.empty()) found.push_back(std::move(fallback));
   }
   return found;
 }

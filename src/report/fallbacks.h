@@ -10,11 +10,12 @@ namespace nibble::report {
 
 struct Fallback {
   std::string layer;     // "model.layers.3.mlp.down_proj"
-  std::string fallback;  // what was done instead
+  std::string fallback;  // what was done instead; empty for a remark: the method stayed as planned
   std::string reason;
 };
 
-// From "linears": [{"name", "fallback": null|text, "reason"}] of a quantization report; empty for null.
+// From "linears": [{"name", "fallback", "reason"}] of a quantization report (docs/results.md); entries with
+// neither are as planned and left out.
 std::vector<Fallback> fallbacks_of(const Json& quantization_report);
 
 // What quantizers say of the whole model: "warnings": [text].

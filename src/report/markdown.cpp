@@ -16,7 +16,8 @@ constexpr std::string_view kReproduce =
     "Reproduce: `nibble study study.toml --out DIR` with the study file at the end of this page, then "
     "`nibble report "
     "DIR`.\n\n";
-constexpr size_t kMostEvidence = 12;  // a list in an issue; report.json has all
+constexpr size_t kMostFallbacks = 12;  // of one variant; report.json has all
+constexpr size_t kMostEvidence = 12;   // a list in an issue; report.json has all
 
 std::vector<ColumnRow> variant_rows(const StudyView& study) {
   std::vector<ColumnRow> rows;
@@ -146,6 +147,25 @@ std::string efficiency(const StudyView& study) {
   return out;
 }
 
+// Layers with the same fallback for the same reason together: "layers.0.w_q and 3 more".
+std::vector<std::pair<std::string, Fallback>> grouped(const std::vector<Fallback>& all) {
+  std::vector<std::pair<size_t, Fallback>> groups;
+  for (const Fallback& f : all) {
+    const auto same = std::find_if(groups.begin(), groups.end(), [&](const auto& g) {
+      return g.second.fallback == f.fallback && g.second.reason == f.reason;
+    });
+    if (same == groups.end())
+      groups.emplace_back(1, f);
+    else
+      ++same->first;
+  }
+  std::vector<std::pair<std::string, Fallback>> named;
+  for (auto& [n, f] : groups) {
+    named.emplace_back(n == 1 ? f.layer : fmt::format("{} and {} more", f.layer, n - 1), std::move(f));
+  }
+  return named;
+}
+
 std::string fallbacks(const StudyView& study) {
   TextTable table;
   table.heads = {{"Model"}, {"Configuration"}, {"Layer"}, {"Fallback"}, {"Reason"}};
@@ -158,16 +178,24 @@ std::string fallbacks(const StudyView& study) {
       continue;
     }
     const Json& report = row.variant.facts->quantization_report;
-    for (const Fallback& f : fallbacks_of(report)) {
-      table.rows.push_back({row.model.name, row.variant.label(), f.layer, f.fallback,
+    size_t left_out = 0;
+    for (const auto& [layers, f] : grouped(fallbacks_of(report))) {
+      if (++left_out > kMostFallbacks) continue;
+      table.rows.push_back({row.model.name, row.variant.label(), layers,
+                            f.fallback.empty() ? "–" : f.fallback,
                             f.reason.empty() ? "not stated" : f.reason});
+    }
+    if (left_out > kMostFallbacks) {
+      table.rows.push_back({row.model.name, row.variant.label(), "more layers", "–",
+                            fmt::format("{} more in report.json", left_out - kMostFallbacks)});
     }
     for (const std::string& warning : warnings_of(report)) {
       table.rows.push_back({row.model.name, row.variant.label(), "whole model", "–", warning});
     }
   }
   std::string out = "## Fallbacks of the quantizers\n\n";
-  out += table.rows.empty() ? "No stored quantization report names a fallback.\n" : to_markdown(table);
+  out += table.rows.empty() ? "No stored quantization report names a fallback or a remark.\n"
+                            : to_markdown(table);
   return out + "\n" + unknown + (unknown.empty() ? "" : "\n") + std::string(kReproduce);
 }
 

@@ -59,8 +59,10 @@ class ReportTest : public ::testing::Test {
     VariantFacts facts = testing::facts_of(gptq);
     facts.quantization_report = {
         {"linears",
-         {{{"name", "layers.0.w_q"}, {"fallback", nullptr}, {"reason", nullptr}},
-          {{"name", "layers.1.w_down"}, {"fallback", "rtn"}, {"reason", "Hessian is singular"}}}},
+         {{{"name", "layers.0.w_q"}, {"fallback", ""}, {"reason", ""}},
+          {{"name", "layers.1.w_down"}, {"fallback", "rtn"}, {"reason", "Hessian is singular"}},
+          {{"name", "layers.2.w_up"}, {"fallback", ""}, {"reason", "3 of 64 inputs never active"}},
+          {{"name", "layers.2.w_down"}, {"fallback", "rtn"}, {"reason", "Hessian is singular"}}}},
         {"warnings", {"few calibration tokens"}}};
     store.set_facts(gptq, facts);
     const std::string right = testing::eighty_right();

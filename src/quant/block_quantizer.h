@@ -1,0 +1,70 @@
+// Quantizes a model block by block: the stream that reaches a layer has gone through the quantized
+// layers before it, within the block too.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/session.h"
+#include "quant/calibration.h"
+#include "quant/layer.h"
+#include "quant/plan.h"
+#include "quant/statistics.h"
+
+namespace nibble {
+
+// What replaces tensors of the original checkpoint; the rest stays as it is.
+struct QuantizedTensors {
+  struct Packed {
+    PackedFormat format;
+    PackedBuffers buffers;
+    std::string method;
+  };
+  std::map<std::string, Packed> packed;              // by linear name
+  std::map<std::string, std::vector<float>> floats;  // by tensor name: folded norms and biases, rescaled layers
+  std::vector<LayerReport> reports;                  // in the order of the work
+};
+
+// Called before each block's stages with work done and to do, in blocks; may throw to cancel.
+using BlockProgress = std::function<void(int done, int total)>;
+
+class BlockQuantizer {
+ public:
+  BlockQuantizer(std::shared_ptr<const Model> model, const Calibration& calibration, const Plan& plan,
+                 const LayerOptions& options, ThreadPool& pool);
+  // All blocks; not the embedding and head.
+  QuantizedTensors run(const BlockProgress& progress);
+
+ private:
+  using SampleFn = std::function<void(const Batch& batch, int64_t rows, float* h, float* a)>;
+  struct Fold {                    // the operation before, which takes up the channel scales
+    Norm* norm = nullptr;
+    std::string norm_name;
+    Linear* rows = nullptr;        // a linear whose outputs are the channels
+    int repeats = 1;               // query heads a key/value head: o's inputs a channel of v
+    bool possible() const { return norm || rows; }
+  };
+  void quantize_block(int layer);
+  void for_each_sample(const SampleFn& body);
+  InputStatistics collect(int64_t k, const std::function<const float*(const Batch&, int64_t, float*, float*)>& input);
+  void quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold);
+  void install(Linear& linear, QuantizedLayer layer);
+  void fold_into(const Fold& fold, const std::vector<float>& scale);
+  std::vector<int> channel_map(const Fold& fold, int64_t k) const;
+
+  std::shared_ptr<const Model> model_;
+  const Calibration& calibration_;
+  const Plan& plan_;
+  LayerOptions options_;
+  ThreadPool& pool_;
+  Session session_;
+  std::vector<float> stream_;      // residual stream of all samples [tokens, hidden]
+  std::vector<float> attended_;    // attention outputs of the block in hand [tokens, query size]
+  std::vector<float> x_, inner_, projected_;  // of one sample
+  QuantizedTensors out_;
+};
+
+}  // namespace nibble

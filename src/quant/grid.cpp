@@ -1,0 +1,72 @@
+#include "quant/grid.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "tensor/dtype.h"
+
+namespace nibble {
+namespace {
+
+constexpr int kRatios = 17;
+constexpr float kRatioStep = 0.025f;
+constexpr float kSmallestNormal = 0x1.0p-14f;  // fp16: below it steps are lost
+
+// As it is stored. A scale too small for fp16's full precision is kept at its smallest normal
+// number: the codes then use less of their range, which loses less than a coarse scale.
+float stored_scale(float scale) {
+  if (scale == 0) return 0;
+  const float magnitude = std::clamp(std::fabs(scale), kSmallestNormal, 65504.0f);
+  return fp16_to_float(float_to_fp16(std::copysign(magnitude, scale)));
+}
+
+}  // namespace
+
+int Grid::code(float value, int max_code) const {
+  if (scale == 0) return zero;
+  return static_cast<int>(std::clamp(std::nearbyintf(value / scale) + static_cast<float>(zero), 0.0f,
+                                     static_cast<float>(max_code)));
+}
+
+Grid fit_range(std::span<const float> values, const PackedFormat& format, float ratio) {
+  float low = 0, high = 0;
+  for (const float v : values) {
+    low = std::min(low, v);
+    high = std::max(high, v);
+  }
+  Grid grid;
+  if (format.symmetric) {
+    grid.zero = format.middle();
+    const float extreme = -low > high ? low : high;
+    grid.scale = stored_scale(-extreme * ratio / static_cast<float>(format.middle()));
+    return grid;
+  }
+  grid.scale = stored_scale((high - low) * ratio / static_cast<float>(format.max_code()));
+  if (grid.scale == 0) {
+    grid.zero = 0;
+    return grid;
+  }
+  grid.zero = static_cast<int>(std::clamp(std::nearbyintf(-low * ratio / grid.scale), 0.0f, static_cast<float>(format.max_code())));
+  return grid;
+}
+
+Grid fit_weighted(std::span<const float> values, std::span<const float> weights, const PackedFormat& format) {
+  Grid best;
+  double best_error = INFINITY;
+  for (int step = 0; step < kRatios; ++step) {
+    const Grid grid = fit_range(values, format, 1.0f - kRatioStep * static_cast<float>(step));
+    double error = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const double difference = values[i] - grid.value(grid.code(values[i], format.max_code()));
+      error += weights[i] * difference * difference;
+    }
+    if (error < best_error) {
+      best_error = error;
+      best = grid;
+    }
+    if (grid.scale == 0) break;
+  }
+  return best;
+}
+
+}  // namespace nibble

@@ -1,0 +1,28 @@
+// The grid of one group: scale and zero point, and rounding to it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "tensor/packed.h"
+
+namespace nibble {
+
+struct Grid {
+  float scale = 0;  // exactly representable in fp16; may be negative when symmetric
+  int zero = 0;
+
+  // The nearest code; 0 scale gives the zero point.
+  int code(float value, int max_code) const;
+  float value(int code) const { return scale * static_cast<float>(code - zero); }
+};
+
+// The grid that spans all values (and 0), shrunk by `ratio` ≤ 1 towards 0. Symmetric: the value of
+// largest magnitude gets the code 0, which reaches one step further than the largest code, so the
+// scale takes the opposite sign of that value.
+Grid fit_range(std::span<const float> values, const PackedFormat& format, float ratio = 1.0f);
+
+// The ratio among 1, 0.975, … 0.6 whose grid has the least Σ weights[i]·(value − rounded)².
+Grid fit_weighted(std::span<const float> values, std::span<const float> weights, const PackedFormat& format);
+
+}  // namespace nibble

@@ -1,0 +1,140 @@
+#include "quant/layer.h"
+
+#include <array>
+#include <chrono>
+#include <cmath>
+
+#include "quant/methods.h"
+
+namespace nibble {
+namespace {
+
+constexpr std::array<int, 4> kGroupSizes = {128, 64, 32, 16};
+
+void add_reason(LayerReport& report, const std::string& text) {
+  if (text.empty()) return;
+  report.reason += report.reason.empty() ? text : "; " + text;
+}
+
+bool measurable(const InputStatistics& input) { return input.finite && input.tokens > 0; }
+
+// What comes after a plan that broke the layer: the next smaller group, then 8 bits, then 16.
+LayerPlan next_plan(const LayerPlan& plan) {
+  LayerPlan next = plan;
+  if (plan.bits < 8) {
+    for (const int group : kGroupSizes) {
+      if (plan.group_size == 0 || group < plan.group_size) {
+        next.group_size = group;
+        return next;
+      }
+    }
+    next.bits = 8;
+  } else {
+    next.bits = 16;
+  }
+  return next;
+}
+
+std::string describe_change(const LayerPlan& from, const LayerPlan& to) {
+  if (to.bits != from.bits) return fmt::format("{} bits", to.bits);
+  return fmt::format("group size {}", to.group_size);
+}
+
+}  // namespace
+
+OrderedJson to_json(const LayerReport& r) {
+  const auto optional = [](const std::optional<double>& v) { return v ? OrderedJson(*v) : OrderedJson(nullptr); };
+  return {{"name", r.name},
+          {"shape", {r.n, r.k}},
+          {"method", r.used.bits == 16 ? "none" : r.used.method},
+          {"bits", r.used.bits},
+          {"group_size", r.used.group_size},
+          {"symmetric", r.used.symmetric},
+          {"remainder", r.remainder},
+          {"act_order", r.act_order},
+          {"damp", r.damp},
+          {"scaled", r.scaled},
+          {"scale_exponent", r.scale_exponent},
+          {"error", optional(r.error)},
+          {"rtn_error", optional(r.rtn_error)},
+          {"fallback", r.fallback},
+          {"reason", r.reason},
+          {"seconds", r.seconds}};
+}
+
+int64_t clean_weights(std::vector<float>& weight) {
+  int64_t bad = 0;
+  for (float& w : weight) {
+    if (std::isfinite(w)) continue;
+    w = 0;
+    ++bad;
+  }
+  return bad;
+}
+
+std::optional<double> rounding_error(std::span<const float> weight, const PackedFormat& format,
+                                     const InputStatistics& input, ThreadPool& pool) {
+  if (!measurable(input)) return std::nullopt;
+  const Quantized rounded = quantize_rtn(weight, input, {format, 0, false}, pool);
+  return relative_output_error(weight, dequantize(rounded.matrix), format.n, input, pool);
+}
+
+QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight, int64_t n, const InputStatistics& input,
+                              const LayerPlan& plan, std::optional<double> rtn_error, const LayerOptions& options,
+                              ThreadPool& pool) {
+  const auto begin = std::chrono::steady_clock::now();
+  const int64_t k = input.k;
+  QuantizedLayer out;
+  LayerReport& report = out.report;
+  report.name = name;
+  report.n = n;
+  report.k = k;
+  report.rtn_error = rtn_error;
+  if (const int64_t bad = clean_weights(weight)) add_reason(report, fmt::format("{} NaN or infinite weights set to 0", bad));
+  LayerPlan used = plan;
+  while (used.bits < 16) {
+    const PackedFormat format{used.bits, used.group_size, used.symmetric, n, k};
+    Quantized q = find_method(used.method).quantize(weight, input, {format, options.damp, options.act_order}, pool);
+    std::string note = q.note;
+    bool rounded = q.fell_back;
+    std::optional<double> error;
+    if (measurable(input)) {
+      error = relative_output_error(weight, dequantize(q.matrix), n, input, pool);
+      if (!rounded && used.method != "rtn" && rtn_error && *error > *rtn_error) {
+        const Quantized plain = quantize_rtn(weight, input, {format, 0, false}, pool);
+        const double plain_error = relative_output_error(weight, dequantize(plain.matrix), n, input, pool);
+        if (plain_error < *error) {
+          note = fmt::format("output error {:.3g} of {}, {:.3g} of rounding: rounded", *error, used.method, plain_error);
+          error = plain_error;
+          q.matrix = plain.matrix;
+          rounded = true;
+        }
+      }
+    }
+    if (error && *error > options.error_limit) {
+      const LayerPlan next = next_plan(used);
+      report.fallback = describe_change(used, next);
+      add_reason(report, fmt::format("output error {:.3g} at {} bits, group size {} is above the limit {:.3g}", *error,
+                                     used.bits, used.group_size, options.error_limit));
+      used = next;
+      continue;
+    }
+    add_reason(report, note);
+    if (rounded) {
+      report.fallback = report.fallback.empty() ? "rtn" : report.fallback + ", rtn";
+      used.method = "rtn";
+    }
+    report.error = error;
+    report.damp = q.damp_used;
+    report.act_order = options.act_order && used.method == "gptq";
+    report.remainder = k % format.group();
+    out.matrix = std::move(q.matrix);
+    break;
+  }
+  report.used = used;
+  if (used.bits == 16) report.error = 0.0;
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return out;
+}
+
+}  // namespace nibble

@@ -1,0 +1,16 @@
+// Writes a nibble directory (a Hugging Face directory whose packed tensors lie as the kernels read them).
+#pragma once
+
+#include <filesystem>
+
+#include "model/model.h"
+#include "quant/block_quantizer.h"
+
+namespace nibble {
+
+// Tensors of the original checkpoint, replaced as `tensors` says; config.json gains a
+// quantization_config with `summary` (method, bits, group size, …) and the format of every linear.
+void write_nibble_directory(const Model& model, const QuantizedTensors& tensors, const OrderedJson& summary,
+                            const std::filesystem::path& out);
+
+}  // namespace nibble

@@ -1,0 +1,97 @@
+#include "quant/plan.h"
+
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "quant/method.h"
+
+namespace nibble {
+namespace {
+
+void check_layer(const LayerPlan& layer, const std::string& where) {
+  find_method(layer.method);
+  constexpr std::array<int, 5> kBits = {2, 3, 4, 8, 16};
+  if (std::find(kBits.begin(), kBits.end(), layer.bits) == kBits.end())
+    throw UsageError(fmt::format("{}: {} bits; 2, 3, 4, 8 and 16 are possible", where, layer.bits));
+  if (layer.group_size < 0 || layer.group_size % 16 != 0)
+    throw UsageError(fmt::format("{}: group size {}; multiples of 16 are possible, or 0 for the whole row", where, layer.group_size));
+}
+
+template <typename T>
+std::optional<T> take(const toml::table& table, const char* key, const std::string& where) {
+  const auto node = table[key];
+  if (!node) return std::nullopt;
+  const auto value = node.value<T>();
+  if (!value) throw UsageError(fmt::format("{}: '{}' has the wrong type", where, key));
+  return value;
+}
+
+}  // namespace
+
+LayerPlan Plan::layer(const std::string& name) const {
+  LayerPlan layer = base;
+  for (const Rule& rule : rules) {
+    if (!std::regex_search(name, rule.regex)) continue;
+    if (rule.method) layer.method = *rule.method;
+    if (rule.bits) layer.bits = *rule.bits;
+    if (rule.group_size) layer.group_size = *rule.group_size;
+    if (rule.symmetric) layer.symmetric = *rule.symmetric;
+  }
+  return layer;
+}
+
+void Plan::validate() const {
+  check_layer(base, "the plan");
+  for (const Rule& rule : rules) {
+    LayerPlan layer = base;
+    if (rule.method) layer.method = *rule.method;
+    if (rule.bits) layer.bits = *rule.bits;
+    if (rule.group_size) layer.group_size = *rule.group_size;
+    check_layer(layer, fmt::format("rule '{}'", rule.pattern));
+  }
+}
+
+std::vector<Plan::Rule> read_plan_rules(const std::filesystem::path& file) {
+  toml::table root;
+  try {
+    root = toml::parse(read_file(file), file.string());
+  } catch (const toml::parse_error& error) {
+    fail("{} line {}: {}", file.string(), error.source().begin.line, error.description());
+  }
+  for (const auto& [key, value] : root) {
+    if (key.str() != "rule" || !value.is_array_of_tables())
+      throw UsageError(fmt::format("{}: '{}' is not known; a plan holds [[rule]] tables", file.string(), key.str()));
+  }
+  std::vector<Plan::Rule> rules;
+  const toml::array* tables = root["rule"].as_array();
+  for (size_t i = 0; tables && i < tables->size(); ++i) {
+    const toml::table& table = *tables->get(i)->as_table();
+    const std::string where = fmt::format("{} line {}", file.string(), table.source().begin.line);
+    for (const auto& [key, value] : table) {
+      constexpr std::array<std::string_view, 5> kKeys = {"pattern", "method", "bits", "group_size", "symmetric"};
+      if (std::find(kKeys.begin(), kKeys.end(), key.str()) == kKeys.end())
+        throw UsageError(fmt::format("{}: '{}' is not known in a rule", where, key.str()));
+    }
+    Plan::Rule rule;
+    const auto pattern = take<std::string>(table, "pattern", where);
+    if (!pattern) throw UsageError(fmt::format("{}: a rule needs a 'pattern'", where));
+    rule.pattern = *pattern;
+    try {
+      rule.regex = std::regex(rule.pattern);
+    } catch (const std::regex_error& error) {
+      throw UsageError(fmt::format("{}: pattern '{}' is not a regular expression: {}", where, rule.pattern, error.what()));
+    }
+    rule.method = take<std::string>(table, "method", where);
+    rule.bits = take<int>(table, "bits", where);
+    rule.group_size = take<int>(table, "group_size", where);
+    rule.symmetric = take<bool>(table, "symmetric", where);
+    rules.push_back(std::move(rule));
+  }
+  return rules;
+}
+
+}  // namespace nibble

@@ -1,0 +1,43 @@
+// Which method, bits and group size for which linear.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <regex>
+#include <string>
+#include <vector>
+
+namespace nibble {
+
+struct LayerPlan {
+  std::string method = "gptq";
+  int bits = 4;               // 2, 3, 4, 8; 16 leaves the layer as it is
+  int group_size = 64;        // a multiple of 16; 0: the whole row
+  bool symmetric = false;
+};
+
+// Every linear takes `base`, changed by the rules whose pattern is found in its name, in order.
+struct Plan {
+  struct Rule {
+    std::string pattern;      // ECMAScript regular expression, searched in the name
+    std::regex regex;
+    std::optional<std::string> method;
+    std::optional<int> bits, group_size;
+    std::optional<bool> symmetric;
+  };
+  LayerPlan base;
+  std::vector<Rule> rules;
+
+  LayerPlan layer(const std::string& name) const;
+  void validate() const;      // throws UsageError
+};
+
+// Rules from a TOML file:
+//   [[rule]]
+//   pattern = "mlp.down_proj"
+//   bits = 8
+//   group_size = 32
+// Throws Error naming the file and line.
+std::vector<Plan::Rule> read_plan_rules(const std::filesystem::path& file);
+
+}  // namespace nibble

@@ -1,0 +1,135 @@
+#include "quant/quantize.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/file.h"
+#include "quant/linalg.h"
+#include "quant/methods.h"
+#include "quant/nibble_writer.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kReportName = "quantization_report.json";
+constexpr int kHeadGroup = 128;  // at 8 bits, symmetric: 8.125 bits a weight
+
+// Embedding and head, rounded: they see no calibration and their rows are looked up one by one.
+void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPool& pool, QuantizedTensors& out) {
+  if (bits == 16) return;
+  std::vector<const Linear*> ends = {&model.embedding};
+  if (!model.config.tied_head) ends.push_back(&model.head);
+  for (const Linear* end : ends) {
+    const auto begin = std::chrono::steady_clock::now();
+    if (end->packed) fail("{}: already quantized; start from the original model", end->name);
+    std::vector<float> weight = to_float({end->dense.dtype, {end->n, end->k}, static_cast<const std::byte*>(end->dense.data)});
+    LayerReport report;
+    if (const int64_t bad = clean_weights(weight)) report.reason = fmt::format("{} NaN or infinite weights set to 0", bad);
+    const PackedFormat format{bits, bits == 8 ? kHeadGroup : base.group_size, bits == 8 || base.symmetric, end->n, end->k};
+    const Quantized q = quantize_rtn(weight, {}, {format, 0, false}, pool);
+    out.packed[end->name] = {format, pack(q.matrix), "rtn"};
+    report.name = end->name;
+    report.n = end->n;
+    report.k = end->k;
+    report.used = {"rtn", bits, format.group_size, format.symmetric};
+    report.remainder = end->k % format.group();
+    report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    out.reports.push_back(std::move(report));
+  }
+}
+
+void prepare_directory(const fs::path& out, bool force) {
+  if (fs::exists(out)) {
+    if (!fs::is_directory(out)) fail("{}: exists and is not a directory", out.string());
+    if (!force && !fs::is_empty(out)) fail("{}: exists; give another name, or --force to write over it", out.string());
+    fs::remove(out / kReportName);
+  }
+  std::error_code error;
+  fs::create_directories(out, error);
+  if (error) fail("{}: cannot create: {}", out.string(), error.message());
+}
+
+uint64_t peak_rss() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+bool needs_calibration(const Model& model, const Plan& plan) {
+  const auto linears = model.linears();
+  return std::any_of(linears.begin(), linears.end(), [&](const Linear* l) {
+    const LayerPlan layer = plan.layer(l->name);
+    return layer.bits < 16 && find_method(layer.method).needs_calibration;
+  });
+}
+
+}  // namespace
+
+void QuantizeOptions::validate() const {
+  plan.validate();
+  if (head_bits != 2 && head_bits != 3 && head_bits != 4 && head_bits != 8 && head_bits != 16)
+    throw UsageError(fmt::format("--head-bits {}: 2, 3, 4, 8 and 16 are possible", head_bits));
+  if (!(layer.damp >= 0) || !(layer.damp <= 1)) throw UsageError(fmt::format("--damp {}: expected 0 to 1", layer.damp));
+  if (calibration.samples < 1 || calibration.samples > 1 << 16)
+    throw UsageError(fmt::format("--samples {}: expected 1 to 65536", calibration.samples));
+  if (calibration.seqlen < 2 || calibration.seqlen > 1 << 16)
+    throw UsageError(fmt::format("--seqlen {}: expected 2 to 65536", calibration.seqlen));
+}
+
+OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOptions& options, const fs::path& out,
+                           bool force, ThreadPool& pool, const BlockProgress& progress) {
+  const auto begin = std::chrono::steady_clock::now();
+  options.validate();
+  set_linalg_threads(pool.size());
+  prepare_directory(out, force);
+  CalibrationOptions wanted = options.calibration;
+  wanted.seqlen = std::min(wanted.seqlen, model->config.max_context);
+  // A method without calibration still reports its output error on the text when there is some.
+  const bool have_text = !wanted.files.empty();
+  if (!have_text && needs_calibration(*model, options.plan)) fail("calibration text is needed: name files with --calibration");
+  Calibration calibration;
+  if (have_text) {
+    calibration = load_calibration(wanted, model->load_tokenizer());
+  }
+  BlockQuantizer quantizer(model, calibration, options.plan, options.layer, pool);
+  QuantizedTensors tensors = quantizer.run(progress);
+  quantize_ends(*model, options.head_bits, options.plan.base, pool, tensors);
+
+  const LayerPlan& base = options.plan.base;
+  const OrderedJson summary = {{"method", base.method},         {"bits", base.bits},
+                               {"group_size", base.group_size}, {"symmetric", base.symmetric},
+                               {"head_bits", options.head_bits}, {"version", options.version},
+                               {"calibration_sha256", calibration.sha256}};
+  write_nibble_directory(*model, tensors, summary, out);
+
+  const Checkpoint written = open_checkpoint(out);
+  OrderedJson report = summary;
+  report["model"] = model->name();
+  report["model_sha256"] = checkpoint_sha256(written);
+  OrderedJson sources = OrderedJson::array();
+  for (const auto& source : calibration.sources) sources.push_back({{"file", source.file}, {"samples", source.samples}});
+  report["calibration"] = {{"samples", calibration.samples.size()}, {"seqlen", wanted.seqlen}, {"tokens", calibration.tokens},
+                           {"seed", wanted.seed}, {"sha256", calibration.sha256}, {"sources", sources}};
+  OrderedJson linears = OrderedJson::array();
+  for (const LayerReport& layer : tensors.reports) linears.push_back(to_json(layer));
+  report["linears"] = std::move(linears);
+  OrderedJson warnings = OrderedJson::array();
+  if (have_text && static_cast<int>(calibration.samples.size()) < wanted.samples)
+    warnings.push_back(fmt::format("the calibration files held {} samples of {} tokens, {} were asked for", calibration.samples.size(),
+                                   wanted.seqlen, wanted.samples));
+  report["warnings"] = std::move(warnings);
+  const double bits = static_cast<double>(written.file_bytes) * 8 / static_cast<double>(model->parameters());
+  report["totals"] = {{"file_bytes", written.file_bytes},
+                      {"bits_per_weight", bits},
+                      {"parameters", model->parameters()},
+                      {"peak_rss", peak_rss()},
+                      {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()}};
+  write_file_atomically(out / kReportName, report.dump(1) + "\n");
+  return report;
+}
+
+}  // namespace nibble

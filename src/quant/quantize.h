@@ -1,0 +1,28 @@
+// From a model to a nibble directory: packed weights, configuration, tokenizer, report.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "base/json.h"
+#include "model/model.h"
+#include "quant/block_quantizer.h"
+
+namespace nibble {
+
+struct QuantizeOptions {
+  Plan plan;
+  LayerOptions layer;
+  CalibrationOptions calibration;  // not read when no layer's method needs it
+  int head_bits = 8;               // embedding and head: 2, 3, 4, 8, or 16 to leave them
+  std::string version;             // of this program, for the report
+  void validate() const;           // throws UsageError
+};
+
+// Quantizes `model` and writes the directory `out`, which must not exist unless `force`; a failure
+// leaves no quantization_report.json there. Returns the report, as written (docs/results.md).
+OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOptions& options,
+                           const std::filesystem::path& out, bool force, ThreadPool& pool, const BlockProgress& progress);
+
+}  // namespace nibble
