@@ -23,16 +23,17 @@ report::TextTable table_of(const BenchReport& report, const Model& model) {
   report::TextTable table;
   const ModelFacts facts = model_facts(model);
   for (const char* title : {"model", "test"}) table.heads.push_back({title, Align::kLeft});
-  for (const char* title : {"bits/weight", "threads", "batch", "tokens/s", "± sd", "latency p50 ms", "p90", "p99", "weights MB",
-                            "cache MB", "workspace MB", "peak MB", "of bandwidth %"})
+  for (const char* title : {"bits/weight", "threads", "batch", "tokens/s", "± sd", "latency p50 ms", "p90",
+                            "p99", "weights MB", "cache MB", "workspace MB", "peak MB", "of bandwidth %"})
     table.heads.push_back({title, Align::kRight});
   for (const BenchTest& t : report.tests) {
     table.rows.push_back({std::filesystem::path(model.name()).filename().string(), t.test,
-                          report::fixed(facts.bits_per_weight, 2), std::to_string(report.threads), std::to_string(t.batch),
-                          report::fixed(t.tokens_per_s, 1), report::fixed(t.tokens_per_s_sd, 1),
-                          report::fixed(t.latency_ms.p50, 2), report::fixed(t.latency_ms.p90, 2),
-                          report::fixed(t.latency_ms.p99, 2), mb(t.memory.weights), mb(t.memory.kv_cache),
-                          mb(t.memory.workspace), mb(t.memory.peak_rss),
+                          report::fixed(facts.bits_per_weight, 2), std::to_string(report.threads),
+                          std::to_string(t.batch), report::fixed(t.tokens_per_s, 1),
+                          report::fixed(t.tokens_per_s_sd, 1), report::fixed(t.latency_ms.p50, 2),
+                          report::fixed(t.latency_ms.p90, 2), report::fixed(t.latency_ms.p99, 2),
+                          mb(t.memory.weights), mb(t.memory.kv_cache), mb(t.memory.workspace),
+                          mb(t.memory.peak_rss),
                           t.bandwidth_fraction ? report::percent(*t.bandwidth_fraction) : "–"});
   }
   return table;
@@ -75,8 +76,9 @@ int run(Options options, const GlobalOptions& global) {
     return 0;
   }
   std::string text = report::to_markdown(table) + "\n" + report.device;
-  text += report.bandwidth_bytes_per_s ? fmt::format(", memory read at {:.1f} GB/s\n", *report.bandwidth_bytes_per_s / 1e9)
-                                       : ", read bandwidth not measured: too little free memory\n";
+  text += report.bandwidth_bytes_per_s
+              ? fmt::format(", memory read at {:.1f} GB/s\n", *report.bandwidth_bytes_per_s / 1e9)
+              : ", read bandwidth not measured: too little free memory\n";
   write_output(global, json, text);
   return 0;
 }
@@ -88,9 +90,11 @@ Run cmd_bench(CLI::App& verb, const GlobalOptions& global) {
   BenchOptions& bench = options->bench;
   verb.add_option("model", options->model, kModelHelp)->required()->type_name("MODEL");
   verb.add_option("-p,--prompt", bench.prompt, "tokens of the prompt test; 0: none")->capture_default_str();
-  verb.add_option("-n,--generate", bench.generate, "tokens of the generation test; 0: none")->capture_default_str();
+  verb.add_option("-n,--generate", bench.generate, "tokens of the generation test; 0: none")
+      ->capture_default_str();
   verb.add_option("-b,--batch", bench.batch, "sequences at a time")->capture_default_str();
-  verb.add_option("-r,--repetitions", bench.repetitions, "of each test, after a warm-up")->capture_default_str();
+  verb.add_option("-r,--repetitions", bench.repetitions, "of each test, after a warm-up")
+      ->capture_default_str();
   verb.add_option("-o,--output", options->output, "md, csv or json")
       ->check(CLI::IsMember({"md", "csv", "json"}))
       ->capture_default_str();

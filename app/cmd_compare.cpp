@@ -17,15 +17,18 @@ struct Options {
 
 std::string render(const Comparison& c, const Options& options) {
   using report::fixed, report::percent, report::perplexity, report::three_digits;
-  std::string text = fmt::format("{} against {}: {} windows of {} tokens, {} positions\n", options.quant, options.base,
-                                 c.windows, options.compare.window, c.tokens);
-  text += fmt::format("  KL               {} ± {} (p50 {}, p90 {}, p99 {}, p99.9 {}, max {})\n", fixed(c.kl_mean, 5),
-                      fixed(c.kl_stderr, 5), three_digits(c.kl_p50), three_digits(c.kl_p90), three_digits(c.kl_p99),
-                      three_digits(c.kl_p999), three_digits(c.kl_max));
+  std::string text = fmt::format("{} against {}: {} windows of {} tokens, {} positions\n", options.quant,
+                                 options.base, c.windows, options.compare.window, c.tokens);
+  text +=
+      fmt::format("  KL               {} ± {} (p50 {}, p90 {}, p99 {}, p99.9 {}, max {})\n",
+                  fixed(c.kl_mean, 5), fixed(c.kl_stderr, 5), three_digits(c.kl_p50), three_digits(c.kl_p90),
+                  three_digits(c.kl_p99), three_digits(c.kl_p999), three_digits(c.kl_max));
   text += fmt::format("  top-1 agreement  {} ± {} %\n", percent(c.top1_agreement), percent(c.top1_stderr));
-  text += fmt::format("  Δp of the truth  {} ± {}, RMS {}\n", fixed(c.dp_mean, 5), fixed(c.dp_stderr, 5), fixed(c.dp_rms, 5));
-  text += fmt::format("  perplexity       {} → {}, ln ratio {} ± {}\n", perplexity(c.ppl_base), perplexity(c.ppl_quant),
-                      fixed(c.ln_ppl_ratio.value, 5), fixed(c.ln_ppl_ratio.stderr_, 5));
+  text += fmt::format("  Δp of the truth  {} ± {}, RMS {}\n", fixed(c.dp_mean, 5), fixed(c.dp_stderr, 5),
+                      fixed(c.dp_rms, 5));
+  text +=
+      fmt::format("  perplexity       {} → {}, ln ratio {} ± {}\n", perplexity(c.ppl_base),
+                  perplexity(c.ppl_quant), fixed(c.ln_ppl_ratio.value, 5), fixed(c.ln_ppl_ratio.stderr_, 5));
   if (c.not_finite > 0) text += fmt::format("  {} positions without a finite KL\n", c.not_finite);
   return text;
 }
@@ -38,11 +41,12 @@ int run(Options options, const GlobalOptions& global) {
   // The same model twice lies in memory once.
   const auto quant = options.quant == options.base
                          ? base.model
-                         : std::make_shared<const Model>(open_checkpoint(locate_model(options.quant), global.gguf_dtype(), false));
+                         : std::make_shared<const Model>(
+                               open_checkpoint(locate_model(options.quant), global.gguf_dtype(), false));
   ThreadPool pool(global.thread_count());
   Progress progress(stderr, "compare", "windows");
-  const Comparison comparison = compare_models(base.model, quant, *base.tokenizer, text, options.compare, pool,
-                                               [&](size_t done, size_t total) {
+  const Comparison comparison = compare_models(base.model, quant, *base.tokenizer, text, options.compare,
+                                               pool, [&](size_t done, size_t total) {
                                                  InterruptGuard::check();
                                                  progress.update(done, total);
                                                });
@@ -62,9 +66,13 @@ Run cmd_compare(CLI::App& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
   verb.add_option("base", options->base, kModelHelp)->required()->type_name("BASE");
   verb.add_option("quant", options->quant, "the quantized model")->required()->type_name("QUANT");
-  verb.add_option("--file,--text", options->file, "a text that neither was made with")->required()->type_name("F");
-  verb.add_option("--windows", options->compare.windows, "windows from the text's start; 0: all")->capture_default_str();
-  verb.add_option("--window", options->compare.window, "tokens a window; its second half is scored")->capture_default_str();
+  verb.add_option("--file,--text", options->file, "a text that neither was made with")
+      ->required()
+      ->type_name("F");
+  verb.add_option("--windows", options->compare.windows, "windows from the text's start; 0: all")
+      ->capture_default_str();
+  verb.add_option("--window", options->compare.window, "tokens a window; its second half is scored")
+      ->capture_default_str();
   return [options, &global] { return run(*options, global); };
 }
 

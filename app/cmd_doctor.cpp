@@ -44,7 +44,9 @@ int run(const GlobalOptions& global) {
   const bool fetched = fs::exists(fetched_model_path());
   std::vector<std::string> missing;
   if (!bundled) missing.push_back("the bundled models: set NIBBLE_DATA to data/mini of a checkout");
-  if (!fetched) missing.push_back(fmt::format("{}: scripts/fetch_smollm2.sh (any verb that names it does this)", kFetchedModel));
+  if (!fetched)
+    missing.push_back(
+        fmt::format("{}: scripts/fetch_smollm2.sh (any verb that names it does this)", kFetchedModel));
 
   OrderedJson json;
   json["version"] = NIBBLE_VERSION;
@@ -62,9 +64,12 @@ int run(const GlobalOptions& global) {
   json["missing"] = missing;
 
   std::string isas;
-  for (const std::string_view isa : supported_isas()) isas += fmt::format("{}{}", isas.empty() ? "" : ", ", isa);
+  for (const std::string_view isa : supported_isas())
+    isas += fmt::format("{}{}", isas.empty() ? "" : ", ", isa);
   std::string text = fmt::format("nibble {}\n", NIBBLE_VERSION);
-  const auto line = [&](const char* name, const std::string& value) { text += fmt::format("  {:<12} {}\n", name, value); };
+  const auto line = [&](const char* name, const std::string& value) {
+    text += fmt::format("  {:<12} {}\n", name, value);
+  };
   const auto mb = [](uint64_t bytes) { return report::megabytes(static_cast<double>(bytes)) + " MB"; };
   line("processor", fmt::format("{}, {} cores for this process", processor_name(), available_threads()));
   line("kernels", fmt::format("{} (of {})", kernels().name, isas));
@@ -72,10 +77,12 @@ int run(const GlobalOptions& global) {
   line("memory", fmt::format("{} of {} free", mb(available_memory_bytes()), mb(total_memory_bytes())));
   line("bandwidth", bandwidth ? fmt::format("{:.1f} GB/s read with {} threads", *bandwidth / 1e9, pool.size())
                               : "not measured: too little free memory");
-  line("GPU", gpu ? "NVIDIA driver found, but this build has no CUDA backend" : "none; the CPU does everything");
+  line("GPU",
+       gpu ? "NVIDIA driver found, but this build has no CUDA backend" : "none; the CPU does everything");
   line("bundled", bundled.value_or("not found"));
   line("fetched", fetched ? fetched_model_path().string() : "nothing");
-  line("hub cache", hub_models().empty() ? hub_cache_dir().string() + ": nothing" : fmt::format("{}", fmt::join(hub_models(), ", ")));
+  line("hub cache", hub_models().empty() ? hub_cache_dir().string() + ": nothing"
+                                         : fmt::format("{}", fmt::join(hub_models(), ", ")));
   for (const std::string& what : missing) line("missing", what);
   write_output(global, json, text);
   return 0;

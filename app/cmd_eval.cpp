@@ -52,7 +52,8 @@ Evaluation evaluate(const Options& options, const LoadedModel& loaded, const Glo
 
 // A share as per cent, a perplexity as itself.
 std::string metric_text(const std::string& name, double value) {
-  const bool share = name.find("accuracy") != std::string::npos || name.find("exact_match") != std::string::npos;
+  const bool share =
+      name.find("accuracy") != std::string::npos || name.find("exact_match") != std::string::npos;
   return share ? report::percent(value) + " %" : report::perplexity(value);
 }
 
@@ -64,14 +65,20 @@ std::string check_text(double value) {
 std::string render(const Evaluation& evaluation) {
   using report::Align;
   report::TextTable table;
-  table.heads = {{"task"},  {"metric"},           {"value", Align::kRight}, {"95 % interval", Align::kRight},
-                 {"split"}, {"rows", Align::kRight}, {"seconds", Align::kRight}};
+  table.heads = {{"task"},
+                 {"metric"},
+                 {"value", Align::kRight},
+                 {"95 % interval", Align::kRight},
+                 {"split"},
+                 {"rows", Align::kRight},
+                 {"seconds", Align::kRight}};
   std::string notes;
   for (const TaskResult& r : evaluation.results) {
     for (const auto& [name, metric] : r.metrics) {
-      table.rows.push_back({r.task, name + (name == r.primary ? " *" : ""), metric_text(name, metric.value),
-                            report::interval(metric_text(name, metric.ci_low), metric_text(name, metric.ci_high)), r.split,
-                            std::to_string(r.rows), report::fixed(r.seconds, 1)});
+      table.rows.push_back(
+          {r.task, name + (name == r.primary ? " *" : ""), metric_text(name, metric.value),
+           report::interval(metric_text(name, metric.ci_low), metric_text(name, metric.ci_high)), r.split,
+           std::to_string(r.rows), report::fixed(r.seconds, 1)});
     }
     notes += fmt::format("\n{}: {} shots, seed {}\n  checks: ", r.task, r.shots, r.seed);
     const char* comma = "";
@@ -79,10 +86,12 @@ std::string render(const Evaluation& evaluation) {
       notes += fmt::format("{}{} {}", comma, name, check_text(value));
       comma = ", ";
     }
-    notes += fmt::format("\n  latency ms: mean {:.1f}, p50 {:.1f}, p90 {:.1f}, p95 {:.1f}, p99 {:.1f}", r.latency_ms.mean,
-                         r.latency_ms.p50, r.latency_ms.p90, r.latency_ms.p95, r.latency_ms.p99);
+    notes += fmt::format("\n  latency ms: mean {:.1f}, p50 {:.1f}, p90 {:.1f}, p95 {:.1f}, p99 {:.1f}",
+                         r.latency_ms.mean, r.latency_ms.p50, r.latency_ms.p90, r.latency_ms.p95,
+                         r.latency_ms.p99);
     if (r.output_tokens_per_s > 0)
-      notes += fmt::format("; first token {:.1f}, each further {:.1f}", r.first_token_ms.mean, r.per_token_ms.mean);
+      notes += fmt::format("; first token {:.1f}, each further {:.1f}", r.first_token_ms.mean,
+                           r.per_token_ms.mean);
     notes += fmt::format("\n  tokens/s: prompt {:.1f}", r.prompt_tokens_per_s);
     if (r.output_tokens_per_s > 0) notes += fmt::format(", output {:.1f}", r.output_tokens_per_s);
     notes += "\n";
@@ -90,11 +99,12 @@ std::string render(const Evaluation& evaluation) {
   const MemoryBytes& m = evaluation.memory;
   const auto mb = [](uint64_t bytes) { return report::megabytes(static_cast<double>(bytes)); };
   return report::to_terminal(table, 110) + notes +
-         fmt::format("\nmemory MB: file {}, weights {}, cache {}, workspace {}, peak {}\n", mb(m.file), mb(m.weights),
-                     mb(m.kv_cache), mb(m.workspace), mb(m.peak_rss));
+         fmt::format("\nmemory MB: file {}, weights {}, cache {}, workspace {}, peak {}\n", mb(m.file),
+                     mb(m.weights), mb(m.kv_cache), mb(m.workspace), mb(m.peak_rss));
 }
 
-OrderedJson to_json(const Evaluation& evaluation, const Options& options, const Model& model, const GlobalOptions& global) {
+OrderedJson to_json(const Evaluation& evaluation, const Options& options, const Model& model,
+                    const GlobalOptions& global) {
   OrderedJson json;
   json["model"] = options.model;
   json["model_sha256"] = checkpoint_sha256(model.checkpoint());
@@ -104,7 +114,8 @@ OrderedJson to_json(const Evaluation& evaluation, const Options& options, const 
   json["dtype"] = global.dtype;
   json["version"] = NIBBLE_VERSION;
   json["results"] = OrderedJson::array();
-  for (const TaskResult& result : evaluation.results) json["results"].push_back(OrderedJson(nibble::to_json(result)));
+  for (const TaskResult& result : evaluation.results)
+    json["results"].push_back(OrderedJson(nibble::to_json(result)));
   json["memory_bytes"] = nibble::to_json(evaluation.memory);
   return json;
 }
@@ -139,15 +150,24 @@ Run cmd_eval(CLI::App& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
   TaskOptions& task = options->task;
   verb.add_option("model", options->model, kModelHelp)->required()->type_name("MODEL");
-  verb.add_option("--tasks", options->tasks, "boolq, msmarco, gsm8k, wikitext; default: all")->delimiter(',')->type_name("T,…");
-  verb.add_option("--data", options->data, "folder of the task files; bundled models have made-up ones")->type_name("DIR");
-  verb.add_option("--split", task.split, "train, validation, test or mixed; default: the task's own")->type_name("S");
+  verb.add_option("--tasks", options->tasks, "boolq, msmarco, gsm8k, wikitext; default: all")
+      ->delimiter(',')
+      ->type_name("T,…");
+  verb.add_option("--data", options->data, "folder of the task files; bundled models have made-up ones")
+      ->type_name("DIR");
+  verb.add_option("--split", task.split, "train, validation, test or mixed; default: the task's own")
+      ->type_name("S");
   verb.add_option("--limit", task.limit, "the first rows only")->type_name("N");
   verb.add_option("--shots", task.shots, "examples in a GSM8K prompt, 0 to 8; default 5")->type_name("K");
-  verb.add_option("--batch", options->engine.slots, "sequences at a time")->capture_default_str()->type_name("B");
+  verb.add_option("--batch", options->engine.slots, "sequences at a time")
+      ->capture_default_str()
+      ->type_name("B");
   verb.add_option("--seed", task.seed, "of the examples and pairs that are drawn")->capture_default_str();
-  verb.add_option("--window", task.window, "tokens of a perplexity window; default 2048, or the model's context")->type_name("N");
-  verb.add_option("--log-samples", options->samples, "file for every row: prompt, answer, score")->type_name("F");
+  verb.add_option("--window", task.window,
+                  "tokens of a perplexity window; default 2048, or the model's context")
+      ->type_name("N");
+  verb.add_option("--log-samples", options->samples, "file for every row: prompt, answer, score")
+      ->type_name("F");
   return [options, &global] { return run(*options, global); };
 }
 

@@ -22,13 +22,15 @@ int run(const Options& options, const GlobalOptions& global) {
   const auto prompt = loaded.tokenizer->encode(options.prompt);
   const bool streams = !(global.wants_json() && global.json_file.empty());
   std::string text;
-  const StreamResult r = stream_text(loaded.model, *loaded.tokenizer, prompt, options.max_tokens, options.sampling,
-                                     global.precision(), pool, [&](std::string_view part) {
+  const StreamResult r = stream_text(loaded.model, *loaded.tokenizer, prompt, options.max_tokens,
+                                     options.sampling, global.precision(), pool, [&](std::string_view part) {
                                        InterruptGuard::check();
                                        text += part;
                                        if (streams && !part.empty()) print(part);
                                      });
-  const auto rate = [](int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; };
+  const auto rate = [](int64_t tokens, double seconds) {
+    return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
+  };
   // The first token comes with the prompt.
   const double prompt_rate = rate(r.prompt_tokens, r.prompt_seconds);
   const double output_rate = rate(r.output_tokens - 1, r.output_seconds);
@@ -46,10 +48,12 @@ int run(const Options& options, const GlobalOptions& global) {
                           {"workspace", r.workspace_bytes},
                           {"peak_rss", peak_rss_bytes()}};
   write_output(global, json, "\n");
-  fmt::print(stderr, "{} prompt tokens at {:.1f}/s, {} generated at {:.1f}/s; weights {:.1f} MB, cache {:.1f} MB, peak {:.1f} MB\n",
+  fmt::print(stderr,
+             "{} prompt tokens at {:.1f}/s, {} generated at {:.1f}/s; weights {:.1f} MB, cache {:.1f} MB, "
+             "peak {:.1f} MB\n",
              r.prompt_tokens, prompt_rate, r.output_tokens, output_rate,
-             static_cast<double>(loaded.model->weight_bytes()) / 1e6, static_cast<double>(r.cache_bytes) / 1e6,
-             static_cast<double>(peak_rss_bytes()) / 1e6);
+             static_cast<double>(loaded.model->weight_bytes()) / 1e6,
+             static_cast<double>(r.cache_bytes) / 1e6, static_cast<double>(peak_rss_bytes()) / 1e6);
   return 0;
 }
 
@@ -60,8 +64,10 @@ Run cmd_generate(CLI::App& verb, const GlobalOptions& global) {
   verb.add_option("model", options->model, kModelHelp)->required()->type_name("MODEL");
   verb.add_option("--prompt", options->prompt, "the text to continue")->required()->type_name("S");
   verb.add_option("--max-tokens", options->max_tokens, "tokens to generate")->capture_default_str();
-  verb.add_option("--temperature", options->sampling.temperature, "0: always the likeliest token")->capture_default_str();
-  verb.add_option("--top-p", options->sampling.top_p, "draw among the likeliest that reach this share")->capture_default_str();
+  verb.add_option("--temperature", options->sampling.temperature, "0: always the likeliest token")
+      ->capture_default_str();
+  verb.add_option("--top-p", options->sampling.top_p, "draw among the likeliest that reach this share")
+      ->capture_default_str();
   verb.add_option("--seed", options->sampling.seed, "of the draws")->capture_default_str();
   return [options, &global] { return run(*options, global); };
 }

@@ -10,18 +10,21 @@ std::string megabytes(uint64_t bytes) { return fmt::format("{:.2f} MB", static_c
 
 std::string formats_text(const std::map<std::string, int>& formats) {
   std::string text;
-  for (const auto& [format, count] : formats) text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", format, count);
+  for (const auto& [format, count] : formats)
+    text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", format, count);
   return text;
 }
 
 std::string render(const ModelFacts& facts, const Model& model, const std::string& sha256) {
   const ModelConfig& c = model.config;
   std::string text = fmt::format("{}\n", model.name());
-  text += fmt::format("{}, {} layers, hidden {}, intermediate {}, {} heads ({} key/value) of {}, vocabulary {}, context {}\n",
-                      facts.architecture, c.n_layers, c.hidden_size, c.intermediate_size, c.n_heads, c.n_kv_heads,
-                      c.head_dim, c.vocab_size, c.max_context);
+  text += fmt::format(
+      "{}, {} layers, hidden {}, intermediate {}, {} heads ({} key/value) of {}, vocabulary {}, context {}\n",
+      facts.architecture, c.n_layers, c.hidden_size, c.intermediate_size, c.n_heads, c.n_kv_heads, c.head_dim,
+      c.vocab_size, c.max_context);
   text += fmt::format("{}: {} of weights, {:.2f} M parameters, {:.2f} bits per weight\n", facts.format,
-                      megabytes(facts.file_bytes), static_cast<double>(facts.parameters) / 1e6, facts.bits_per_weight);
+                      megabytes(facts.file_bytes), static_cast<double>(facts.parameters) / 1e6,
+                      facts.bits_per_weight);
   if (!facts.source_types.empty())
     text += fmt::format("in the file: {}; in memory: dense\n", formats_text(facts.source_types));
   text += "\nin memory\n";

@@ -45,9 +45,10 @@ int run(const Options& options, const GlobalOptions& global) {
       });
   progress.finish();
   const int64_t t = static_cast<int64_t>(ids.size()), vocab = loaded.model->config.vocab_size;
-  write_safetensors(options.out,
-                    {{"ids", {DType::kI32, {t}, reinterpret_cast<const std::byte*>(ids.data())}},
-                     {"logits", {DType::kF32, {t, vocab}, reinterpret_cast<const std::byte*>(logits.data())}}});
+  write_safetensors(
+      options.out,
+      {{"ids", {DType::kI32, {t}, reinterpret_cast<const std::byte*>(ids.data())}},
+       {"logits", {DType::kF32, {t, vocab}, reinterpret_cast<const std::byte*>(logits.data())}}});
   OrderedJson json;
   json["model"] = options.model;
   json["out"] = options.out;

@@ -16,7 +16,8 @@ struct Options {
 
 int run(const Options& options, const GlobalOptions& global) {
   const std::filesystem::path dir = options.dir, results = dir / "results.db";
-  if (!std::filesystem::exists(results)) fail("{}: not there; nibble study --out {} makes it", results.string(), options.dir);
+  if (!std::filesystem::exists(results))
+    fail("{}: not there; nibble study --out {} makes it", results.string(), options.dir);
   const Store store = Store::open(results, true);
   const report::Report report = report::make_report(store);
   report::write_report(report, dir);

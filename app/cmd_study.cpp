@@ -55,7 +55,8 @@ int run(const Options& options, const GlobalOptions& global) {
     StudyDisplay display;
     outcome = run_study(plan, options.out, runner, display);
   }
-  const report::Report report = report::make_report(Store::open(std::filesystem::path(options.out) / "results.db", true));
+  const report::Report report =
+      report::make_report(Store::open(std::filesystem::path(options.out) / "results.db", true));
   report::write_report(report, options.out);
   if (outcome.stop_signal == 0) {
     if (!global.json_file.empty()) write_file_atomically(global.json_file, report::render_json(report));
@@ -72,8 +73,10 @@ int run(const Options& options, const GlobalOptions& global) {
 Run cmd_study(CLI::App& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
   StudyOptions& plan = options->plan;
-  verb.add_option("study", options->file, "a study file; what stands on the command line wins")->type_name("STUDY.toml");
-  verb.add_option("--out", options->out, "folder of results.db, table1.md, logs and models; a second call goes on")
+  verb.add_option("study", options->file, "a study file; what stands on the command line wins")
+      ->type_name("STUDY.toml");
+  verb.add_option("--out", options->out,
+                  "folder of results.db, table1.md, logs and models; a second call goes on")
       ->required()
       ->type_name("DIR");
   const auto list = [&](const char* name, auto& value, const char* help) {

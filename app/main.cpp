@@ -35,10 +35,11 @@ constexpr Verb kVerbs[] = {
      "nibble quantize llama-mini out/llama-4bit --method gptq --group-size 64", cmd_quantize},
     {"compare", "how far a quantized model lies from its baseline",
      "nibble compare llama-mini llama-mini --file data/mini/data/wikitext.test.txt --windows 4", cmd_compare},
-    {"bench", "speed of prompts and of generation, latency, memory", "nibble bench llama-mini -p 64 -n 32 -r 3",
-     cmd_bench},
+    {"bench", "speed of prompts and of generation, latency, memory",
+     "nibble bench llama-mini -p 64 -n 32 -r 3", cmd_bench},
     {"study", "every model, method, group size and task; results in DIR",
-     "nibble study --models llama-mini --methods gptq --group-sizes 64 --tasks boolq --limit 20 --out out/study",
+     "nibble study --models llama-mini --methods gptq --group-sizes 64 --tasks boolq --limit 20 --out "
+     "out/study",
      cmd_study},
     {"report", "Table 1 and the critical issues of a study", "nibble report out/study -o md", cmd_report},
 };
@@ -49,7 +50,8 @@ int complain(const char* message, int code) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("nibble compresses small language models to 4 bits and measures what was lost and won.", "nibble");
+  CLI::App app("nibble compresses small language models to 4 bits and measures what was lost and won.",
+               "nibble");
   app.set_version_flag("--version", std::string("nibble ") + NIBBLE_VERSION);
   app.require_subcommand(1);
   app.footer("nibble VERB --help shows a verb's options and an example.");
@@ -71,7 +73,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // help and version
     const auto chosen = app.get_subcommands();
-    const std::string help = chosen.empty() ? "nibble --help" : "nibble " + chosen.front()->get_name() + " --help";
+    const std::string help =
+        chosen.empty() ? "nibble --help" : "nibble " + chosen.front()->get_name() + " --help";
     return complain(fmt::format("{} (see {})", error.what(), help).c_str(), 2);
   }
   for (const auto& [verb, function] : runs) {

@@ -29,15 +29,15 @@ void run_fetch_script(const fs::path& script) {
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-    fail("{} failed; its messages above say why", path);
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) fail("{} failed; its messages above say why", path);
 }
 
 }  // namespace
 
 fs::path locate_model(const std::string& name) {
   if (name == kFetchedModel && !fs::exists(fetched_model_path()) && !fetch_script().empty()) {
-    fmt::print(stderr, "{} is not there yet: fetching it into {}\n", name, fetched_model_path().parent_path().string());
+    fmt::print(stderr, "{} is not there yet: fetching it into {}\n", name,
+               fetched_model_path().parent_path().string());
     run_fetch_script(fetch_script());
   }
   return find_model(name);
@@ -47,16 +47,20 @@ LoadedModel open_model(const std::string& name, const GlobalOptions& global) {
   return load_model_and_tokenizer(locate_model(name), global.gguf_dtype());
 }
 
-bool has_default_task_files(const std::string& model) { return is_bundled_model(model) || model == kFetchedModel; }
+bool has_default_task_files(const std::string& model) {
+  return is_bundled_model(model) || model == kFetchedModel;
+}
 
 fs::path task_files(const std::optional<std::string>& given, const std::string& model) {
   if (given) return *given;
   if (!has_default_task_files(model))
-    throw UsageError(fmt::format("{}: which task files? Name their folder with --data; made-up ones lie in {}", model,
-                                 bundled_task_files().string()));
+    throw UsageError(
+        fmt::format("{}: which task files? Name their folder with --data; made-up ones lie in {}", model,
+                    bundled_task_files().string()));
   const fs::path files = bundled_task_files();
   if (model == kFetchedModel)
-    fmt::print(stderr, "no --data: the made-up tasks of {} say how much is lost, not how good {} is\n", files.string(), model);
+    fmt::print(stderr, "no --data: the made-up tasks of {} say how much is lost, not how good {} is\n",
+               files.string(), model);
   return files;
 }
 

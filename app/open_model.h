@@ -11,7 +11,8 @@
 namespace nibble::app {
 
 inline constexpr const char* kModelHelp =
-    "a Hugging Face directory, a .gguf file, a nibble directory, llama-mini, qwen2-mini, phi-mini, smollm2-135m, or "
+    "a Hugging Face directory, a .gguf file, a nibble directory, llama-mini, qwen2-mini, phi-mini, "
+    "smollm2-135m, or "
     "ORG/NAME in the Hugging Face cache";
 
 // The path; fetches smollm2-135m first when it is not there, and says so on standard error.

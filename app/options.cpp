@@ -20,7 +20,9 @@ Precision GlobalOptions::precision() const {
   return precision;
 }
 
-GgufDType GlobalOptions::gguf_dtype() const { return dtype == "float32" ? GgufDType::kF32 : GgufDType::kBF16; }
+GgufDType GlobalOptions::gguf_dtype() const {
+  return dtype == "float32" ? GgufDType::kF32 : GgufDType::kBF16;
+}
 
 void add_global_options(CLI::App& verb, GlobalOptions& global) {
   const char* group = "Common options";
@@ -30,14 +32,16 @@ void add_global_options(CLI::App& verb, GlobalOptions& global) {
   verb.add_option("--dtype", global.dtype, "float32 or bfloat16 (default): dense arithmetic and the cache")
       ->check(CLI::IsMember({"float32", "bfloat16"}))
       ->group(group);
-  verb.add_option("--activations", global.activations,
-                  "int8 or f32: what 4-bit weights are multiplied with; default: int8, with --dtype float32 f32")
+  verb.add_option(
+          "--activations", global.activations,
+          "int8 or f32: what 4-bit weights are multiplied with; default: int8, with --dtype float32 f32")
       ->check(CLI::IsMember({"int8", "f32"}))
       ->group(group);
-  global.json = verb.add_option("--json", global.json_file, "every number as JSON; without FILE to standard output")
-                    ->type_name("[FILE]")
-                    ->expected(0, 1)
-                    ->group(group);
+  global.json =
+      verb.add_option("--json", global.json_file, "every number as JSON; without FILE to standard output")
+          ->type_name("[FILE]")
+          ->expected(0, 1)
+          ->group(group);
 }
 
 std::string json_text(const OrderedJson& json) {
@@ -45,7 +49,8 @@ std::string json_text(const OrderedJson& json) {
 }
 
 void print(std::string_view text) {
-  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  const bool written =
+      std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
   if (!written) fail("standard output: {}", std::strerror(errno));
 }
 

@@ -11,10 +11,10 @@
 namespace nibble::app {
 
 struct GlobalOptions {
-  int threads = 0;                  // 0: all cores of this process
-  std::string dtype = "bfloat16";   // of dense arithmetic, of the cache and of dequantized GGUF tensors
-  std::string activations;          // of packed linears: "int8", "f32"; empty: as dtype suggests
-  std::string json_file;            // --json FILE; empty: standard output
+  int threads = 0;                 // 0: all cores of this process
+  std::string dtype = "bfloat16";  // of dense arithmetic, of the cache and of dequantized GGUF tensors
+  std::string activations;         // of packed linears: "int8", "f32"; empty: as dtype suggests
+  std::string json_file;           // --json FILE; empty: standard output
   const CLI::Option* json = nullptr;
 
   bool wants_json() const { return json->count() > 0; }

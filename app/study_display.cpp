@@ -42,7 +42,8 @@ void StudyDisplay::say(const std::string& line) {
 }
 
 void StudyDisplay::show(const StudyStep& step, std::string_view detail) {
-  const std::string line = detail.empty() ? head(step) + " …" + time_left(step) : head(step) + ": " + std::string(detail) + time_left(step);
+  const std::string line = detail.empty() ? head(step) + " …" + time_left(step)
+                                          : head(step) + ": " + std::string(detail) + time_left(step);
   if (terminal_) {
     fmt::print(stderr, "\r{}\033[K", line.substr(0, kWidth));
     std::fflush(stderr);
@@ -65,7 +66,8 @@ void StudyDisplay::step_failed(const StudyStep& step, const std::string& reason)
 
 void StudyDisplay::cell_done(const StudyStep& step, const Cell& cell) {
   if (cell.status == CellStatus::kDone)
-    say(fmt::format("{}: done in {}{}{}", head(step), duration_text(cell.seconds), score_text(cell), time_left(step)));
+    say(fmt::format("{}: done in {}{}{}", head(step), duration_text(cell.seconds), score_text(cell),
+                    time_left(step)));
 }
 
 }  // namespace nibble::app

@@ -56,8 +56,8 @@ class Cli : public ::testing::Test {
   fs::path dir_;
 };
 
-const std::vector<std::string> kVerbs = {"doctor", "info",  "tokenize", "logits", "generate", "eval",
-                                         "compare", "bench", "study",    "report"};
+const std::vector<std::string> kVerbs = {"doctor", "info",    "tokenize", "logits", "generate",
+                                         "eval",   "compare", "bench",    "study",  "report"};
 
 TEST_F(Cli, HelpOfEveryVerbShowsAnExample) {
   const Outcome top = run("--help");
@@ -117,14 +117,16 @@ TEST_F(Cli, InfoSaysWhatTheModelIs) {
   const Json json = read_json_file(path("info.json"));
   const uint64_t file = fs::file_size(mini("models/llama-mini/model.safetensors"));
   EXPECT_EQ(json.at("file_bytes"), file);
-  EXPECT_EQ(json.at("parameters"), 2048u * 256 + 6 * (256 * 256 * 2 + 256 * 128 * 2 + 3 * 256 * 704 + 2 * 256) + 256);
+  EXPECT_EQ(json.at("parameters"),
+            2048u * 256 + 6 * (256 * 256 * 2 + 256 * 128 * 2 + 3 * 256 * 704 + 2 * 256) + 256);
   EXPECT_NEAR(json.at("bits_per_weight").get<double>(),
               8.0 * static_cast<double>(file) / json.at("parameters").get<double>(), 1e-9);
   EXPECT_EQ(json.at("sha256").get<std::string>().size(), 64u);
   const Json& bytes = json.at("weight_bytes");
   EXPECT_EQ(bytes.at("embedding"), 2u * 2048 * 256);
   EXPECT_EQ(bytes.at("head"), 0);
-  EXPECT_EQ(bytes.at("body").get<uint64_t>() + bytes.at("embedding").get<uint64_t>() + bytes.at("other").get<uint64_t>(),
+  EXPECT_EQ(bytes.at("body").get<uint64_t>() + bytes.at("embedding").get<uint64_t>() +
+                bytes.at("other").get<uint64_t>(),
             bytes.at("total"));
 }
 
@@ -139,7 +141,8 @@ TEST_F(Cli, TokenizeGivesTheGoldenIds) {
       EXPECT_EQ(parse_json(o.out, "stdout"), strings[i].at("ids")) << model << ' ' << strings[i].at("text");
     }
   }
-  const Outcome with = run("tokenize llama-mini --text Hello"), without = run("tokenize llama-mini --text Hello --no-special");
+  const Outcome with = run("tokenize llama-mini --text Hello"),
+                without = run("tokenize llama-mini --text Hello --no-special");
   EXPECT_EQ(with.out, "[2046,39,485,78]\n");
   EXPECT_EQ(without.out, "[39,485,78]\n");
 }
@@ -150,7 +153,8 @@ TEST_F(Cli, LogitsAreTheGoldenOnes) {
   Json list = Json::array();
   for (int64_t i = 0; i < ids.elements(); ++i)
     list.push_back(ids.dtype == DType::kI64 ? ids.as<int64_t>()[i] : ids.as<int32_t>()[i]);
-  const Outcome o = run(fmt::format("logits phi-mini --ids '{}' --out {} --dtype float32", list.dump(), path("l.safetensors")));
+  const Outcome o = run(
+      fmt::format("logits phi-mini --ids '{}' --out {} --dtype float32", list.dump(), path("l.safetensors")));
   ASSERT_EQ(o.exit_code, 0) << o.err;
   const auto made = open_safetensors(path("l.safetensors"));
   EXPECT_EQ(made.tensors.at("ids").shape, std::vector<int64_t>{ids.elements()});
@@ -165,19 +169,21 @@ TEST_F(Cli, LogitsAreTheGoldenOnes) {
 TEST_F(Cli, GenerateStreamsTheGreedyText) {
   const Json golden = read_json_file(mini("golden/qwen2-mini.json")).at("gsm8k_3shot_greedy")[0];
   write_file_atomically(path("prompt"), golden.at("prompt").get<std::string>());
-  const std::string arguments = fmt::format("generate qwen2-mini --prompt \"$(cat {})\" --max-tokens {} --dtype float32",
-                                            path("prompt"), golden.at("greedy").size());
+  const std::string arguments =
+      fmt::format("generate qwen2-mini --prompt \"$(cat {})\" --max-tokens {} --dtype float32",
+                  path("prompt"), golden.at("greedy").size());
   const Outcome o = run(arguments);
   ASSERT_EQ(o.exit_code, 0) << o.err;
   EXPECT_EQ(o.out, golden.at("text").get<std::string>() + "\n");
   EXPECT_NE(o.err.find("generated at"), std::string::npos);
-  EXPECT_EQ(run(arguments + " --temperature 1 --seed 3").out, run(arguments + " --temperature 1 --seed 3").out);
+  EXPECT_EQ(run(arguments + " --temperature 1 --seed 3").out,
+            run(arguments + " --temperature 1 --seed 3").out);
 }
 
 TEST_F(Cli, EvalGivesTheSameScoresTwice) {
   const auto evaluate = [&](const char* name) {
-    const Outcome o = run(fmt::format("eval llama-mini --limit 5 --window 128 --json {} --log-samples {}", path(name),
-                                      path("samples.jsonl")));
+    const Outcome o = run(fmt::format("eval llama-mini --limit 5 --window 128 --json {} --log-samples {}",
+                                      path(name), path("samples.jsonl")));
     EXPECT_EQ(o.exit_code, 0) << o.err;
     EXPECT_NE(o.out.find("accuracy"), std::string::npos) << o.out;
     Json json = read_json_file(path(name));
@@ -194,12 +200,14 @@ TEST_F(Cli, EvalGivesTheSameScoresTwice) {
   EXPECT_EQ(first.size(), 4u);
   EXPECT_EQ(first, evaluate("b.json"));
   const auto samples = read_json_lines(path("samples.jsonl"));
-  EXPECT_EQ(std::count_if(samples.begin(), samples.end(), [](const Json& s) { return s.at("task") == "gsm8k"; }), 5);
+  EXPECT_EQ(
+      std::count_if(samples.begin(), samples.end(), [](const Json& s) { return s.at("task") == "gsm8k"; }),
+      5);
 }
 
 TEST_F(Cli, CompareOfAModelWithItself) {
-  const Outcome o = run(fmt::format("compare qwen2-mini {} --file {} --windows 2 --window 128 --json", mini("models/qwen2-mini"),
-                                    mini("data/wikitext.test.txt")));
+  const Outcome o = run(fmt::format("compare qwen2-mini {} --file {} --windows 2 --window 128 --json",
+                                    mini("models/qwen2-mini"), mini("data/wikitext.test.txt")));
   ASSERT_EQ(o.exit_code, 0) << o.err;
   const Json json = parse_json(o.out, "stdout");
   EXPECT_EQ(json.at("windows"), 2);
@@ -239,16 +247,17 @@ TEST_F(Cli, DoctorKnowsTheMachine) {
 
 // Ctrl-C during an evaluation: ended by the signal, no file half written.
 TEST_F(Cli, AnInterruptLeavesNoFile) {
-  const std::string command =
-      fmt::format("'{}' eval llama-mini --tasks gsm8k --json {} --log-samples {} >/dev/null 2>{} & pid=$!; sleep 0.5; "
-                  "kill -TERM $pid; wait $pid",
-                  NIBBLE_PROGRAM, path("r.json"), path("s.jsonl"), path("err"));
+  const std::string command = fmt::format(
+      "'{}' eval llama-mini --tasks gsm8k --json {} --log-samples {} >/dev/null 2>{} & pid=$!; sleep 0.5; "
+      "kill -TERM $pid; wait $pid",
+      NIBBLE_PROGRAM, path("r.json"), path("s.jsonl"), path("err"));
   std::ofstream(path("script")) << command;
   const int code = std::system(fmt::format("sh {}", path("script")).c_str());
   EXPECT_EQ(WEXITSTATUS(code), 128 + SIGTERM);
   EXPECT_NE(read_file(path("err")).find("nibble: stopped"), std::string::npos);
   size_t files = 0;
-  for (const auto& entry : fs::directory_iterator(dir_)) files += entry.path().filename() != "err" && entry.path().filename() != "script";
+  for (const auto& entry : fs::directory_iterator(dir_))
+    files += entry.path().filename() != "err" && entry.path().filename() != "script";
   EXPECT_EQ(files, 0u);
 }
 

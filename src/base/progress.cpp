@@ -49,7 +49,8 @@ std::string Progress::line() const {
   if (done_ == 0 || seconds <= 0) return text;
   const double rate = static_cast<double>(done_) / seconds;
   text += rate >= 10 ? fmt::format(", {:.0f}/s", rate) : fmt::format(", {:.2g}/s", rate);
-  if (done_ < total_) text += fmt::format(", {} left", duration_text(static_cast<double>(total_ - done_) / rate));
+  if (done_ < total_)
+    text += fmt::format(", {} left", duration_text(static_cast<double>(total_ - done_) / rate));
   return text;
 }
 

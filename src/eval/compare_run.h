@@ -14,8 +14,8 @@
 namespace nibble {
 
 struct CompareOptions {
-  int window = 512;         // tokens; of them positions window/2 … window−2 are scored
-  int64_t windows = 0;      // 0: all that the text fills
+  int window = 512;     // tokens; of them positions window/2 … window−2 are scored
+  int64_t windows = 0;  // 0: all that the text fills
   int batch_tokens = 512;
   Precision precision = {};
 };

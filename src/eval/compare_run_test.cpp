@@ -21,8 +21,8 @@ TEST(CompareRun, AModelDoesNotDifferFromItself) {
   const auto b = load_model(mini("llama-mini"));
   for (const auto& quant : {a.model, b}) {
     size_t calls = 0;
-    const Comparison c = compare_models(a.model, quant, *a.tokenizer, wikitext(), {.window = 128, .windows = 3}, pool,
-                                        [&](size_t done, size_t total) {
+    const Comparison c = compare_models(a.model, quant, *a.tokenizer, wikitext(),
+                                        {.window = 128, .windows = 3}, pool, [&](size_t done, size_t total) {
                                           EXPECT_EQ(done, ++calls);
                                           EXPECT_EQ(total, 3u);
                                         });
@@ -42,17 +42,20 @@ TEST(CompareRun, StreamsWhatWholeLogitsGive) {
   const LoadedModel base = load_model_and_tokenizer(mini("qwen2-mini"));
   auto changed = std::make_shared<Model>(open_checkpoint(mini("qwen2-mini")));
   for (float& w : changed->final_norm.weight) w *= 1.1f;
-  const CompareOptions options{.window = 100, .windows = 2, .batch_tokens = 37, .precision = Precision::exact()};
+  const CompareOptions options{
+      .window = 100, .windows = 2, .batch_tokens = 37, .precision = Precision::exact()};
   const Comparison c = compare_models(base.model, changed, *base.tokenizer, wikitext(), options, pool, {});
 
-  const auto windows = comparison_windows(base.tokenizer->encode(wikitext(), false), 100, 2, base.tokenizer->start_token());
+  const auto windows =
+      comparison_windows(base.tokenizer->encode(wikitext(), false), 100, 2, base.tokenizer->start_token());
   const size_t vocab = static_cast<size_t>(base.model->config.vocab_size);
   double kl = 0, nll = 0, n = 0;
   for (const auto& window : windows) {
     const auto p = sequence_logits(base.model, window, Precision::exact(), pool);
     const auto q = sequence_logits(changed, window, Precision::exact(), pool);
     for (size_t i = 50; i <= 98; ++i, ++n) {
-      const auto d = position_distance({p.data() + i * vocab, vocab}, {q.data() + i * vocab, vocab}, window[i + 1]);
+      const auto d =
+          position_distance({p.data() + i * vocab, vocab}, {q.data() + i * vocab, vocab}, window[i + 1]);
       kl += d.kl;
       nll += d.nll_quant;
     }
@@ -70,7 +73,8 @@ TEST(CompareRun, RefusesWhatCannotBeCompared) {
   other->config.vocab_size -= 1;
   EXPECT_THROW(compare_models(a.model, other, *a.tokenizer, wikitext(), {}, pool, {}), Error);
   EXPECT_THROW(compare_models(a.model, a.model, *a.tokenizer, "short", {}, pool, {}), Error);
-  EXPECT_THROW(compare_models(a.model, a.model, *a.tokenizer, wikitext(), {.window = 3}, pool, {}), UsageError);
+  EXPECT_THROW(compare_models(a.model, a.model, *a.tokenizer, wikitext(), {.window = 3}, pool, {}),
+               UsageError);
   EXPECT_THROW(compare_models(a.model, a.model, *a.tokenizer, wikitext(), {.window = 1025}, pool, {}), Error);
 }
 

@@ -80,7 +80,8 @@ void Engine::run(Session& session, std::span<Piece> pieces) {
       for (; question < piece.questions.size() && piece.questions[question].row < at + count; ++question) {
         const TokenQuestion& q = piece.questions[question];
         if (q.token < 0 || q.token >= model_->config.vocab_size)
-          fail("{}: token id {} is outside the vocabulary of {}", model_->name(), q.token, model_->config.vocab_size);
+          fail("{}: token id {} is outside the vocabulary of {}", model_->name(), q.token,
+               model_->config.vocab_size);
         questions.push_back({offset + q.row - at, q.token});
         answers.push_back(&piece.scores[question]);
       }
@@ -115,7 +116,8 @@ Need need_of(std::span<const size_t> lengths, Take take) {
   for (size_t i = 0; i < lengths.size();) {
     const size_t count = take(i);
     need.slots = std::max(need.slots, static_cast<int>(count));
-    for (size_t end = i + count; i < end; ++i) need.context = std::max(need.context, static_cast<int>(lengths[i]));
+    for (size_t end = i + count; i < end; ++i)
+      need.context = std::max(need.context, static_cast<int>(lengths[i]));
   }
   return need;
 }
@@ -137,8 +139,8 @@ std::vector<Group> group_by_context(std::span<const LoglikRequest> requests) {
 
 // Round 0 runs every context with its first continuation, and asks for all first tokens there. Round j
 // runs what follows the first token of the j-th continuations, behind the contexts in their slots.
-void Engine::score_round(Session& session, std::span<const LoglikRequest> requests, std::span<const Group> groups,
-                         size_t round, std::span<LoglikResult> results) {
+void Engine::score_round(Session& session, std::span<const LoglikRequest> requests,
+                         std::span<const Group> groups, size_t round, std::span<LoglikResult> results) {
   std::vector<Piece> pieces;
   std::vector<std::vector<size_t>> owners;  // the request of each question
   for (size_t g = 0; g < groups.size(); ++g) {
@@ -174,7 +176,8 @@ void Engine::score_round(Session& session, std::span<const LoglikRequest> reques
   }
 }
 
-std::vector<LoglikResult> Engine::loglik(std::span<const LoglikRequest> requests, const ProgressFn& progress) {
+std::vector<LoglikResult> Engine::loglik(std::span<const LoglikRequest> requests,
+                                         const ProgressFn& progress) {
   std::vector<LoglikResult> results(requests.size());
   if (requests.empty()) return results;
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -208,7 +211,8 @@ std::vector<LoglikResult> Engine::loglik(std::span<const LoglikRequest> requests
   return results;
 }
 
-std::vector<double> Engine::window_nll(std::span<const std::vector<int32_t>> windows, const ProgressFn& progress) {
+std::vector<double> Engine::window_nll(std::span<const std::vector<int32_t>> windows,
+                                       const ProgressFn& progress) {
   std::vector<double> nll(windows.size(), 0.0);
   if (windows.empty()) return nll;
   std::vector<size_t> lengths;

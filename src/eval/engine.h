@@ -27,17 +27,20 @@ struct EngineOptions {
 
 class Engine : public LanguageModel {
  public:
-  Engine(std::shared_ptr<const Model> model, std::shared_ptr<const Tokenizer> tokenizer, const EngineOptions& options,
-         ThreadPool& pool);
+  Engine(std::shared_ptr<const Model> model, std::shared_ptr<const Tokenizer> tokenizer,
+         const EngineOptions& options, ThreadPool& pool);
 
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
   int max_context() const override;
   // Consecutive requests with one context run it once. Latency: of the requests computed together,
   // their wall time divided by their number.
-  std::vector<LoglikResult> loglik(std::span<const LoglikRequest> requests, const ProgressFn& progress) override;
+  std::vector<LoglikResult> loglik(std::span<const LoglikRequest> requests,
+                                   const ProgressFn& progress) override;
   // A sequence that ends makes room for the next; times count from when a sequence got its place.
-  std::vector<GenerateResult> generate(std::span<const GenerateRequest> requests, const ProgressFn& progress) override;
-  std::vector<double> window_nll(std::span<const std::vector<int32_t>> windows, const ProgressFn& progress) override;
+  std::vector<GenerateResult> generate(std::span<const GenerateRequest> requests,
+                                       const ProgressFn& progress) override;
+  std::vector<double> window_nll(std::span<const std::vector<int32_t>> windows,
+                                 const ProgressFn& progress) override;
 
   const Model& model() const { return *model_; }
   // The largest so far, in bytes.

@@ -16,10 +16,10 @@ struct Sequence {
 
   bool in_prompt() const { return fed < request->prompt.size(); }
 
-  size_t index;                    // of the request
+  size_t index;  // of the request
   const GenerateRequest* request;
-  size_t fed = 0;                  // tokens in the cache
-  int32_t next = 0;                // to be fed once the prompt is through
+  size_t fed = 0;    // tokens in the cache
+  int32_t next = 0;  // to be fed once the prompt is through
   Stopwatch watch;
   GenerateResult result;
   GeneratedText text;
@@ -66,7 +66,8 @@ std::vector<Row> fill(Batch& batch, std::vector<std::optional<Sequence>>& slots,
     const std::vector<int32_t>& prompt = sequence.request->prompt;
     const size_t count = std::min(room - batch.tokens.size(), prompt.size() - sequence.fed);
     if (count == 0) break;
-    batch.add(static_cast<int>(s), static_cast<int>(sequence.fed), std::span(prompt).subspan(sequence.fed, count));
+    batch.add(static_cast<int>(s), static_cast<int>(sequence.fed),
+              std::span(prompt).subspan(sequence.fed, count));
     sequence.fed += count;
     if (!sequence.in_prompt()) rows.push_back({s, batch.tokens.size() - 1});
   }
@@ -75,7 +76,8 @@ std::vector<Row> fill(Batch& batch, std::vector<std::optional<Sequence>>& slots,
 
 }  // namespace
 
-std::vector<GenerateResult> Engine::generate(std::span<const GenerateRequest> requests, const ProgressFn& progress) {
+std::vector<GenerateResult> Engine::generate(std::span<const GenerateRequest> requests,
+                                             const ProgressFn& progress) {
   std::vector<GenerateResult> results(requests.size());
   if (requests.empty()) return results;
   size_t longest = 0;

@@ -44,7 +44,8 @@ class SharedModel : public ::testing::TestWithParam<RealModel> {
 };
 
 TEST_P(SharedModel, PromptsIdsLogitsAndGreedyText) {
-  const auto logits_file = open_safetensors(std::filesystem::path(golden_file_).replace_extension(".logits.safetensors"));
+  const auto logits_file =
+      open_safetensors(std::filesystem::path(golden_file_).replace_extension(".logits.safetensors"));
   Engine engine = this->engine();
   const Json& prompts = golden_.at("prompts");
   for (size_t p = 0; p < prompts.size(); ++p) {
@@ -57,7 +58,8 @@ TEST_P(SharedModel, PromptsIdsLogitsAndGreedyText) {
     const auto logits = sequence_logits(model_, ids, Precision::exact(), pool_);
     const float* last = logits.data() + (ids.size() - 1) * vocab;
     double worst = 0;
-    for (size_t i = 0; i < vocab; ++i) worst = std::max(worst, std::fabs(double{last[i]} - double{expected[i]}));
+    for (size_t i = 0; i < vocab; ++i)
+      worst = std::max(worst, std::fabs(double{last[i]} - double{expected[i]}));
     EXPECT_LE(worst, 2e-3) << "prompt " << p;
 
     auto golden = prompts[p].at("greedy").get<std::vector<int32_t>>();
@@ -111,14 +113,15 @@ TEST_P(SharedModel, PerplexityOfWikiText) {
   EXPECT_NEAR(std::exp(sum / (8 * 511)), ppl, 1e-4 * ppl);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Models, SharedModel,
-    ::testing::Values(
-        RealModel{"SmolLM2", "smollm2-135m-instruct.q4_1", "SmolLM2-135M-Instruct.Q4_1.gguf"},
-        RealModel{"Qwen2_5_Coder", "qwen2.5-coder-0.5b-instruct.q4_k_m", "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf"}),
-    [](const auto& parameter) { return parameter.param.title; });
+INSTANTIATE_TEST_SUITE_P(Models, SharedModel,
+                         ::testing::Values(RealModel{"SmolLM2", "smollm2-135m-instruct.q4_1",
+                                                     "SmolLM2-135M-Instruct.Q4_1.gguf"},
+                                           RealModel{"Qwen2_5_Coder", "qwen2.5-coder-0.5b-instruct.q4_k_m",
+                                                     "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf"}),
+                         [](const auto& parameter) { return parameter.param.title; });
 
-// The directory that ../shared/models/to_hf.py GGUF OUT --tie makes of Qwen2.5-Coder-0.5B; its place in NIBBLE_QWEN_HF.
+// The directory that ../shared/models/to_hf.py GGUF OUT --tie makes of Qwen2.5-Coder-0.5B; its place in
+// NIBBLE_QWEN_HF.
 TEST(SharedBaseline, PerplexityOfQwenByTheRuleOfCompare) {
   const char* directory = std::getenv("NIBBLE_QWEN_HF");
   if (!directory) GTEST_SKIP() << "NIBBLE_QWEN_HF does not name the directory made by to_hf.py";
@@ -126,7 +129,8 @@ TEST(SharedBaseline, PerplexityOfQwenByTheRuleOfCompare) {
   NIBBLE_NEEDS(data);
   const LoadedModel loaded = load_model_and_tokenizer(directory);
   const auto& tokenizer = *loaded.tokenizer;
-  const auto stream = tokenizer.encode(read_file(data).substr(0, 100000), false);  // more than sixteen windows
+  const auto stream =
+      tokenizer.encode(read_file(data).substr(0, 100000), false);  // more than sixteen windows
   const auto [first, last] = scored_positions(512);
   std::vector<LoglikRequest> requests;
   for (const auto& window : comparison_windows(stream, 512, 16, tokenizer.start_token())) {

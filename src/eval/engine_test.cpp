@@ -16,17 +16,16 @@ namespace {
 
 class MiniEngine : public ::testing::TestWithParam<std::string> {
  protected:
-  Engine engine(EngineOptions options = {}) {
-    return Engine(model_, tokenizer_, options, pool_);
-  }
+  Engine engine(EngineOptions options = {}) { return Engine(model_, tokenizer_, options, pool_); }
   static EngineOptions exact(int slots = 8, int batch_tokens = 512) {
     return {.batch_tokens = batch_tokens, .slots = slots, .precision = Precision::exact()};
   }
   std::vector<LoglikRequest> boolq(size_t rows) const {
     std::vector<LoglikRequest> requests;
     for (const Json& row : read_json_lines(testing::mini_dir() / "data/boolq.validation.jsonl")) {
-      const std::string prompt = fmt::format("{}\nQuestion: {}?\nAnswer:", row.at("passage").get<std::string>(),
-                                             row.at("question").get<std::string>());
+      const std::string prompt =
+          fmt::format("{}\nQuestion: {}?\nAnswer:", row.at("passage").get<std::string>(),
+                      row.at("question").get<std::string>());
       for (const char* choice : {" no", " yes"})
         requests.push_back(encode_pair(*tokenizer_, prompt, choice, model_->config.max_context).request);
       if (requests.size() == 2 * rows) break;
@@ -102,7 +101,8 @@ TEST_P(MiniEngine, NothingDependsOnTheBatch) {
   requests.push_back({requests.back().context, {17, 4, 5, 6, 7}});  // the second in the same slot
   requests.push_back({{44}, {3, 2, 1}});
   std::vector<GenerateRequest> prompts;
-  for (size_t i = 0; i < 5; ++i) prompts.push_back({requests[2 * i].context, static_cast<int>(3 + 4 * i), {}});
+  for (size_t i = 0; i < 5; ++i)
+    prompts.push_back({requests[2 * i].context, static_cast<int>(3 + 4 * i), {}});
   const auto text = windows(100, 3);
   for (const Precision& precision : {Precision{}, Precision::exact()}) {
     Engine one = engine({.batch_tokens = 1, .slots = 1, .precision = precision});
@@ -132,7 +132,8 @@ TEST_P(MiniEngine, TheThreeWaysAgree) {
   Engine engine = this->engine(exact());
   const auto window = windows(60, 1).front();
   const LoglikRequest rest{{window.front()}, {window.begin() + 1, window.end()}};
-  EXPECT_NEAR(engine.loglik(std::span(&rest, 1), {})[0].loglik, -engine.window_nll(std::span(&window, 1), {})[0], 1e-9);
+  EXPECT_NEAR(engine.loglik(std::span(&rest, 1), {})[0].loglik,
+              -engine.window_nll(std::span(&window, 1), {})[0], 1e-9);
 
   const GenerateRequest prompt{window, 12, {}};
   const auto generated = engine.generate(std::span(&prompt, 1), {})[0];
@@ -163,7 +164,8 @@ TEST_P(MiniEngine, StopsAtStringsThatSpanTokensAndAtEndTokens) {
   const GenerateRequest plain{prompt, 40, {}};
   const auto ended = with_end.generate(std::span(&plain, 1), {})[0];
   EXPECT_EQ(ended.finish, FinishReason::kEndToken);
-  EXPECT_EQ(ended.tokens, std::vector<int32_t>(golden.begin(), golden.begin() + static_cast<std::ptrdiff_t>(end)));
+  EXPECT_EQ(ended.tokens,
+            std::vector<int32_t>(golden.begin(), golden.begin() + static_cast<std::ptrdiff_t>(end)));
 }
 
 TEST_P(MiniEngine, RefusesWhatDoesNotFitAndWhatIsEmpty) {
@@ -201,7 +203,11 @@ TEST_P(MiniEngine, ProgressMayCancel) {
   Engine engine = this->engine({.batch_tokens = 128, .slots = 2});
   struct Cancelled {};
   size_t calls = 0;
-  EXPECT_THROW(engine.loglik(boolq(10), [&](size_t, size_t) { if (++calls == 2) throw Cancelled{}; }), Cancelled);
+  EXPECT_THROW(engine.loglik(boolq(10),
+                             [&](size_t, size_t) {
+                               if (++calls == 2) throw Cancelled{};
+                             }),
+               Cancelled);
   EXPECT_EQ(engine.loglik(boolq(1), {}).size(), 2u);  // and goes on to serve
 }
 

@@ -12,7 +12,8 @@ namespace nibble {
 
 class GeneratedText {
  public:
-  GeneratedText(const Tokenizer& tokenizer, std::span<const std::string> stop) : tokenizer_(tokenizer), stop_(stop) {}
+  GeneratedText(const Tokenizer& tokenizer, std::span<const std::string> stop)
+      : tokenizer_(tokenizer), stop_(stop) {}
 
   // Appends a token. True when the text now contains a stop string, which may span tokens and may be
   // the spelling of a special token; the text is then cut before it and takes no more.
@@ -23,9 +24,9 @@ class GeneratedText {
  private:
   const Tokenizer& tokenizer_;
   std::span<const std::string> stop_;
-  std::string text_, spelled_;                    // spelled_: with special tokens
+  std::string text_, spelled_;  // spelled_: with special tokens
   struct Special {
-    size_t begin, size;                           // in spelled_
+    size_t begin, size;  // in spelled_
   };
   std::vector<Special> specials_;
 };

@@ -13,7 +13,8 @@ namespace {
 double log_sum_exp(const KernelTable& kernels, float* x, int64_t n, float max) {
   constexpr int64_t kStretch = 512;
   double sum = 0;
-  for (int64_t i = 0; i < n; i += kStretch) sum += double{kernels.exp_sum(x + i, std::min(kStretch, n - i), max)};
+  for (int64_t i = 0; i < n; i += kStretch)
+    sum += double{kernels.exp_sum(x + i, std::min(kStretch, n - i), max)};
   return double{max} + std::log(sum);
 }
 
@@ -36,7 +37,8 @@ void LogitReader::for_each_row(Session& session, std::span<const size_t> rows, V
   for (size_t begin = 0; begin < rows.size(); begin += at_once) {
     const size_t count = std::min(at_once, rows.size() - begin);
     for (size_t i = 0; i < count; ++i)
-      std::memcpy(hidden_.data() + i * hidden, session.hidden() + rows[begin + i] * hidden, hidden * sizeof(float));
+      std::memcpy(hidden_.data() + i * hidden, session.hidden() + rows[begin + i] * hidden,
+                  hidden * sizeof(float));
     session.logits(hidden_.data(), static_cast<int64_t>(count), logits_.data());
     session.pool().parallel_for(count, 1, [&](size_t first, size_t last, int) {
       for (size_t i = first; i < last; ++i) visit(begin + i, logits_.data() + i * vocab);
@@ -44,7 +46,8 @@ void LogitReader::for_each_row(Session& session, std::span<const size_t> rows, V
   }
 }
 
-void LogitReader::score(Session& session, std::span<const TokenQuestion> questions, std::span<TokenScore> scores) {
+void LogitReader::score(Session& session, std::span<const TokenQuestion> questions,
+                        std::span<TokenScore> scores) {
   NIBBLE_CHECK(questions.size() == scores.size());
   std::vector<size_t> rows, first_question;  // the distinct rows, and where the questions of each begin
   for (size_t i = 0; i < questions.size(); ++i) {

@@ -5,7 +5,8 @@
 namespace nibble {
 
 AlignedBuffer<float> sequence_logits(std::shared_ptr<const Model> model, std::span<const int32_t> tokens,
-                                     const Precision& precision, ThreadPool& pool, const ProgressFn& progress) {
+                                     const Precision& precision, ThreadPool& pool,
+                                     const ProgressFn& progress) {
   constexpr size_t kPiece = 256;
   const ModelConfig& config = model->config;
   if (tokens.empty()) fail("{}: no tokens, so no logits", model->name());

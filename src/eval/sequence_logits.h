@@ -15,6 +15,7 @@ namespace nibble {
 // [tokens, vocab]: row i is what the model expects after token i. Throws Error when there is no token
 // or the model's context is shorter.
 AlignedBuffer<float> sequence_logits(std::shared_ptr<const Model> model, std::span<const int32_t> tokens,
-                                     const Precision& precision, ThreadPool& pool, const ProgressFn& progress = {});
+                                     const Precision& precision, ThreadPool& pool,
+                                     const ProgressFn& progress = {});
 
 }  // namespace nibble

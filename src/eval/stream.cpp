@@ -30,13 +30,16 @@ StreamResult stream_text(std::shared_ptr<const Model> model, const Tokenizer& to
   if (max_tokens < 1) throw UsageError(fmt::format("max-tokens {}: at least 1", max_tokens));
   const size_t context = prompt.size() + static_cast<size_t>(max_tokens);
   if (context > static_cast<size_t>(model->config.max_context))
-    fail("{}: {} tokens of prompt and {} to come exceed the context of {}", model->name(), prompt.size(), max_tokens,
-         model->config.max_context);
+    fail("{}: {} tokens of prompt and {} to come exceed the context of {}", model->name(), prompt.size(),
+         max_tokens, model->config.max_context);
   constexpr size_t kPiece = 512;
   const ModelConfig& config = model->config;
   Sampler sampler(sampling);
-  Session session(model, {.slots = 1, .context = static_cast<int>(context),
-                          .batch_tokens = static_cast<int>(std::min(kPiece, context)), .precision = precision},
+  Session session(model,
+                  {.slots = 1,
+                   .context = static_cast<int>(context),
+                   .batch_tokens = static_cast<int>(std::min(kPiece, context)),
+                   .precision = precision},
                   pool);
   AlignedBuffer<float> logits(static_cast<size_t>(config.vocab_size));
   Batch batch;
@@ -71,7 +74,8 @@ StreamResult stream_text(std::shared_ptr<const Model> model, const Tokenizer& to
       break;
     }
     ++result.output_tokens;
-    if (token < tokenizer.vocab_size() && !tokenizer.is_special(token)) pending += tokenizer.token_bytes(token);
+    if (token < tokenizer.vocab_size() && !tokenizer.is_special(token))
+      pending += tokenizer.token_bytes(token);
     const size_t whole = pending.size() - unfinished(pending);
     on_text(std::string_view(pending).substr(0, whole));
     pending.erase(0, whole);

@@ -21,7 +21,8 @@ struct StreamResult {
 };
 
 // Feeds the prompt, then up to max_tokens tokens; on_text gets whole UTF-8 characters as they come, and
-// may throw to cancel. Stops at the model's end tokens. Throws Error when prompt and answer exceed the context.
+// may throw to cancel. Stops at the model's end tokens. Throws Error when prompt and answer exceed the
+// context.
 StreamResult stream_text(std::shared_ptr<const Model> model, const Tokenizer& tokenizer,
                          std::span<const int32_t> prompt, int max_tokens, const SamplingOptions& sampling,
                          const Precision& precision, ThreadPool& pool,

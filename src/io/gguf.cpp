@@ -36,6 +36,9 @@ constexpr std::array<NamePair, 8> kPhiParts = {
      {"ffn_up", "mlp.fc1"},
      {"ffn_down", "mlp.fc2"}}};
 
+// Llama 3's rope factors have no Hugging Face name: the model reads them by this one.
+constexpr std::string_view kRopeFactors = "rope_freqs.weight";
+
 std::string_view find_part(GgufArchitecture architecture, std::string_view part) {
   const auto look = [&](const auto& table) -> std::string_view {
     for (const NamePair& pair : table) {
@@ -49,7 +52,7 @@ std::string_view find_part(GgufArchitecture architecture, std::string_view part)
 // The Hugging Face name, or "" for a tensor that the architecture does not have.
 std::string hugging_face_name(GgufArchitecture architecture, const std::string& name) {
   const bool phi = architecture == GgufArchitecture::kPhi2;
-  if (name == "rope_freqs.weight") return name;  // Llama 3's rope factors: the model reads them by this name
+  if (name == kRopeFactors) return name;
   const size_t last_dot = name.rfind('.');
   if (last_dot == std::string::npos) return "";
   const std::string_view kind = std::string_view(name).substr(last_dot + 1);
@@ -105,6 +108,10 @@ class Loader {
            quote_name(tensor.name));
     }
     const int64_t rows = tensor.shape[0];
+    if (tensor.name == kRopeFactors && (tensor.type != GgmlType::kF32 || tensor.shape.size() != 1)) {
+      fail("{}: tensor {} is {} of shape {}, expected a vector of F32", where_, quote_name(tensor.name),
+           ggml_type_info(tensor.type).name, shape_string(tensor.shape));
+    }
     if (architecture_ == GgufArchitecture::kPhi2 && name.find("qkv_proj") != std::string::npos) {
       add_split(tensor, name);
     } else if (architecture_ == GgufArchitecture::kLlama && name.find(".q_proj.") != std::string::npos) {
@@ -217,7 +224,14 @@ Checkpoint open_gguf(const std::filesystem::path& path, GgufDType dtype, bool wi
   checkpoint.config =
       gguf_config(gguf, embedding->second.shape[0], tied, dtype == GgufDType::kF32 ? "float32" : "bfloat16");
   checkpoint.generation_config = gguf_generation_config(gguf);
-  if (with_tokenizer && gguf.has("tokenizer.ggml.model")) checkpoint.tokenizer = gguf_tokenizer(gguf);
+  if (with_tokenizer && gguf.has("tokenizer.ggml.model")) {
+    checkpoint.tokenizer = gguf_tokenizer(gguf);
+    const size_t n_tokens = checkpoint.tokenizer["model"]["vocab"].size();
+    if (n_tokens > static_cast<size_t>(embedding->second.shape[0])) {
+      fail("{}: {} tokens, but the embedding has {} rows", path.string(), n_tokens,
+           embedding->second.shape[0]);
+    }
+  }
   return checkpoint;
 }
 

@@ -138,6 +138,53 @@ TEST(Gguf, NamesWhatItDoesNotKnow) {
       << "10,000 is the default";
 }
 
+// The u32 after a key's name and type.
+std::string with_u32(std::string file, const std::string& key, uint32_t value) {
+  const size_t at = file.find(key);
+  EXPECT_NE(at, std::string::npos) << key;
+  std::memcpy(file.data() + at + key.size() + sizeof(uint32_t), &value, sizeof value);
+  return file;
+}
+
+TEST(Gguf, RefusesCountsThatDoNotFit) {
+  const TemporaryDirectory dir;
+  const auto error = [&](const char* base, const std::string& key, uint32_t value) {
+    replace_file(dir / "x.gguf", with_u32(read_file(golden(base)), key, value));
+    return error_of([&] { open_checkpoint(dir / "x.gguf"); });
+  };
+  EXPECT_EQ(error("phi2.gguf", "phi2.attention.head_count", 4), "") << "as it is";
+  EXPECT_THAT(error("phi2.gguf", "phi2.attention.head_count", 0), HasSubstr("expected 1 to"));
+  EXPECT_THAT(error("phi2.gguf", "phi2.attention.head_count", 0xffffffff), HasSubstr("expected 1 to"));
+  EXPECT_THAT(error("phi2.gguf", "phi2.attention.head_count", 5), HasSubstr("do not divide"));
+  EXPECT_THAT(error("phi2.gguf", "phi2.attention.head_count", 0x7fffffff), HasSubstr("do not divide"));
+  EXPECT_THAT(error("phi2.gguf", "phi2.embedding_length", 64), HasSubstr("of q, k and v"));
+  EXPECT_THAT(error("phi2.gguf", "phi2.rope.dimension_count", 16), HasSubstr("rope turns 16"));
+  EXPECT_THAT(error("llama.gguf", "llama.attention.head_count_kv", 3), HasSubstr("evenly"));
+  EXPECT_THAT(error("llama.gguf", "llama.attention.head_count_kv", 1), HasSubstr("expected 1 heads of 8"));
+  EXPECT_THAT(error("llama.gguf", "llama.block_count", 0), HasSubstr("expected 1 to"));
+  EXPECT_THAT(error("llama.gguf", "tokenizer.ggml.bos_token_id", 16), HasSubstr("there are 16 tokens"));
+  EXPECT_THAT(error("qwen2.gguf", "tokenizer.ggml.eos_token_id", 0xffffffff), HasSubstr("no token id"));
+
+  // Heads and head size that overflow when multiplied, by a key that some converters write.
+  std::string file =
+      patched(read_file(golden("phi2.gguf")), "phi2.rope.dimension_count", "phi2.attention.key_length");
+  write_text(dir / "y.gguf", with_u32(file, "phi2.attention.key_length", 0x7fffffff));
+  EXPECT_THAT(error_of([&] { open_checkpoint(dir / "y.gguf"); }), HasSubstr("more than 2^31"));
+}
+
+TEST(Gguf, RefusesOnePartOfSeveral) {
+  const TemporaryDirectory dir;
+  std::string file =
+      patched(read_file(golden("phi2.gguf")), "phi2.rope.dimension_count", "split.count.............x");
+  // A key of 11 letters must be written anew; take the file apart at the key.
+  const size_t at = file.find("split.count");
+  const uint64_t size = 11;
+  std::memcpy(file.data() + at - sizeof size, &size, sizeof size);
+  file.erase(at + size, std::string("phi2.rope.dimension_count").size() - size);
+  write_text(dir / "x.gguf", file);
+  EXPECT_THAT(error_of([&] { open_checkpoint(dir / "x.gguf"); }), HasSubstr("split GGUF"));
+}
+
 TEST(Gguf, TokenizerNeedsNoTensors) {
   const TemporaryDirectory dir;
   const std::string whole = read_file(golden("phi2.gguf"));

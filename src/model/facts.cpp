@@ -7,7 +7,8 @@ namespace {
 
 std::string dtype_text(DType dtype) {
   std::string text(dtype_name(dtype));
-  std::transform(text.begin(), text.end(), text.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
   return text;
 }
 
@@ -33,7 +34,8 @@ std::string format_text(const Model& model, const Linear& linear) {
   const PackedFormat& f = linear.packed->format;
   const std::string method = method_of(model, linear.name);
   return fmt::format("{}{}{}-bit {}{}", method, method.empty() ? "" : " ", f.bits,
-                     f.group_size == 0 ? "row" : fmt::format("g{}", f.group_size), f.symmetric ? " symmetric" : "");
+                     f.group_size == 0 ? "row" : fmt::format("g{}", f.group_size),
+                     f.symmetric ? " symmetric" : "");
 }
 
 }  // namespace
@@ -90,17 +92,22 @@ OrderedJson to_json(const ModelFacts& facts, const Model& model, const std::stri
   json["file_bytes"] = facts.file_bytes;
   json["bits_per_weight"] = facts.bits_per_weight;
   json["sha256"] = sha256;
-  json["shapes"] = {{"n_layers", c.n_layers},       {"hidden_size", c.hidden_size},
-                    {"intermediate_size", c.intermediate_size}, {"n_heads", c.n_heads},
-                    {"n_kv_heads", c.n_kv_heads},   {"head_dim", c.head_dim},
-                    {"vocab_size", c.vocab_size},   {"max_context", c.max_context},
+  json["shapes"] = {{"n_layers", c.n_layers},
+                    {"hidden_size", c.hidden_size},
+                    {"intermediate_size", c.intermediate_size},
+                    {"n_heads", c.n_heads},
+                    {"n_kv_heads", c.n_kv_heads},
+                    {"head_dim", c.head_dim},
+                    {"vocab_size", c.vocab_size},
+                    {"max_context", c.max_context},
                     {"tied_head", c.tied_head}};
   json["weight_bytes"] = {{"body", facts.body_bytes},
                           {"embedding", facts.embedding_bytes},
                           {"head", facts.head_bytes},
                           {"other", facts.other_bytes},
                           {"total", facts.weight_bytes}};
-  json["formats"] = {{"body", facts.formats}, {"embedding", facts.embedding_format}, {"head", facts.head_format}};
+  json["formats"] = {
+      {"body", facts.formats}, {"embedding", facts.embedding_format}, {"head", facts.head_format}};
   if (!facts.source_types.empty()) json["formats"]["in_file"] = facts.source_types;
   json["quantization"] = quantization_summary(model);
   return json;

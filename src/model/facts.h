@@ -11,14 +11,14 @@
 namespace nibble {
 
 struct ModelFacts {
-  std::string architecture;         // "Llama"
-  std::string format;               // "safetensors", "gguf", "nibble"
-  uint64_t parameters = 0;          // a tied head counts once
-  uint64_t file_bytes = 0;          // of the weight files
-  double bits_per_weight = 0;       // 8 · file_bytes / parameters: embedding, head and scales included
-  uint64_t weight_bytes = 0;        // as they lie in memory
+  std::string architecture;    // "Llama"
+  std::string format;          // "safetensors", "gguf", "nibble"
+  uint64_t parameters = 0;     // a tied head counts once
+  uint64_t file_bytes = 0;     // of the weight files
+  double bits_per_weight = 0;  // 8 · file_bytes / parameters: embedding, head and scales included
+  uint64_t weight_bytes = 0;   // as they lie in memory
   uint64_t body_bytes = 0, embedding_bytes = 0, head_bytes = 0, other_bytes = 0;  // their parts
-  std::map<std::string, int> formats;       // linears of the blocks: {"bf16": 42}, {"gptq 4-bit g64": 42}
+  std::map<std::string, int> formats;  // linears of the blocks: {"bf16": 42}, {"gptq 4-bit g64": 42}
   std::string embedding_format, head_format;
   std::map<std::string, int> source_types;  // GGUF: tensors by the type in the file, {"Q4_1": 210}
 };

@@ -15,11 +15,14 @@ TEST(ModelFacts, PartsAddUpToTheWeights) {
     const auto model = load_model(directory);
     const ModelFacts facts = model_facts(*model);
     EXPECT_EQ(facts.file_bytes, std::filesystem::file_size(directory / "model.safetensors"));
-    EXPECT_EQ(facts.weight_bytes, facts.body_bytes + facts.embedding_bytes + facts.head_bytes + facts.other_bytes);
+    EXPECT_EQ(facts.weight_bytes,
+              facts.body_bytes + facts.embedding_bytes + facts.head_bytes + facts.other_bytes);
     const ModelConfig& c = model->config;
-    EXPECT_EQ(facts.embedding_bytes, 2u * static_cast<uint64_t>(c.vocab_size) * static_cast<uint64_t>(c.hidden_size));
+    EXPECT_EQ(facts.embedding_bytes,
+              2u * static_cast<uint64_t>(c.vocab_size) * static_cast<uint64_t>(c.hidden_size));
     EXPECT_EQ(facts.head_bytes, c.tied_head ? 0 : facts.embedding_bytes);
-    EXPECT_EQ(facts.formats, (std::map<std::string, int>{{"bf16", static_cast<int>(model->linears().size())}}));
+    EXPECT_EQ(facts.formats,
+              (std::map<std::string, int>{{"bf16", static_cast<int>(model->linears().size())}}));
     EXPECT_NEAR(facts.bits_per_weight, 16, 0.2);  // bf16, and the header
     EXPECT_TRUE(quantization_summary(*model).is_null());
   }

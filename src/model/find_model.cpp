@@ -66,7 +66,8 @@ bool is_bundled_model(std::string_view name) {
 
 fs::path bundled_data_dir() {
   if (const fs::path given = from_environment("NIBBLE_DATA"); !given.empty()) {
-    if (!is_there(given / "models")) fail("{}: NIBBLE_DATA has no folder models; data/mini of a checkout has", given.string());
+    if (!is_there(given / "models"))
+      fail("{}: NIBBLE_DATA has no folder models; data/mini of a checkout has", given.string());
     return given;
   }
   const fs::path checkout = fs::path(NIBBLE_SOURCE_DIR) / "data" / "mini";
@@ -75,13 +76,15 @@ fs::path bundled_data_dir() {
   const fs::path program = fs::read_symlink("/proc/self/exe", error);
   const fs::path installed = program.parent_path().parent_path() / "share" / "nibble" / "mini";
   if (!error && is_there(installed / "models")) return installed;
-  fail("the bundled models are in neither {} nor {}; set NIBBLE_DATA to data/mini of a checkout", checkout.string(),
-       installed.string());
+  fail("the bundled models are in neither {} nor {}; set NIBBLE_DATA to data/mini of a checkout",
+       checkout.string(), installed.string());
 }
 
 fs::path bundled_task_files() { return bundled_data_dir() / "data"; }
 
-fs::path fetched_model_path() { return user_cache() / "nibble" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"; }
+fs::path fetched_model_path() {
+  return user_cache() / "nibble" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf";
+}
 
 fs::path fetch_script() {
   const fs::path script = fs::path(NIBBLE_SOURCE_DIR) / "scripts" / "fetch_smollm2.sh";
@@ -99,16 +102,18 @@ fs::path find_model(const std::string& name) {
   if (is_bundled_model(name)) return bundled_data_dir() / "models" / name;
   if (name == kFetchedModel) {
     const fs::path path = fetched_model_path();
-    if (!is_there(path)) fail("{} is not there yet; bring it with scripts/fetch_smollm2.sh of a checkout", path.string());
+    if (!is_there(path))
+      fail("{} is not there yet; bring it with scripts/fetch_smollm2.sh of a checkout", path.string());
     return path;
   }
   if (is_there(name)) return name;
   if (is_hub_id(name)) {
     if (const fs::path snapshot = find_in_hub_cache(name); !snapshot.empty()) return snapshot;
-    fail("{}: neither a path nor a model in {}; download it there, or name a directory", name, hub_cache_dir().string());
+    fail("{}: neither a path nor a model in {}; download it there, or name a directory", name,
+         hub_cache_dir().string());
   }
-  fail("{}: no such file, directory or model; bundled are llama-mini, qwen2-mini and phi-mini, {} is fetched", name,
-       kFetchedModel);
+  fail("{}: no such file, directory or model; bundled are llama-mini, qwen2-mini and phi-mini, {} is fetched",
+       name, kFetchedModel);
 }
 
 }  // namespace nibble

@@ -47,7 +47,8 @@ TEST_F(FindModel, TheFetchedModelLiesInTheCache) {
   EXPECT_THROW(find_model(std::string(kFetchedModel)), Error);
   fs::create_directories(fetched_model_path().parent_path());
   std::ofstream(fetched_model_path()) << "x";
-  EXPECT_EQ(find_model(std::string(kFetchedModel)), dir_ / "cache/nibble/models/SmolLM2-135M-Instruct.Q4_1.gguf");
+  EXPECT_EQ(find_model(std::string(kFetchedModel)),
+            dir_ / "cache/nibble/models/SmolLM2-135M-Instruct.Q4_1.gguf");
 }
 
 TEST_F(FindModel, HubIdsFollowRefsMain) {

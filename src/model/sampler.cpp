@@ -13,7 +13,9 @@ void SamplingOptions::validate() const {
   if (!(top_p > 0) || !(top_p <= 1)) throw UsageError(fmt::format("top-p {}: above 0, at most 1", top_p));
 }
 
-Sampler::Sampler(const SamplingOptions& options) : options_(options), random_(options.seed) { options.validate(); }
+Sampler::Sampler(const SamplingOptions& options) : options_(options), random_(options.seed) {
+  options.validate();
+}
 
 int32_t Sampler::next(std::span<const float> logits) {
   NIBBLE_CHECK(!logits.empty());
@@ -32,7 +34,8 @@ int32_t Sampler::next(std::span<const float> logits) {
     total += weight;
   }
   if (options_.top_p < 1) {
-    std::stable_sort(weights_.begin(), weights_.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+    std::stable_sort(weights_.begin(), weights_.end(),
+                     [](const auto& a, const auto& b) { return a.first > b.first; });
     double reached = 0;
     size_t kept = 0;
     while (kept < weights_.size() && reached < options_.top_p * total) reached += weights_[kept++].first;

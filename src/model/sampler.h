@@ -14,7 +14,7 @@ struct SamplingOptions {
   double temperature = 0;  // 0: the most likely token
   double top_p = 1;        // only the likeliest tokens that together reach this probability (Holtzman 2020)
   uint64_t seed = 0;
-  void validate() const;   // throws UsageError
+  void validate() const;  // throws UsageError
 };
 
 class Sampler {

@@ -20,7 +20,8 @@ TEST(Sampler, GreedyTakesTheLowestOfEquals) {
 
 TEST(Sampler, FrequenciesAreTheProbabilities) {
   Sampler sampler({.temperature = 2, .seed = 7});
-  const std::vector<float> logits = {0, static_cast<float>(2 * std::log(3.0)), -1000};  // ¼, ¾, 0 at temperature 2
+  const std::vector<float> logits = {0, static_cast<float>(2 * std::log(3.0)),
+                                     -1000};  // ¼, ¾, 0 at temperature 2
   int counts[3] = {};
   for (int i = 0; i < 10000; ++i) ++counts[sampler.next(logits)];
   EXPECT_NEAR(counts[1], 7500, 150);  // 3.5 standard deviations

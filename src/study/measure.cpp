@@ -16,17 +16,25 @@ namespace {
 
 // What a test runs on: a session, and room for one row of logits a sequence.
 struct Bench {
-  Bench(std::shared_ptr<const Model> model, const BenchOptions& options, int context, int batch_tokens, ThreadPool& pool)
-      : session(model, {.slots = options.batch, .context = context, .batch_tokens = batch_tokens,
-                        .precision = options.precision}, pool),
+  Bench(std::shared_ptr<const Model> model, const BenchOptions& options, int context, int batch_tokens,
+        ThreadPool& pool)
+      : session(model,
+                {.slots = options.batch,
+                 .context = context,
+                 .batch_tokens = batch_tokens,
+                 .precision = options.precision},
+                pool),
         logits(static_cast<size_t>(options.batch) * static_cast<size_t>(model->config.vocab_size)),
         random(1) {}
 
-  int32_t token() { return static_cast<int32_t>(random.below(static_cast<uint64_t>(session.model().config.vocab_size))); }
+  int32_t token() {
+    return static_cast<int32_t>(random.below(static_cast<uint64_t>(session.model().config.vocab_size)));
+  }
 
   // Logits after the last `rows` rows of `count` that were run.
   void compute_logits(int64_t count, int64_t rows) {
-    session.logits(session.hidden() + (count - rows) * session.model().config.hidden_size, rows, logits.data());
+    session.logits(session.hidden() + (count - rows) * session.model().config.hidden_size, rows,
+                   logits.data());
   }
   uint64_t workspace_bytes() const { return session.workspace_bytes() + logits.bytes(); }
 
@@ -63,11 +71,13 @@ void run_step(Bench& bench, const BenchOptions& options, int position) {
   bench.compute_logits(options.batch, options.batch);
 }
 
-// Bytes that one decoding step reads: every weight but the embedding's rows, and half of the cache on average.
+// Bytes that one decoding step reads: every weight but the embedding's rows, and half of the cache on
+// average.
 double bytes_a_step(const Model& model, const Session& session) {
   const ModelFacts facts = model_facts(model);
   const uint64_t embedding = model.config.tied_head ? 0 : facts.embedding_bytes;
-  return static_cast<double>(facts.weight_bytes - embedding) + 0.5 * static_cast<double>(session.cache_bytes());
+  return static_cast<double>(facts.weight_bytes - embedding) +
+         0.5 * static_cast<double>(session.cache_bytes());
 }
 
 void add_statistics(BenchTest& test, const std::vector<double>& rates, const std::vector<double>& latencies) {
@@ -101,7 +111,8 @@ BenchReport run_bench(std::shared_ptr<const Model> model, const BenchOptions& op
   report.peak_rss_load = peak_rss_bytes();
   uint64_t peak = report.peak_rss_load;
   double step_bytes = 0;
-  const size_t total = static_cast<size_t>(options.repetitions) * ((options.prompt > 0) + (options.generate > 0));
+  const size_t total =
+      static_cast<size_t>(options.repetitions) * ((options.prompt > 0) + (options.generate > 0));
   size_t done = 0;
   const auto advance = [&] {
     ++done;
@@ -112,8 +123,11 @@ BenchReport run_bench(std::shared_ptr<const Model> model, const BenchOptions& op
     test.peak_rss_phase = own_phase ? now : 0;
     peak = std::max(peak, now);
     test.batch = options.batch;
-    test.memory = {.file = model->checkpoint().file_bytes, .weights = model->weight_bytes(),
-                   .kv_cache = bench.session.cache_bytes(), .workspace = bench.workspace_bytes(), .peak_rss = peak};
+    test.memory = {.file = model->checkpoint().file_bytes,
+                   .weights = model->weight_bytes(),
+                   .kv_cache = bench.session.cache_bytes(),
+                   .workspace = bench.workspace_bytes(),
+                   .peak_rss = peak};
   };
 
   if (options.prompt > 0) {
@@ -160,7 +174,8 @@ BenchReport run_bench(std::shared_ptr<const Model> model, const BenchOptions& op
 
   // Last: its buffer must not count as the model's memory.
   report.bandwidth_bytes_per_s = read_bandwidth(pool);
-  if (report.bandwidth_bytes_per_s && options.generate > 0 && step_bytes > 2 * static_cast<double>(last_level_cache_bytes())) {
+  if (report.bandwidth_bytes_per_s && options.generate > 0 &&
+      step_bytes > 2 * static_cast<double>(last_level_cache_bytes())) {
     BenchTest& test = report.tests.back();
     test.bandwidth_fraction = step_bytes * test.tokens_per_s / options.batch / *report.bandwidth_bytes_per_s;
   }

@@ -16,9 +16,9 @@
 namespace nibble {
 
 struct BenchOptions {
-  int prompt = 512;      // tokens of the prompt test (ppN); 0: no such test
-  int generate = 128;    // tokens of the generation test (tgN), from an empty context; 0: no such test
-  int batch = 1;         // sequences at a time
+  int prompt = 512;    // tokens of the prompt test (ppN); 0: no such test
+  int generate = 128;  // tokens of the generation test (tgN), from an empty context; 0: no such test
+  int batch = 1;       // sequences at a time
   int repetitions = 5;
   int batch_tokens = 512;
   Precision precision = {};
@@ -26,12 +26,12 @@ struct BenchOptions {
 };
 
 struct BenchTest {
-  std::string test;              // "pp512", "tg128"
+  std::string test;  // "pp512", "tg128"
   int batch = 1;
   double tokens_per_s = 0, tokens_per_s_sd = 0;  // over the repetitions; all sequences together
-  Percentiles latency_ms;        // pp: of a prompt; tg: of a token, the whole batch's step
-  MemoryBytes memory;            // peak_rss: of this process from its start to the end of this test
-  uint64_t peak_rss_phase = 0;   // of this test alone; 0 where the kernel does not let one reset it
+  Percentiles latency_ms;                        // pp: of a prompt; tg: of a token, the whole batch's step
+  MemoryBytes memory;           // peak_rss: of this process from its start to the end of this test
+  uint64_t peak_rss_phase = 0;  // of this test alone; 0 where the kernel does not let one reset it
   // tg: bytes of weights and cache that a step reads, times steps a second, over the measured read
   // bandwidth. None for pp, and where the weights fit in the last-level cache or nothing was measured.
   std::optional<double> bandwidth_fraction;
@@ -39,9 +39,9 @@ struct BenchTest {
 
 struct BenchReport {
   std::vector<BenchTest> tests;
-  uint64_t peak_rss_load = 0;                // from the start of the process until the model was loaded
+  uint64_t peak_rss_load = 0;  // from the start of the process until the model was loaded
   std::optional<double> bandwidth_bytes_per_s;
-  std::string device;                        // "cpu/avx512"
+  std::string device;  // "cpu/avx512"
   int threads = 1;
 };
 

@@ -12,11 +12,12 @@ TEST(Bench, MeasuresPromptsAndGeneration) {
   ThreadPool pool(1);
   const auto model = load_model(testing::mini_dir() / "models/qwen2-mini");
   size_t calls = 0;
-  const BenchReport report = run_bench(model, {.prompt = 40, .generate = 6, .batch = 2, .repetitions = 3, .batch_tokens = 16},
-                                       pool, [&](size_t done, size_t total) {
-                                         EXPECT_EQ(done, ++calls);
-                                         EXPECT_EQ(total, 6u);
-                                       });
+  const BenchReport report =
+      run_bench(model, {.prompt = 40, .generate = 6, .batch = 2, .repetitions = 3, .batch_tokens = 16}, pool,
+                [&](size_t done, size_t total) {
+                  EXPECT_EQ(done, ++calls);
+                  EXPECT_EQ(total, 6u);
+                });
   ASSERT_EQ(report.tests.size(), 2u);
   EXPECT_EQ(report.tests[0].test, "pp40");
   EXPECT_EQ(report.tests[1].test, "tg6");

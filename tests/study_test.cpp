@@ -1,0 +1,115 @@
+// A study with the built program, from the bundled model to the report.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <map>
+#include <thread>
+
+#include "base/file.h"
+#include "study/store.h"
+#include "test_data.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+class StudyEndToEnd : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ = fs::temp_directory_path() / fmt::format("nibble-study-{}", ::getpid());
+    fs::create_directories(dir_);
+  }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  std::string command(const char* out) const {
+    return fmt::format(
+        "exec '{}' study --models qwen2-mini --methods rtn,gptq --group-sizes 64 --tasks boolq,wikitext "
+        "--limit 12 --window 128 "
+        "--samples 4 --seqlen 64 --bench-prompt 32 --bench-generate 8 --bench-repetitions 1 --out '{}' >'{}' "
+        "2>'{}'",
+        NIBBLE_PROGRAM, (dir_ / out).string(), (dir_ / "stdout").string(), (dir_ / "stderr").string());
+  }
+  int run(const char* out) const { return WEXITSTATUS(std::system(command(out).c_str())); }
+
+  // Starts the study and stops it once its database has a finished cell of the quantized model.
+  void run_and_stop(const char* out) const {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::execl("/bin/sh", "sh", "-c", command(out).c_str(), nullptr);
+      ::_exit(127);
+    }
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(3);
+    while (std::chrono::steady_clock::now() < deadline && done_quantized(out) == 0)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    ::kill(child, SIGTERM);
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    EXPECT_EQ(WEXITSTATUS(status), 128 + SIGTERM) << read_file(dir_ / "stderr");
+  }
+  size_t done_quantized(const char* out) const {
+    const fs::path file = dir_ / out / "results.db";
+    if (!fs::exists(file)) return 0;
+    try {
+      size_t done = 0;
+      for (const Cell& cell : Store::open(file, true).cells())
+        done += !cell.variant.is_baseline() && cell.status == CellStatus::kDone;
+      return done;
+    } catch (const Error&) {
+      return 0;  // being made
+    }
+  }
+  std::vector<Cell> cells(const char* out) const {
+    return Store::open(dir_ / out / "results.db", true).cells(true);
+  }
+
+  fs::path dir_;
+};
+
+// Scores to the last digit, and what every row said.
+Json scores(const std::vector<Cell>& cells) {
+  Json all = Json::object();
+  for (const Cell& cell : cells) {
+    if (!cell.result) continue;
+    Json samples = Json::array();
+    for (const Sample& s : cell.result->samples) samples.push_back({s.key, s.score, s.prediction, s.detail});
+    Json metrics = Json::object();
+    for (const auto& [name, metric] : cell.result->metrics) metrics[name] = metric.value;
+    all[cell.variant.name() + " " + cell.task] = {metrics, cell.result->checks, samples};
+  }
+  return all;
+}
+
+TEST_F(StudyEndToEnd, StoppedOrNotItEndsTheSameAndQuantizedNeedsLessMemory) {
+  ASSERT_EQ(run("whole"), 0) << read_file(dir_ / "stderr");
+  EXPECT_NE(read_file(dir_ / "stdout").find("Table 1"), std::string::npos);
+  for (const char* file : {"table1.md", "results.csv", "report.json", "study.toml"})
+    EXPECT_TRUE(fs::exists(dir_ / "whole" / file)) << file;
+  const auto whole = cells("whole");
+  ASSERT_EQ(whole.size(), 9u);  // baseline, rtn, gptq; two tasks and bench
+  std::map<std::string, uint64_t> baseline;
+  for (const Cell& cell : whole) {
+    ASSERT_EQ(cell.status, CellStatus::kDone)
+        << cell.variant.name() << ' ' << cell.task << ": " << cell.reason;
+    ASSERT_TRUE(cell.memory.has_value());
+    if (cell.variant.is_baseline()) {
+      baseline[cell.task] = cell.memory->peak_rss;
+    } else {
+      EXPECT_LT(cell.memory->peak_rss, baseline.at(cell.task)) << cell.variant.name() << ' ' << cell.task;
+    }
+  }
+
+  run_and_stop("stopped");
+  const size_t before = done_quantized("stopped");
+  EXPECT_GE(before, 1u);
+  EXPECT_LT(before, 6u);
+  ASSERT_EQ(run("stopped"), 0) << read_file(dir_ / "stderr");
+  EXPECT_EQ(scores(cells("stopped")), scores(whole));
+}
+
+}  // namespace
+}  // namespace nibble
