@@ -86,7 +86,7 @@ void BlockQuantizer::quantize_block(int layer) {
   };
   quantize_group(readers, collect(c.hidden_size, [&](const Batch&, int64_t rows, float* h, float*) {
                    return normed(block.attn_norm, h, rows);
-                 }), from_attn_norm);
+                 }), from_attn_norm, {&block.q, &block.k});
 
   quantize_group({&block.o}, collect(c.query_size(), [&](const Batch& batch, int64_t rows, float* h, float* a) {
                    session_.attention(block, layer, batch, normed(block.attn_norm, h, rows), a);
@@ -128,7 +128,8 @@ std::vector<int> BlockQuantizer::channel_map(const Fold& fold, int64_t k) const 
   return map;
 }
 
-void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold) {
+void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold,
+                                    const std::set<const Linear*>& unclipped) {
   std::vector<std::vector<float>> weights;
   std::vector<LayerPlan> plans;
   std::vector<ScaledLinear> searched;
@@ -165,8 +166,10 @@ void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const I
   const InputStatistics seen = scaled ? divide_input(input, channel_of, scales) : InputStatistics{};
   for (size_t i = 0; i < linears.size(); ++i) {
     if (scaled) scale_inputs(weights[i], channel_of, scales);
+    LayerOptions options = options_;
+    options.clip = !unclipped.contains(linears[i]);
     QuantizedLayer layer = quantize_layer(linears[i]->name, weights[i], linears[i]->n, scaled ? seen : input, plans[i],
-                                          rtn_errors[i], options_, pool_);
+                                          rtn_errors[i], options, pool_);
     layer.report.scaled = scaled;
     layer.report.scale_exponent = scales.exponent;
     if (scaled && !layer.matrix) out_.floats[linears[i]->name + ".weight"] = weights[i];

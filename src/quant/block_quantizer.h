@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -50,7 +51,9 @@ class BlockQuantizer {
   void quantize_block(int layer);
   void for_each_sample(const SampleFn& body);
   InputStatistics collect(int64_t k, const std::function<const float*(const Batch&, int64_t, float*, float*)>& input);
-  void quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold);
+  // unclipped: the linears whose ranges are not to be clipped.
+  void quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold,
+                      const std::set<const Linear*>& unclipped = {});
   void install(Linear& linear, QuantizedLayer layer);
   void fold_into(const Fold& fold, const std::vector<float>& scale);
   std::vector<int> channel_map(const Fold& fold, int64_t k) const;

@@ -5,17 +5,19 @@
 
 #include "kernels/ops.h"
 #include "quant/grid.h"
-#include "quant/linalg.h"
 #include "quant/methods.h"
+#include "quant/refine.h"
 
 namespace nibble {
 namespace {
 
 // Shares of each end of a group's range that are tried: every pair of them for an asymmetric grid.
-constexpr std::array<float, 6> kShares = {1.0f, 0.92f, 0.84f, 0.76f, 0.68f, 0.6f};
+constexpr std::array<float, 5> kShares = {1.0f, 0.95f, 0.9f, 0.85f, 0.8f};
+constexpr int kSweeps = 3;
 constexpr int64_t kLargestExactGroup = 128;  // larger groups weigh each input by itself
 
-std::vector<Grid> candidates(std::span<const float> values, const PackedFormat& format) {
+std::vector<Grid> candidates(std::span<const float> values, const PackedFormat& format, bool clip) {
+  if (!clip) return {fit_range(values, format)};
   std::vector<Grid> grids;
   const auto [low, high] = std::minmax_element(values.begin(), values.end());
   for (const float high_share : kShares) {
@@ -46,8 +48,8 @@ struct GroupLoss {
     }
   }
 
-  // eᵀ·G·e − 2·eᵀ·toward for each of `rows` errors [rows, count]; through: scratch of the same size.
-  void operator()(const float* errors, int64_t rows, const float* toward, float* through, double* out) const {
+  // eᵀ·G·e for each of `rows` errors [rows, count]; through: scratch of the same size.
+  void operator()(const float* errors, int64_t rows, float* through, double* out) const {
     if (exact) {
       kernels().dense_f32({DType::kF32, block.data(), count, count}, errors, count, nullptr, through, count, rows, 0, count);
     }
@@ -55,7 +57,7 @@ struct GroupLoss {
       const float* e = errors + r * count;
       const float* t = through + r * count;
       double sum = 0;
-      for (int64_t i = 0; i < count; ++i) sum += double{e[i]} * (double{exact ? t[i] : block[static_cast<size_t>(i)] * e[i]} - 2 * double{toward[i]});
+      for (int64_t i = 0; i < count; ++i) sum += double{e[i]} * double{exact ? t[i] : block[static_cast<size_t>(i)] * e[i]};
       out[r] = sum;
     }
   }
@@ -74,9 +76,6 @@ Quantized quantize_clipped(std::span<const float> weight, const InputStatistics&
   Quantized out{QuantizedMatrix(options.format), 0, "", false};
   QuantizedMatrix& m = out.matrix;
   const PackedFormat& f = m.format;
-  // −Σ of the errors of the groups already done, through the Gram matrix: what a later group's error
-  // should work against, so that the output error of the whole row falls.
-  std::vector<float> toward(weight.size()), chosen(static_cast<size_t>(f.n * std::min(f.group(), f.k)));
   for (int64_t g = 0; g < f.groups(); ++g) {
     const int64_t first = g * f.group(), count = std::min(f.group(), f.k - first);
     const GroupLoss loss(input, first, count);
@@ -85,17 +84,16 @@ Quantized quantize_clipped(std::span<const float> weight, const InputStatistics&
       std::vector<double> losses;
       for (int64_t row = static_cast<int64_t>(begin); row < static_cast<int64_t>(end); ++row) {
         const std::span<const float> values = weight.subspan(static_cast<size_t>(row * f.k + first), static_cast<size_t>(count));
-        const std::vector<Grid> grids = candidates(values, f);
+        const std::vector<Grid> grids = candidates(values, f, options.clip);
         errors.resize(grids.size() * values.size());
         through.resize(errors.size());
         losses.resize(grids.size());
         for (size_t c = 0, at = 0; c < grids.size(); ++c) {
           for (const float v : values) errors[at++] = v - grids[c].value(grids[c].code(v, f.max_code()));
         }
-        loss(errors.data(), static_cast<int64_t>(grids.size()), toward.data() + row * f.k + first, through.data(), losses.data());
+        loss(errors.data(), static_cast<int64_t>(grids.size()), through.data(), losses.data());
         const std::ptrdiff_t least = std::min_element(losses.begin(), losses.end()) - losses.begin();
         const Grid& best = grids[static_cast<size_t>(least)];
-        std::copy_n(errors.begin() + least * count, count, chosen.begin() + row * count);
         const size_t at = static_cast<size_t>(row * f.groups() + g);
         m.scales[at] = best.scale;
         m.zeros[at] = static_cast<uint8_t>(best.zero);
@@ -103,12 +101,8 @@ Quantized quantize_clipped(std::span<const float> weight, const InputStatistics&
           m.codes[static_cast<size_t>(row * f.k + first) + i] = static_cast<uint8_t>(best.code(values[i], f.max_code()));
       }
     });
-    const int64_t next = first + count;
-    if (next < f.k) {
-      subtract_product(chosen.data(), count, input.gram.data() + first * f.k + next, f.k, toward.data() + next, f.k, f.n,
-                       f.k - next, count, pool);
-    }
   }
+  refine_codes(weight, input, options.damp, kSweeps, m, pool);
   return out;
 }
 

@@ -75,7 +75,7 @@ int64_t clean_weights(std::vector<float>& weight) {
 std::optional<double> rounding_error(std::span<const float> weight, const PackedFormat& format,
                                      const InputStatistics& input, ThreadPool& pool) {
   if (!measurable(input)) return std::nullopt;
-  const Quantized rounded = quantize_rtn(weight, input, {format, 0, false}, pool);
+  const Quantized rounded = quantize_rtn(weight, input, {format}, pool);
   return relative_output_error(weight, dequantize(rounded.matrix), format.n, input, pool);
 }
 
@@ -94,14 +94,14 @@ QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight
   LayerPlan used = plan;
   while (used.bits < 16) {
     const PackedFormat format{used.bits, used.group_size, used.symmetric, n, k};
-    Quantized q = find_method(used.method).quantize(weight, input, {format, options.damp, options.act_order}, pool);
+    Quantized q = find_method(used.method).quantize(weight, input, {format, options.damp, options.act_order, options.clip}, pool);
     std::string note = q.note;
     bool rounded = q.fell_back;
     std::optional<double> error;
     if (measurable(input)) {
       error = relative_output_error(weight, dequantize(q.matrix), n, input, pool);
       if (!rounded && used.method != "rtn" && rtn_error && *error > *rtn_error) {
-        const Quantized plain = quantize_rtn(weight, input, {format, 0, false}, pool);
+        const Quantized plain = quantize_rtn(weight, input, {format}, pool);
         const double plain_error = relative_output_error(weight, dequantize(plain.matrix), n, input, pool);
         if (plain_error < *error) {
           note = fmt::format("output error {:.3g} of {}, {:.3g} of rounding: rounded", *error, used.method, plain_error);

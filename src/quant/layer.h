@@ -33,6 +33,7 @@ OrderedJson to_json(const LayerReport& report);
 struct LayerOptions {
   double damp = 0.01;
   bool act_order = false;
+  bool clip = true;               // GSQ: off for q and k, whose errors the softmax amplifies (as in AWQ)
   double error_limit = 0.3;       // relative output error above which a layer counts as broken
 };
 

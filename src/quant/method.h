@@ -26,6 +26,7 @@ struct MethodOptions {
   PackedFormat format;           // n and k of the layer
   double damp = 0.01;            // GPTQ: share of the mean diagonal added to the Hessian
   bool act_order = false;        // GPTQ: columns by falling diagonal, groups as stored
+  bool clip = true;              // GSQ: ranges may be clipped
 };
 
 // A layer that a method quantized, and what had to be done differently from what was asked.

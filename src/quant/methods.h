@@ -14,7 +14,8 @@ Quantized quantize_rtn(std::span<const float> weight, const InputStatistics& inp
 Quantized quantize_gptq(std::span<const float> weight, const InputStatistics& input, const MethodOptions& options,
                         ThreadPool& pool);
 
-// Each group's range clipped where that lowers the group's output error (AWQ, arXiv:2306.00978).
+// GSQ's part after the scales: each group's range clipped where that lowers the group's output error
+// (AWQ, arXiv:2306.00978), then the codes refined on the row's (quant/refine.h).
 // The scales of the input channels are in `weight` and `input` already (quant/scaling.h).
 Quantized quantize_clipped(std::span<const float> weight, const InputStatistics& input, const MethodOptions& options,
                            ThreadPool& pool);

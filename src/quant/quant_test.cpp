@@ -125,7 +125,7 @@ TEST(Gptq, MatchesThePublishedAlgorithm) {
     const auto weight = normals(static_cast<size_t>(p.n * p.k), 12);
     const PackedFormat f{p.bits, p.group, p.symmetric, p.n, p.k};
     const auto expected = reference_gptq(weight, reference_factor(hessian(input, 0.01), p.k), f);
-    const Quantized got = quantize_gptq(weight, input, {f, 0.01, false}, pool());
+    const Quantized got = quantize_gptq(weight, input, {f, 0.01, false, true}, pool());
     EXPECT_EQ(got.note, "");
     EXPECT_EQ(got.damp_used, 0.01);
     // A value that lies between two codes to the last bit of float32 may go either way and take the
@@ -146,17 +146,17 @@ TEST(Gptq, LosesLessThanRoundingWithAndWithoutActOrder) {
     const auto weight = normals(static_cast<size_t>(64 * k), 22);
     const PackedFormat f{4, 64, false, 64, k};
     const auto error = [&](const Quantized& q) { return relative_output_error(weight, dequantize(q.matrix), 64, input, pool()); };
-    const double rounded = error(quantize_rtn(weight, input, {f, 0, false}, pool()));
-    EXPECT_LT(error(quantize_gptq(weight, input, {f, 0.01, false}, pool())), 0.8 * rounded);
-    EXPECT_LT(error(quantize_gptq(weight, input, {f, 0.01, true}, pool())), 0.8 * rounded);
-    EXPECT_LT(error(quantize_clipped(weight, input, {f, 0, false}, pool())), rounded);
+    const double rounded = error(quantize_rtn(weight, input, {f, 0, false, true}, pool()));
+    EXPECT_LT(error(quantize_gptq(weight, input, {f, 0.01, false, true}, pool())), 0.8 * rounded);
+    EXPECT_LT(error(quantize_gptq(weight, input, {f, 0.01, true, true}, pool())), 0.8 * rounded);
+    EXPECT_LT(error(quantize_clipped(weight, input, {f, 0, false, true}, pool())), rounded);
   }
 }
 
 TEST(Gptq, IsTheSameForAnyNumberOfThreads) {
   const auto input = activations(300, 900, 31);
   const auto weight = normals(37 * 300, 32);
-  const MethodOptions options{{4, 32, false, 37, 300}, 0.01, false};
+  const MethodOptions options{{4, 32, false, 37, 300}, 0.01, false, true};
   ThreadPool one(1), three(3);
   const auto a = quantize_gptq(weight, input, options, one), b = quantize_gptq(weight, input, options, three);
   EXPECT_EQ(a.matrix.codes, b.matrix.codes);
@@ -178,7 +178,7 @@ TEST(HostileLayers, DeadInputsAndZeroGroups) {
   const auto input = collector.finish();
   std::vector<float> weight = normals(static_cast<size_t>(n * k), 42);
   for (int64_t row = 0; row < n; ++row) std::fill_n(weight.begin() + row * k + 64, 32, 0.0f);
-  const Quantized q = quantize_gptq(weight, input, {{4, 32, false, n, k}, 0.01, false}, pool());
+  const Quantized q = quantize_gptq(weight, input, {{4, 32, false, n, k}, 0.01, false, true}, pool());
   EXPECT_NE(q.note.find("10 of 96 inputs never active"), std::string::npos) << q.note;
   expect_finite(q.matrix);
   for (int64_t row = 0; row < n; ++row) {
@@ -186,7 +186,7 @@ TEST(HostileLayers, DeadInputsAndZeroGroups) {
   }
   const std::vector<float> zeros(static_cast<size_t>(n * k), 0.0f);
   for (const bool symmetric : {false, true}) {
-    const MethodOptions options{{4, 32, symmetric, n, k}, 0.01, false};
+    const MethodOptions options{{4, 32, symmetric, n, k}, 0.01, false, true};
     for (const Method& method : methods()) {
       for (const float v : dequantize(method.quantize(zeros, input, options, pool()).matrix)) ASSERT_EQ(v, 0.0f);
     }
@@ -195,7 +195,7 @@ TEST(HostileLayers, DeadInputsAndZeroGroups) {
 
 TEST(HostileLayers, SingularHessians) {
   const auto weight = normals(16 * 64, 51);
-  const MethodOptions options{{4, 32, false, 16, 64}, 0.0, false};
+  const MethodOptions options{{4, 32, false, 16, 64}, 0.0, false, true};
   const Quantized few = quantize_gptq(weight, activations(64, 3, 52), options, pool());  // rank 3 of 64, no damping
   EXPECT_GT(few.damp_used, 0);
   EXPECT_NE(few.note.find("damping"), std::string::npos) << few.note;
@@ -239,7 +239,7 @@ TEST(HostileLayers, HugeAndTinyWeightsStayFinite) {
     auto weight = normals(8 * 48, 72);
     for (float& w : weight) w *= size;
     for (const Method& method : methods())
-      expect_finite(method.quantize(weight, input, {{4, 16, false, 8, 48}, 0.01, false}, pool()).matrix);
+      expect_finite(method.quantize(weight, input, {{4, 16, false, 8, 48}, 0.01, false, true}, pool()).matrix);
   }
 }
 
@@ -291,8 +291,8 @@ TEST(Scaling, FindsScalesThatLowerTheErrorAndFoldBack) {
   auto scaled = weight;
   scale_inputs(scaled, channels, scales);
   const auto seen = divide_input(input, channels, scales);
-  const double rounded = relative_output_error(weight, dequantize(quantize_rtn(weight, input, {f, 0, false}, pool()).matrix), 48, input, pool());
-  const double with_scales = relative_output_error(scaled, dequantize(quantize_rtn(scaled, seen, {f, 0, false}, pool()).matrix), 48, seen, pool());
+  const double rounded = relative_output_error(weight, dequantize(quantize_rtn(weight, input, {f, 0, false, true}, pool()).matrix), 48, input, pool());
+  const double with_scales = relative_output_error(scaled, dequantize(quantize_rtn(scaled, seen, {f, 0, false, true}, pool()).matrix), 48, seen, pool());
   EXPECT_LT(with_scales, 0.9 * rounded);
   scale_inputs(scaled, channels, scales, true);
   for (size_t i = 0; i < weight.size(); ++i) ASSERT_NEAR(scaled[i], weight[i], 1e-6f + 1e-6f * std::fabs(weight[i]));

@@ -29,7 +29,7 @@ void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPo
     LayerReport report;
     if (const int64_t bad = clean_weights(weight)) report.reason = fmt::format("{} NaN or infinite weights set to 0", bad);
     const PackedFormat format{bits, bits == 8 ? kHeadGroup : base.group_size, bits == 8 || base.symmetric, end->n, end->k};
-    const Quantized q = quantize_rtn(weight, {}, {format, 0, false}, pool);
+    const Quantized q = quantize_rtn(weight, {}, {format, 0, false, true}, pool);
     out.packed[end->name] = {format, pack(q.matrix), "rtn"};
     report.name = end->name;
     report.n = end->n;

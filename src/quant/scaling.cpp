@@ -13,6 +13,7 @@ namespace {
 constexpr int kExponents = 20;
 constexpr float kExponentStep = 0.05f;
 constexpr float kLeastActivation = 1e-3f;  // of the mean channel's: keeps a dead channel's scale sane
+constexpr double kWorstRatio = 0.97;       // sample rows flatter a scale a little: it must gain more than that
 constexpr float kLargestScale = 64;        // after normalization; stored fp16 scales stay normal numbers
 
 // Mean over channels' inputs of the mean |x|.
@@ -137,7 +138,7 @@ ChannelScales search_scales(std::span<const ScaledLinear> linears, const InputSt
     for (size_t l = 0; l < errors.size(); ++l) {
       if (plain[l] == 0) continue;
       const double ratio = errors[l](of_input) / plain[l];
-      if (ratio > 1) return std::numeric_limits<double>::infinity();
+      if (ratio > kWorstRatio) return std::numeric_limits<double>::infinity();
       total += ratio;
     }
     return total;
