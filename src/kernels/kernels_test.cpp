@@ -212,6 +212,13 @@ TEST_P(Kernels, ElementwiseMatchesFloat64) {
     table_->scale_add(y.data(), 2.0f, w.data(), n);
     table_->add(y.data(), w.data(), n);
     for (size_t i = 0; i < size; ++i) EXPECT_NEAR(y[i], (b[i] + 0.5 * x[i]) * 2 + 2.0 * w[i], 1e-5);
+    const auto rows = normals(size * 64, 23), weights = normals(64, 24);
+    table_->weighted_sum(weights.data(), rows.data(), 64, y.data(), n);
+    for (size_t i = 0; i < size; ++i) {
+      double expected = 0;
+      for (size_t j = 0; j < 64; ++j) expected += double{weights[j]} * double{rows[j * size + i]};
+      EXPECT_NEAR(y[i], expected, 3e-5);
+    }
   }
 }
 

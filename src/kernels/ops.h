@@ -87,6 +87,8 @@ struct KernelTable {
   float (*max)(const float* x, int64_t n) = nullptr;                // n ≥ 1
   void (*scale_add)(float* y, float scale, const float* x, int64_t n) = nullptr;  // y = y·scale + x
   void (*axpy)(float* y, float a, const float* x, int64_t n) = nullptr;           // y += a·x
+  // y[n] = Σ weights[i] · rows[i, n] over `count` rows, in their order.
+  void (*weighted_sum)(const float* weights, const float* rows, int64_t count, float* y, int64_t n) = nullptr;
 };
 
 inline int64_t packed_scratch(int64_t k) { return (k + 15) / 16 * 16 * kPanelRows; }

@@ -15,18 +15,17 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 size_t attention_scratch(int head_dim, int repeats) {
   const size_t rows = static_cast<size_t>(kAttentionQueries) * static_cast<size_t>(repeats);
   const size_t dim = static_cast<size_t>(head_dim);
-  return 3 * kAttentionKeys * dim + rows * (kAttentionKeys + 3 * dim + 3);
+  return 2 * kAttentionKeys * dim + rows * (kAttentionKeys + 2 * dim + 3) + dim;
 }
 
 void attend(const KernelTable& kernels, const AttentionTask& t, float* scratch) {
   const int64_t dim = t.head_dim, rows = int64_t{t.queries} * t.repeats;
-  float* plain = scratch;                                // a block of keys or values as float32
-  float* keys = plain + kAttentionKeys * dim;            // [keys, dim]
-  float* values = keys + kAttentionKeys * dim;           // transposed: [dim, keys]
+  float* keys = scratch;                                 // [keys, dim], a block of them as float32
+  float* values = keys + kAttentionKeys * dim;           // [keys, dim]
   float* q = values + kAttentionKeys * dim;              // [rows, dim]
   float* sum = q + rows * dim;                           // [rows, dim], weighted values so far
-  float* part = sum + rows * dim;                        // [rows, dim], of this block
-  float* scores = part + rows * dim;                     // [rows, keys]
+  float* part = sum + rows * dim;                        // [dim], a row's, of this block
+  float* scores = part + dim;                            // [rows, keys]
   float* top = scores + rows * kAttentionKeys;           // [rows], largest score so far
   float* total = top + rows;                             // [rows], Σ exp(score − top)
   float* shrink = total + rows;                          // [rows], what the sums so far shrink by
@@ -49,11 +48,7 @@ void attend(const KernelTable& kernels, const AttentionTask& t, float* scratch) 
     const int count = std::min(kAttentionKeys, last + 1 - start);
     load(t.keys, start, count, keys);
     std::fill(keys + count * dim, keys + kAttentionKeys * dim, 0.0f);
-    load(t.values, start, count, plain);
-    std::fill(plain + count * dim, plain + kAttentionKeys * dim, 0.0f);
-    for (int64_t d = 0; d < dim; ++d) {
-      for (int64_t j = 0; j < kAttentionKeys; ++j) values[d * kAttentionKeys + j] = plain[j * dim + d];
-    }
+    load(t.values, start, count, values);
     kernels.dense_f32({DType::kF32, keys, kAttentionKeys, dim}, q, dim, nullptr, scores, kAttentionKeys, rows, 0,
                       kAttentionKeys);
     for (int64_t r = 0; r < rows; ++r) {
@@ -70,8 +65,10 @@ void attend(const KernelTable& kernels, const AttentionTask& t, float* scratch) 
       total[r] = total[r] * shrink[r] + kernels.exp_sum(row, kAttentionKeys, largest);
       top[r] = largest;
     }
-    kernels.dense_f32({DType::kF32, values, dim, kAttentionKeys}, scores, kAttentionKeys, nullptr, part, dim, rows, 0, dim);
-    for (int64_t r = 0; r < rows; ++r) kernels.scale_add(sum + r * dim, shrink[r], part + r * dim, dim);
+    for (int64_t r = 0; r < rows; ++r) {
+      kernels.weighted_sum(scores + r * kAttentionKeys, values, count, part, dim);
+      kernels.scale_add(sum + r * dim, shrink[r], part, dim);
+    }
   }
   for (int64_t i = 0; i < t.queries; ++i) {
     for (int64_t r = 0; r < t.repeats; ++r) {

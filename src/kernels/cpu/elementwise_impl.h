@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/unroll.h"
 #include "kernels/ops.h"
 
 namespace nibble {
@@ -160,6 +161,30 @@ void axpy(float* y, float a, const float* x, int64_t n) {
   });
 }
 
+// Columns [0, kVectors·lanes) stay in registers over all rows.
+template <class V, int kVectors>
+inline void weighted_columns(const float* weights, const float* rows, int64_t count, float* y, int64_t n) {
+  typename V::F sum[kVectors];
+  NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) sum[v] = V::zero();
+  for (int64_t i = 0; i < count; ++i) {
+    const typename V::F weight = V::set(weights[i]);
+    NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v)
+      sum[v] = V::fma(weight, V::load(rows + i * n + v * V::kLanes), sum[v]);
+  }
+  NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) V::store(y + v * V::kLanes, sum[v]);
+}
+
+template <class V>
+void weighted_sum(const float* weights, const float* rows, int64_t count, float* y, int64_t n) {
+  int64_t c = 0;
+  for (; c + 4 * V::kLanes <= n; c += 4 * V::kLanes) weighted_columns<V, 4>(weights, rows + c, count, y + c, n);
+  for (; c + V::kLanes <= n; c += V::kLanes) weighted_columns<V, 1>(weights, rows + c, count, y + c, n);
+  if (c == n) return;
+  typename V::F sum = V::zero();
+  for (int64_t i = 0; i < count; ++i) sum = V::fma(V::set(weights[i]), V::load(rows + i * n + c, n - c), sum);
+  V::store(y + c, sum, n - c);
+}
+
 template <class V>
 void to_f16(const float* x, uint16_t* y, int64_t n) {
   for_vectors<V>(n, [&](int64_t i, int64_t count) { V::store_f16(y + i, V::load(x + i, count), count); });
@@ -220,6 +245,7 @@ constexpr KernelTable table_of() {
   t.max = max_of<V>;
   t.scale_add = scale_add<V>;
   t.axpy = axpy<V>;
+  t.weighted_sum = weighted_sum<V>;
   return t;
 }
 

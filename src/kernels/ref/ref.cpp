@@ -162,6 +162,14 @@ void axpy(float* y, float a, const float* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
 }
 
+void weighted_sum(const float* weights, const float* rows, int64_t count, float* y, int64_t n) {
+  for (int64_t c = 0; c < n; ++c) {
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += double{weights[i]} * double{rows[i * n + c]};
+    y[c] = static_cast<float>(sum);
+  }
+}
+
 void dense_f32(const DenseView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy,
                int64_t m, int64_t n_begin, int64_t n_end) {
   dense<float>(w, x, ldx, bias, y, ldy, m, n_begin, n_end);
@@ -198,6 +206,7 @@ const KernelTable isa::kRef = {
     .max = max_of,
     .scale_add = scale_add,
     .axpy = axpy,
+    .weighted_sum = weighted_sum,
 };
 
 }  // namespace nibble
