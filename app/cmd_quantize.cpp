@@ -21,7 +21,8 @@ struct Options {
 
 std::string method_help() {
   std::string text;
-  for (const Method& method : methods()) text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", method.name, method.summary);
+  for (const Method& method : methods())
+    text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", method.name, method.summary);
   return text;
 }
 
@@ -29,10 +30,11 @@ std::string method_help() {
 std::string render(const OrderedJson& report, const std::string& out) {
   constexpr size_t kWorst = 5;
   const OrderedJson& totals = report["totals"];
-  std::string text = fmt::format("{}: {}, {} bits, group size {}: {} MB, {:.2f} bits a weight with everything, {:.0f} s\n", out,
-                                 report["method"].get<std::string>(), report["bits"].get<int>(), report["group_size"].get<int>(),
-                                 report::megabytes(totals["file_bytes"].get<double>()), totals["bits_per_weight"].get<double>(),
-                                 totals["seconds"].get<double>());
+  std::string text =
+      fmt::format("{}: {}, {} bits, group size {}: {} MB, {:.2f} bits a weight with everything, {:.0f} s\n",
+                  out, report["method"].get<std::string>(), report["bits"].get<int>(),
+                  report["group_size"].get<int>(), report::megabytes(totals["file_bytes"].get<double>()),
+                  totals["bits_per_weight"].get<double>(), totals["seconds"].get<double>());
   std::vector<const OrderedJson*> measured, fallbacks;
   for (const OrderedJson& layer : report["linears"]) {
     if (!layer["error"].is_null() && !layer["rtn_error"].is_null()) measured.push_back(&layer);
@@ -44,18 +46,20 @@ std::string render(const OrderedJson& report, const std::string& out) {
   if (!measured.empty()) text += "largest relative output errors (of rounding beside them):\n";
   for (size_t i = 0; i < std::min(kWorst, measured.size()); ++i) {
     const OrderedJson& layer = *measured[i];
-    text += fmt::format("  {:<40} {:.2e}  ({:.2e})\n", layer["name"].get<std::string>(), layer["error"].get<double>(),
-                        layer["rtn_error"].get<double>());
+    text += fmt::format("  {:<40} {:.2e}  ({:.2e})\n", layer["name"].get<std::string>(),
+                        layer["error"].get<double>(), layer["rtn_error"].get<double>());
   }
   for (const OrderedJson* layer : fallbacks)
-    text += fmt::format("  {}: {} ({})\n", (*layer)["name"].get<std::string>(), (*layer)["fallback"].get<std::string>(),
-                        (*layer)["reason"].get<std::string>());
-  for (const OrderedJson& warning : report["warnings"]) text += fmt::format("  {}\n", warning.get<std::string>());
+    text += fmt::format("  {}: {} ({})\n", (*layer)["name"].get<std::string>(),
+                        (*layer)["fallback"].get<std::string>(), (*layer)["reason"].get<std::string>());
+  for (const OrderedJson& warning : report["warnings"])
+    text += fmt::format("  {}\n", warning.get<std::string>());
   return text + fmt::format("every layer: {}/quantization_report.json\n", out);
 }
 
 int run(Options options, const GlobalOptions& global) {
-  if (options.format != "nibble") throw UsageError(fmt::format("--format {}: only nibble can be written yet", options.format));
+  if (options.format != "nibble")
+    throw UsageError(fmt::format("--format {}: only nibble can be written yet", options.format));
   QuantizeOptions& quantize = options.quantize;
   quantize.version = NIBBLE_VERSION;
   if (!options.plan_file.empty()) quantize.plan.rules = read_plan_rules(options.plan_file);
@@ -63,7 +67,9 @@ int run(Options options, const GlobalOptions& global) {
   if (options.calibration.empty()) {
     quantize.calibration.files = bundled_calibration(bundled_task_files());
     if (!is_bundled_model(options.model))
-      fmt::print(stderr, "no --calibration: the bundled made-up text is used; real text serves a real model better\n");
+      fmt::print(
+          stderr,
+          "no --calibration: the bundled made-up text is used; real text serves a real model better\n");
   } else {
     quantize.calibration.files.assign(options.calibration.begin(), options.calibration.end());
   }
@@ -71,10 +77,11 @@ int run(Options options, const GlobalOptions& global) {
   const auto model = load_model(locate_model(options.model), global.gguf_dtype());
   ThreadPool pool(global.thread_count());
   Progress progress(stderr, "quantize", "blocks");
-  const OrderedJson report = quantize_model(model, quantize, options.out, options.force, pool, [&](int done, int total) {
-    InterruptGuard::check();
-    progress.update(static_cast<size_t>(done), static_cast<size_t>(total));
-  });
+  const OrderedJson report =
+      quantize_model(model, quantize, options.out, options.force, pool, [&](int done, int total) {
+        InterruptGuard::check();
+        progress.update(static_cast<size_t>(done), static_cast<size_t>(total));
+      });
   progress.finish();
   write_output(global, report, render(report, options.out));
   return 0;
@@ -88,16 +95,25 @@ Run cmd_quantize(CLI::App& verb, const GlobalOptions& global) {
   verb.add_option("model", options->model, kModelHelp)->required()->type_name("MODEL");
   verb.add_option("out", options->out, "the directory to write")->required()->type_name("OUT");
   verb.add_option("--method", q.plan.base.method, method_help())->capture_default_str();
-  verb.add_option("--bits", q.plan.base.bits, "2, 3, 4 or 8; 16 leaves the layers as they are")->capture_default_str();
-  verb.add_option("--group-size", q.plan.base.group_size, "inputs that share a scale: 16, 32, 64, 128, …; 0: the whole row")
+  verb.add_option("--bits", q.plan.base.bits, "2, 3, 4 or 8; 16 leaves the layers as they are")
+      ->capture_default_str();
+  verb.add_option("--group-size", q.plan.base.group_size,
+                  "inputs that share a scale: 16, 32, 64, 128, …; 0: the whole row")
       ->capture_default_str();
   verb.add_flag("--symmetric", q.plan.base.symmetric, "no zero points");
   verb.add_flag("--act-order", q.layer.act_order, "gptq: columns by falling activation, groups as stored");
-  verb.add_option("--damp", q.layer.damp, "gptq: share of the mean diagonal added to the Hessian")->capture_default_str();
-  verb.add_option("--error-limit", q.layer.error_limit, "relative output error above which a layer falls back")->capture_default_str();
-  verb.add_option("--plan", options->plan_file, "TOML file of [[rule]]s: pattern, method, bits, group_size, symmetric")->type_name("F.toml");
+  verb.add_option("--damp", q.layer.damp, "gptq: share of the mean diagonal added to the Hessian")
+      ->capture_default_str();
+  verb.add_option("--error-limit", q.layer.error_limit,
+                  "relative output error above which a layer falls back")
+      ->capture_default_str();
+  verb.add_option("--plan", options->plan_file,
+                  "TOML file of [[rule]]s: pattern, method, bits, group_size, symmetric")
+      ->type_name("F.toml");
   verb.add_option("--head-bits", q.head_bits, "embedding and head: 2, 3, 4, 8 or 16")->capture_default_str();
-  verb.add_option("--calibration", options->calibration, "text or JSONL of training data; default: the bundled text")->type_name("F");
+  verb.add_option("--calibration", options->calibration,
+                  "text or JSONL of training data; default: the bundled text")
+      ->type_name("F");
   verb.add_option("--samples", q.calibration.samples, "calibration samples")->capture_default_str();
   verb.add_option("--seqlen", q.calibration.seqlen, "tokens a sample")->capture_default_str();
   verb.add_option("--seed", q.calibration.seed, "draws the samples")->capture_default_str();

@@ -20,7 +20,8 @@ inline std::filesystem::path shared_dir() {
 
 // Fetched real models: $XDG_CACHE_HOME/nibble/models or ~/.cache/nibble/models.
 inline std::filesystem::path fetched_models_dir() {
-  if (const char* cache = std::getenv("XDG_CACHE_HOME")) return std::filesystem::path(cache) / "nibble" / "models";
+  if (const char* cache = std::getenv("XDG_CACHE_HOME"))
+    return std::filesystem::path(cache) / "nibble" / "models";
   const char* home = std::getenv("HOME");
   return std::filesystem::path(home ? home : "") / ".cache" / "nibble" / "models";
 }
@@ -28,5 +29,5 @@ inline std::filesystem::path fetched_models_dir() {
 }  // namespace nibble::testing
 
 // Skips, and says so, where shared data is not there.
-#define NIBBLE_NEEDS(path)                                                                     \
+#define NIBBLE_NEEDS(path) \
   if (!std::filesystem::exists(path)) GTEST_SKIP() << "needs " << (path).string() << ", which is not here"

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "eval/fake_language_model.h"
+#include "fake_language_model.h"
 #include "eval/statistics.h"
 #include "eval/task.h"
 

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "eval/fake_language_model.h"
+#include "fake_language_model.h"
 
 namespace nibble {
 namespace {

@@ -23,16 +23,16 @@ struct LoglikResult {
 };
 
 struct GenerateRequest {
-  std::vector<int32_t> prompt;       // not empty
+  std::vector<int32_t> prompt;  // not empty
   int max_new_tokens = 256;
-  std::vector<std::string> stop;     // generation ends when the text contains one of these
+  std::vector<std::string> stop;  // generation ends when the text contains one of these
 };
 enum class FinishReason { kEndToken, kStopString, kLength };
 struct GenerateResult {
-  std::vector<int32_t> tokens;       // without the end token
-  std::string text;                  // cut before the stop string
+  std::vector<int32_t> tokens;  // without the end token
+  std::string text;             // cut before the stop string
   FinishReason finish = FinishReason::kLength;
-  double first_token_ms = 0;         // from the start of its batch
+  double first_token_ms = 0;  // from the start of its batch
   double total_ms = 0;
 };
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <set>
 
-#include "eval/fake_language_model.h"
+#include "fake_language_model.h"
 #include "eval/msmarco_data.h"
 #include "eval/task.h"
 

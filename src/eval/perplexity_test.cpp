@@ -5,7 +5,7 @@
 #include <numbers>
 
 #include "base/file.h"
-#include "eval/fake_language_model.h"
+#include "fake_language_model.h"
 #include "eval/task.h"
 #include "eval/windows.h"
 

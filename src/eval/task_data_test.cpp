@@ -5,7 +5,7 @@
 
 #include <set>
 
-#include "eval/fake_language_model.h"
+#include "fake_language_model.h"
 
 namespace nibble {
 namespace {

@@ -39,18 +39,24 @@ TEST_P(Kernels, DenseMatchesFloat64OnOddShapes) {
     for (const int64_t k : {1, 7, 31, 64, 100, 600, 1111}) {
       for (const int64_t n : {1, 3, 16, 29}) {
         for (const int64_t m : {1, 2, 7, 8, 33}) {
-          const auto x = normals(static_cast<size_t>(m * (k + 3)), 1), wf = normals(static_cast<size_t>(n * k), 2);
+          const auto x = normals(static_cast<size_t>(m * (k + 3)), 1),
+                     wf = normals(static_cast<size_t>(n * k), 2);
           const auto bias = normals(static_cast<size_t>(n), 3);
           std::vector<uint16_t> half(wf.size());
           for (size_t i = 0; i < wf.size(); ++i)
             half[i] = dtype == DType::kBF16 ? float_to_bf16(wf[i]) : float_to_fp16(wf[i]);
-          const DenseView w{dtype, dtype == DType::kF32 ? static_cast<const void*>(wf.data()) : half.data(), n, k};
+          const DenseView w{dtype, dtype == DType::kF32 ? static_cast<const void*>(wf.data()) : half.data(),
+                            n, k};
           const auto value = [&](int64_t i) {
             const size_t at = static_cast<size_t>(i);
-            return dtype == DType::kF32 ? wf[at] : dtype == DType::kBF16 ? bf16_to_float(half[at]) : fp16_to_float(half[at]);
+            return dtype == DType::kF32    ? wf[at]
+                   : dtype == DType::kBF16 ? bf16_to_float(half[at])
+                                           : fp16_to_float(half[at]);
           };
           std::vector<float> y(static_cast<size_t>(m * n), -1);
-          const auto fn = dtype == DType::kF32 ? table_->dense_f32 : dtype == DType::kBF16 ? table_->dense_bf16 : table_->dense_f16;
+          const auto fn = dtype == DType::kF32    ? table_->dense_f32
+                          : dtype == DType::kBF16 ? table_->dense_bf16
+                                                  : table_->dense_f16;
           const int64_t middle = n / 2;
           fn(w, x.data(), k + 3, bias.data(), y.data(), n, m, 0, middle);
           fn(w, x.data(), k + 3, bias.data(), y.data(), n, m, middle, n);
@@ -62,7 +68,8 @@ TEST_P(Kernels, DenseMatchesFloat64OnOddShapes) {
                 sum += p;
                 size += std::fabs(p);
               }
-              ASSERT_NEAR(y[static_cast<size_t>(i * n + j)], sum, 2e-7 * size * 4) << dtype_name(dtype) << " m" << m << " n" << n << " k" << k;
+              ASSERT_NEAR(y[static_cast<size_t>(i * n + j)], sum, 2e-7 * size * 4)
+                  << dtype_name(dtype) << " m" << m << " n" << n << " k" << k;
             }
           }
         }
@@ -85,7 +92,8 @@ TEST_P(Kernels, DenseBf16PairsMatchFloat64) {
       for (int64_t j = 0; j < n; ++j) {
         double sum = 0, size = 0;
         for (int64_t c = 0; c < k; ++c) {
-          const double p = double{bf16_to_float(x[static_cast<size_t>(i * k + c)])} * double{bf16_to_float(w[static_cast<size_t>(j * k + c)])};
+          const double p = double{bf16_to_float(x[static_cast<size_t>(i * k + c)])} *
+                           double{bf16_to_float(w[static_cast<size_t>(j * k + c)])};
           sum += p;
           size += std::fabs(p);
         }
@@ -110,8 +118,10 @@ TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
   for (const int bits : {2, 3, 4, 8}) {
     for (const int group : {16, 32, 64, 128, 0, 96}) {
       for (const bool symmetric : {false, true}) {
-        for (const auto& [n, k] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {17, 100}, {33, 256}, {8, 600}, {47, 129}}) {
-          const auto q = random_quantized(bits, group, symmetric, n, k, static_cast<uint64_t>(bits * 1000 + group));
+        for (const auto& [n, k] :
+             std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {17, 100}, {33, 256}, {8, 600}, {47, 129}}) {
+          const auto q =
+              random_quantized(bits, group, symmetric, n, k, static_cast<uint64_t>(bits * 1000 + group));
           const PackedBuffers packed = pack(q);
           const PackedView w = packed.view(q.format);
           const auto bias = normals(static_cast<size_t>(n), 7);
@@ -127,7 +137,8 @@ TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
             std::vector<float> scales(static_cast<size_t>(m) * segments);
             std::vector<int32_t> sums(scales.size());
             table_->quantize_i8(x.data(), k, m, k, segment, codes.data(), scales.data(), sums.data());
-            const ActI8View act{codes.data(), scales.data(), sums.data(), act_i8_stride(k), segment, static_cast<int64_t>(segments)};
+            const ActI8View act{codes.data(),     scales.data(), sums.data(),
+                                act_i8_stride(k), segment,       static_cast<int64_t>(segments)};
             std::vector<float> y8(y.size());
             table_->packed_i8(w, act, bias.data(), y8.data(), n, m, 0, panels);
             for (int64_t i = 0; i < m; ++i) {
@@ -137,11 +148,15 @@ TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
                   const double v = q.value(j, c), p = v * double{x[static_cast<size_t>(i * k + c)]};
                   sum += p;
                   size += std::fabs(p);
-                  sum8 += v * codes[static_cast<size_t>(i * act.stride + c)] * double{scales[static_cast<size_t>(i) * segments + static_cast<size_t>(c / segment)]};
+                  sum8 +=
+                      v * codes[static_cast<size_t>(i * act.stride + c)] *
+                      double{scales[static_cast<size_t>(i) * segments + static_cast<size_t>(c / segment)]};
                 }
                 const size_t at = static_cast<size_t>(i * n + j);
-                ASSERT_NEAR(y[at], sum, 1e-6 * size) << bits << " bits g" << group << " n" << n << " k" << k << " m" << m;
-                ASSERT_NEAR(y8[at], sum8, 1e-5 * size + 1e-6) << bits << " bits g" << group << " n" << n << " k" << k << " m" << m;
+                ASSERT_NEAR(y[at], sum, 1e-6 * size)
+                    << bits << " bits g" << group << " n" << n << " k" << k << " m" << m;
+                ASSERT_NEAR(y8[at], sum8, 1e-5 * size + 1e-6)
+                    << bits << " bits g" << group << " n" << n << " k" << k << " m" << m;
               }
             }
           }
@@ -162,7 +177,8 @@ TEST_P(Kernels, RowsDoNotDependOnBatchOrPartition) {
     table_->dense_f32({DType::kF32, wf.data(), n, k}, rows, k, nullptr, y, n, count, 24, n);
   };
   const auto quantized = [&](const float* rows, int64_t count, float* y) {
-    table_->packed_f32(packed.view(q.format), rows, k, nullptr, y, n, count, 0, q.format.panels(), scratch.data());
+    table_->packed_f32(packed.view(q.format), rows, k, nullptr, y, n, count, 0, q.format.panels(),
+                       scratch.data());
   };
   std::vector<float> all(static_cast<size_t>(m * n)), one(static_cast<size_t>(n));
   dense(x.data(), m, all.data());
@@ -191,7 +207,8 @@ TEST_P(Kernels, ElementwiseMatchesFloat64) {
       EXPECT_NEAR(y[i], x[i] / std::sqrt(squares / static_cast<double>(n) + 1e-6) * w[i], 1e-5);
     table_->layer_norm(x.data(), w.data(), b.data(), y.data(), n, 1e-5f);
     for (size_t i = 0; i < size; ++i)
-      EXPECT_NEAR(y[i], (x[i] - mean) / std::sqrt(variance / static_cast<double>(n) + 1e-5) * w[i] + b[i], 2e-5);
+      EXPECT_NEAR(y[i], (x[i] - mean) / std::sqrt(variance / static_cast<double>(n) + 1e-5) * w[i] + b[i],
+                  2e-5);
     table_->silu_mul(x.data(), w.data(), y.data(), n);
     for (size_t i = 0; i < size; ++i) EXPECT_NEAR(y[i], x[i] / (1 + std::exp(-double{x[i]})) * w[i], 4e-6);
     table_->gelu_new(x.data(), y.data(), n);
@@ -224,7 +241,9 @@ TEST_P(Kernels, ElementwiseMatchesFloat64) {
 
 TEST_P(Kernels, SixteenBitConversionsRoundAsTheScalarOnes) {
   std::vector<float> x = normals(4000, 30, 1000);
-  for (float special : {0.0f, -0.0f, 1e-7f, 6e-8f, 3e-8f, 65504.0f, 65519.9f, 65520.0f, 1e30f, INFINITY, -INFINITY}) x.push_back(special);
+  for (float special :
+       {0.0f, -0.0f, 1e-7f, 6e-8f, 3e-8f, 65504.0f, 65519.9f, 65520.0f, 1e30f, INFINITY, -INFINITY})
+    x.push_back(special);
   const int64_t n = static_cast<int64_t>(x.size());
   std::vector<uint16_t> y(x.size());
   table_->to_f16(x.data(), y.data(), n);
@@ -236,7 +255,8 @@ TEST_P(Kernels, SixteenBitConversionsRoundAsTheScalarOnes) {
   for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(y[i], float_to_bf16(x[i])) << x[i];
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Kernels, ::testing::Values("ref", "avx2", "avx512"), [](const auto& parameter) { return parameter.param; });
+INSTANTIATE_TEST_SUITE_P(Isa, Kernels, ::testing::Values("ref", "avx2", "avx512"),
+                         [](const auto& parameter) { return parameter.param; });
 
 TEST(Packed, RoundTripsEveryFormat) {
   for (const int bits : {2, 3, 4, 8}) {

@@ -25,11 +25,11 @@ struct DenseView {
 // Activations quantized for one linear: symmetric int8 with a scale and a sum per segment.
 // k is padded with zeros to a multiple of 16; a segment never crosses a weight group.
 struct ActI8View {
-  const int8_t* codes = nullptr;    // [m, stride]
-  const float* scales = nullptr;    // [m, segments]
-  const int32_t* sums = nullptr;    // [m, segments]: Σ codes
-  int64_t stride = 0;               // k rounded up to a multiple of 16
-  int segment = 64;                 // inputs a segment
+  const int8_t* codes = nullptr;  // [m, stride]
+  const float* scales = nullptr;  // [m, segments]
+  const int32_t* sums = nullptr;  // [m, segments]: Σ codes
+  int64_t stride = 0;             // k rounded up to a multiple of 16
+  int segment = 64;               // inputs a segment
   int64_t segments = 0;
 };
 inline int64_t act_i8_stride(int64_t k) { return (k + 15) / 16 * 16; }
@@ -62,7 +62,8 @@ struct KernelTable {
   // y[m, 16·p … ) = x[m, k] · dequant(w)[n, k]ᵀ (+ bias) for panels p in [panel_begin, panel_end).
   // scratch: packed_scratch(k) floats of the calling thread.
   void (*packed_f32)(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y,
-                     int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) = nullptr;
+                     int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end,
+                     float* scratch) = nullptr;
   // The same with int8 activations: y += s_w · s_a · (dot − zero · Σa), int32 dot per segment.
   void (*packed_i8)(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
                     int64_t m, int64_t panel_begin, int64_t panel_end) = nullptr;
@@ -70,8 +71,8 @@ struct KernelTable {
   void (*quantize_i8)(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int8_t* codes,
                       float* scales, int32_t* sums) = nullptr;
 
-  void (*to_bf16)(const float* x, uint16_t* y, int64_t n) = nullptr;    // round to nearest even
-  void (*to_f16)(const float* x, uint16_t* y, int64_t n) = nullptr;     // round to nearest even
+  void (*to_bf16)(const float* x, uint16_t* y, int64_t n) = nullptr;  // round to nearest even
+  void (*to_f16)(const float* x, uint16_t* y, int64_t n) = nullptr;   // round to nearest even
   void (*from_f16)(const uint16_t* x, float* y, int64_t n) = nullptr;
 
   // y = x / rms(x) · weight; y may alias x. (Zhang & Sennrich 2019)
@@ -79,12 +80,12 @@ struct KernelTable {
   // y = (x − mean) / sqrt(var + eps) · weight + bias; y may alias x.
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float* y, int64_t n,
                      float eps) = nullptr;
-  void (*add)(float* y, const float* x, int64_t n) = nullptr;                     // y += x
+  void (*add)(float* y, const float* x, int64_t n) = nullptr;                           // y += x
   void (*silu_mul)(const float* gate, const float* up, float* y, int64_t n) = nullptr;  // y may alias either
   void (*gelu_new)(const float* x, float* y, int64_t n) = nullptr;  // tanh form; y may alias x
   // x = exp(x − max), returns Σ. −inf gives 0.
   float (*exp_sum)(float* x, int64_t n, float max) = nullptr;
-  float (*max)(const float* x, int64_t n) = nullptr;                // n ≥ 1
+  float (*max)(const float* x, int64_t n) = nullptr;                              // n ≥ 1
   void (*scale_add)(float* y, float scale, const float* x, int64_t n) = nullptr;  // y = y·scale + x
   void (*axpy)(float* y, float a, const float* x, int64_t n) = nullptr;           // y += a·x
   // y[n] = Σ weights[i] · rows[i, n] over `count` rows, in their order.

@@ -20,17 +20,18 @@ size_t attention_scratch(int head_dim, int repeats) {
 
 void attend(const KernelTable& kernels, const AttentionTask& t, float* scratch) {
   const int64_t dim = t.head_dim, rows = int64_t{t.queries} * t.repeats;
-  float* keys = scratch;                                 // [keys, dim], a block of them as float32
-  float* values = keys + kAttentionKeys * dim;           // [keys, dim]
-  float* q = values + kAttentionKeys * dim;              // [rows, dim]
-  float* sum = q + rows * dim;                           // [rows, dim], weighted values so far
-  float* part = sum + rows * dim;                        // [dim], a row's, of this block
-  float* scores = part + dim;                            // [rows, keys]
-  float* top = scores + rows * kAttentionKeys;           // [rows], largest score so far
-  float* total = top + rows;                             // [rows], Σ exp(score − top)
-  float* shrink = total + rows;                          // [rows], what the sums so far shrink by
+  float* keys = scratch;                        // [keys, dim], a block of them as float32
+  float* values = keys + kAttentionKeys * dim;  // [keys, dim]
+  float* q = values + kAttentionKeys * dim;     // [rows, dim]
+  float* sum = q + rows * dim;                  // [rows, dim], weighted values so far
+  float* part = sum + rows * dim;               // [dim], a row's, of this block
+  float* scores = part + dim;                   // [rows, keys]
+  float* top = scores + rows * kAttentionKeys;  // [rows], largest score so far
+  float* total = top + rows;                    // [rows], Σ exp(score − top)
+  float* shrink = total + rows;                 // [rows], what the sums so far shrink by
   for (int64_t i = 0; i < t.queries; ++i)
-    std::memcpy(q + i * t.repeats * dim, t.q + i * t.stride, static_cast<size_t>(t.repeats * dim) * sizeof(float));
+    std::memcpy(q + i * t.repeats * dim, t.q + i * t.stride,
+                static_cast<size_t>(t.repeats * dim) * sizeof(float));
   std::fill(sum, sum + rows * dim, 0.0f);
   std::fill(top, top + rows, -kInfinity);
   std::fill(total, total + rows, 0.0f);
@@ -49,12 +50,13 @@ void attend(const KernelTable& kernels, const AttentionTask& t, float* scratch) 
     load(t.keys, start, count, keys);
     std::fill(keys + count * dim, keys + kAttentionKeys * dim, 0.0f);
     load(t.values, start, count, values);
-    kernels.dense_f32({DType::kF32, keys, kAttentionKeys, dim}, q, dim, nullptr, scores, kAttentionKeys, rows, 0,
-                      kAttentionKeys);
+    kernels.dense_f32({DType::kF32, keys, kAttentionKeys, dim}, q, dim, nullptr, scores, kAttentionKeys, rows,
+                      0, kAttentionKeys);
     for (int64_t r = 0; r < rows; ++r) {
       float* row = scores + r * kAttentionKeys;
       const int64_t visible = int64_t{t.first_position} + r / t.repeats + 1 - start;
-      if (visible < kAttentionKeys) std::fill(row + std::max<int64_t>(visible, 0), row + kAttentionKeys, -kInfinity);
+      if (visible < kAttentionKeys)
+        std::fill(row + std::max<int64_t>(visible, 0), row + kAttentionKeys, -kInfinity);
       if (visible <= 0) {
         std::fill(row, row + kAttentionKeys, 0.0f);
         shrink[r] = 1;

@@ -13,14 +13,14 @@ inline constexpr int kAttentionQueries = 32;  // positions a task
 inline constexpr int kAttentionKeys = 64;     // positions a block of keys; blocks start at multiples
 
 struct AttentionTask {
-  const float* q = nullptr;       // query i, repeat r at q + i·stride + r·head_dim, already scaled
-  float* out = nullptr;           // laid out as q
+  const float* q = nullptr;  // query i, repeat r at q + i·stride + r·head_dim, already scaled
+  float* out = nullptr;      // laid out as q
   int64_t stride = 0;
-  const std::byte* keys = nullptr, *values = nullptr;  // [positions, head_dim], fp16 or float32
+  const std::byte *keys = nullptr, *values = nullptr;  // [positions, head_dim], fp16 or float32
   bool half_cache = true;
-  int first_position = 0;         // of query 0; query i sees positions 0 … first_position + i
-  int queries = 0;                // at most kAttentionQueries
-  int repeats = 1;                // query heads that share this key/value head
+  int first_position = 0;  // of query 0; query i sees positions 0 … first_position + i
+  int queries = 0;         // at most kAttentionQueries
+  int repeats = 1;         // query heads that share this key/value head
   int head_dim = 0;
 };
 

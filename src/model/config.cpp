@@ -24,7 +24,8 @@ void read_rope(const Json& config, std::string_view where, ModelConfig& out) {
   std::string type = json_get_or<std::string>(rope, "type", "default", where);
   type = json_get_or<std::string>(rope, "rope_type", type, where);
   if (type == "default") return;
-  if (type != "llama3") fail("{}: rope scaling '{}' is not supported; 'default' and 'llama3' are", where, type);
+  if (type != "llama3")
+    fail("{}: rope scaling '{}' is not supported; 'default' and 'llama3' are", where, type);
   RopeScaling scaling;
   scaling.factor = json_get<float>(rope, "factor", where);
   scaling.low_freq_factor = json_get<float>(rope, "low_freq_factor", where);

@@ -24,17 +24,17 @@ struct ModelConfig {
   std::string architecture;  // "llama", "qwen2", "phi"
   int n_layers = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0;
   int hidden_size = 0, intermediate_size = 0, vocab_size = 0;
-  int max_context = 0;       // tokens that positions were trained or stretched for
+  int max_context = 0;  // tokens that positions were trained or stretched for
 
   NormKind norm = NormKind::kRms;
   float norm_eps = 1e-6f;
   MlpKind mlp = MlpKind::kSwiGlu;
   bool parallel_block = false;  // attention and MLP read the same norm and are added together
   bool qkv_bias = false, out_bias = false, mlp_bias = false, head_bias = false;
-  bool tied_head = false;       // the head is the embedding
+  bool tied_head = false;  // the head is the embedding
 
   float rope_theta = 10000;
-  int rope_dims = 0;            // of head_dim, even; the rest is not rotated
+  int rope_dims = 0;  // of head_dim, even; the rest is not rotated
   std::optional<RopeScaling> rope_scaling;
 
   std::vector<int32_t> end_tokens;  // generation stops at any of them

@@ -13,7 +13,8 @@ const TensorView& find_tensor(const Checkpoint& checkpoint, const std::string& n
   return found->second;
 }
 
-const TensorView& expect_shape(const Checkpoint& checkpoint, const std::string& name, const std::vector<int64_t>& shape) {
+const TensorView& expect_shape(const Checkpoint& checkpoint, const std::string& name,
+                               const std::vector<int64_t>& shape) {
   const TensorView& view = find_tensor(checkpoint, name);
   if (view.shape != shape)
     fail("{}: tensor '{}' has shape {}, config.json asks for {}", checkpoint.path.string(), name,
@@ -21,7 +22,8 @@ const TensorView& expect_shape(const Checkpoint& checkpoint, const std::string& 
   return view;
 }
 
-const uint8_t* expect_bytes(const Checkpoint& checkpoint, const std::string& name, DType dtype, int64_t elements) {
+const uint8_t* expect_bytes(const Checkpoint& checkpoint, const std::string& name, DType dtype,
+                            int64_t elements) {
   const TensorView& view = find_tensor(checkpoint, name);
   if (view.dtype != dtype || view.elements() != elements)
     fail("{}: tensor '{}' is {} {}, expected {} with {} elements", checkpoint.path.string(), name,
@@ -30,15 +32,18 @@ const uint8_t* expect_bytes(const Checkpoint& checkpoint, const std::string& nam
 }
 
 // The packed format of this linear by quantization_config, if it is packed.
-std::optional<PackedFormat> packed_format(const Checkpoint& checkpoint, const std::string& name, int64_t n, int64_t k) {
+std::optional<PackedFormat> packed_format(const Checkpoint& checkpoint, const std::string& name, int64_t n,
+                                          int64_t k) {
   if (!checkpoint.config.contains("quantization_config")) return std::nullopt;
   const Json& quantization = checkpoint.config.at("quantization_config");
   const std::string where = checkpoint.path.string() + "/config.json";
   const std::string method = json_get<std::string>(quantization, "quant_method", where);
-  if (method != "nibble") fail("{}: quantization '{}' cannot be read yet; only nibble's own can", where, method);
+  if (method != "nibble")
+    fail("{}: quantization '{}' cannot be read yet; only nibble's own can", where, method);
   const int version = json_get<int>(quantization, "layout_version", where);
   if (version != kLayoutVersion)
-    fail("{}: packed layout version {}, this program reads {}; quantize the model again", where, version, kLayoutVersion);
+    fail("{}: packed layout version {}, this program reads {}; quantize the model again", where, version,
+         kLayoutVersion);
   const Json linears = json_get<Json>(quantization, "linears", where);
   if (!linears.is_object() || !linears.contains(name)) return std::nullopt;
   const Json& entry = linears.at(name);
@@ -76,8 +81,9 @@ Linear Model::read_linear(const std::string& prefix, int64_t n, int64_t k, bool 
     PackedView view{*format, expect_bytes(checkpoint_, prefix + ".codes", DType::kU8, format->code_bytes()),
                     reinterpret_cast<const uint16_t*>(
                         expect_bytes(checkpoint_, prefix + ".scales", DType::kF16, format->scale_count())),
-                    format->symmetric ? nullptr
-                                      : expect_bytes(checkpoint_, prefix + ".zeros", DType::kU8, format->zero_bytes())};
+                    format->symmetric
+                        ? nullptr
+                        : expect_bytes(checkpoint_, prefix + ".zeros", DType::kU8, format->zero_bytes())};
     linear.packed = view;
   } else {
     const TensorView& view = expect_shape(checkpoint_, prefix + ".weight", {n, k});
@@ -96,11 +102,13 @@ Model::Model(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)), name_(
   const TensorNames& names = architecture_->names;
   embedding = read_linear(names.embedding, config.vocab_size, config.hidden_size, false);
   const std::string head_name = names.head;
-  const bool has_head = checkpoint_.tensors.contains(head_name + ".weight") || checkpoint_.tensors.contains(head_name + ".codes");
+  const bool has_head = checkpoint_.tensors.contains(head_name + ".weight") ||
+                        checkpoint_.tensors.contains(head_name + ".codes");
   if (config.tied_head || !has_head) {
     if (!config.tied_head) fail("{}: tensor '{}.weight' is missing", name_, head_name);
     head = embedding;
-    if (config.head_bias) head.bias = to_float(expect_shape(checkpoint_, head_name + ".bias", {config.vocab_size}));
+    if (config.head_bias)
+      head.bias = to_float(expect_shape(checkpoint_, head_name + ".bias", {config.vocab_size}));
   } else {
     head = read_linear(head_name, config.vocab_size, config.hidden_size, config.head_bias);
   }
@@ -123,12 +131,14 @@ Model::Model(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)), name_(
   if (const auto freqs = checkpoint_.tensors.find("rope_freqs.weight"); freqs != checkpoint_.tensors.end()) {
     rope_factors = to_float(freqs->second);
     if (rope_factors.size() != static_cast<size_t>(config.rope_dims / 2))
-      fail("{}: rope_freqs.weight has {} values, expected {}", name_, rope_factors.size(), config.rope_dims / 2);
+      fail("{}: rope_freqs.weight has {} values, expected {}", name_, rope_factors.size(),
+           config.rope_dims / 2);
   }
 }
 
 Tokenizer Model::load_tokenizer() const {
-  if (checkpoint_.tokenizer.is_null()) fail("{}: tokenizer.json is missing; copy it beside config.json", name_);
+  if (checkpoint_.tokenizer.is_null())
+    fail("{}: tokenizer.json is missing; copy it beside config.json", name_);
   return Tokenizer::from_json(checkpoint_.tokenizer, name_ + "/tokenizer.json");
 }
 
@@ -177,7 +187,8 @@ std::shared_ptr<const Model> load_model(const std::filesystem::path& path, GgufD
 }
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::filesystem::path& path) {
-  auto tokenizer = std::make_shared<const Tokenizer>(Tokenizer::from_json(load_tokenizer_json(path), path.string()));
+  auto tokenizer =
+      std::make_shared<const Tokenizer>(Tokenizer::from_json(load_tokenizer_json(path), path.string()));
   release_free_memory();
   return tokenizer;
 }

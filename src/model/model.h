@@ -16,11 +16,11 @@ namespace nibble {
 
 // y = x · wᵀ + bias with w [n, k] as it lies in the checkpoint, dense or packed.
 struct Linear {
-  std::string name;                 // "model.layers.0.self_attn.q_proj"
+  std::string name;  // "model.layers.0.self_attn.q_proj"
   int64_t n = 0, k = 0;
-  DenseView dense;                  // data null when packed
+  DenseView dense;  // data null when packed
   std::optional<PackedView> packed;
-  std::vector<float> bias;          // [n] or empty
+  std::vector<float> bias;  // [n] or empty
 
   const float* bias_data() const { return bias.empty() ? nullptr : bias.data(); }
   size_t weight_bytes() const;
@@ -32,13 +32,13 @@ struct Norm {
 };
 
 struct Block {
-  Norm attn_norm, mlp_norm;         // mlp_norm empty in a parallel block
+  Norm attn_norm, mlp_norm;           // mlp_norm empty in a parallel block
   Linear q, k, v, o, gate, up, down;  // gate absent where the MLP has none
 };
 
 // How a linear of a nibble checkpoint was made; stands in config.json's quantization_config.
 struct LinearFormat {
-  std::string method;               // "gptq"
+  std::string method;  // "gptq"
   int bits = 4;
   int group_size = 64;
   bool symmetric = false;
@@ -54,8 +54,8 @@ class Model {
   explicit Model(Checkpoint checkpoint);
 
   ModelConfig config;
-  Linear embedding;                 // [vocab, hidden], rows are gathered
-  Linear head;                      // [vocab, hidden]; the embedding's views when tied
+  Linear embedding;  // [vocab, hidden], rows are gathered
+  Linear head;       // [vocab, hidden]; the embedding's views when tied
   Norm final_norm;
   std::vector<Block> blocks;
   std::vector<float> rope_factors;  // divides the frequencies (GGUF's rope_freqs); empty: none
@@ -67,7 +67,7 @@ class Model {
   bool is_quantized() const;
   std::vector<const Linear*> linears() const;  // of the blocks, in order
   uint64_t parameters() const;
-  uint64_t weight_bytes() const;    // as they lie in memory; a tied head counts once
+  uint64_t weight_bytes() const;  // as they lie in memory; a tied head counts once
 
  private:
   uint64_t norm_parameters() const;
@@ -80,7 +80,8 @@ class Model {
 };
 
 // Opens, checks and maps: open_checkpoint + Model.
-std::shared_ptr<const Model> load_model(const std::filesystem::path& path, GgufDType gguf_dtype = GgufDType::kBF16);
+std::shared_ptr<const Model> load_model(const std::filesystem::path& path,
+                                        GgufDType gguf_dtype = GgufDType::kBF16);
 
 // The same with its tokenizer. The tokenizer's JSON, which takes more memory than many a model, is
 // read and freed before the weights are.
@@ -88,7 +89,8 @@ struct LoadedModel {
   std::shared_ptr<const Model> model;
   std::shared_ptr<const Tokenizer> tokenizer;
 };
-LoadedModel load_model_and_tokenizer(const std::filesystem::path& path, GgufDType gguf_dtype = GgufDType::kBF16);
+LoadedModel load_model_and_tokenizer(const std::filesystem::path& path,
+                                     GgufDType gguf_dtype = GgufDType::kBF16);
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::filesystem::path& path);
 
 }  // namespace nibble

@@ -24,8 +24,10 @@ TEST_P(MiniModel, LogitsMatchTheGoldenOnes) {
   const int64_t vocab = model_->config.vocab_size;
   std::vector<int32_t> tokens;
   for (int i = 0; i < t; ++i)
-    tokens.push_back(ids.dtype == DType::kI64 ? static_cast<int32_t>(ids.as<int64_t>()[i]) : ids.as<int32_t>()[i]);
-  Session session(model_, {.slots = 1, .context = t, .batch_tokens = t, .precision = Precision::exact()}, pool_);
+    tokens.push_back(ids.dtype == DType::kI64 ? static_cast<int32_t>(ids.as<int64_t>()[i])
+                                              : ids.as<int32_t>()[i]);
+  Session session(model_, {.slots = 1, .context = t, .batch_tokens = t, .precision = Precision::exact()},
+                  pool_);
   std::vector<float> logits(static_cast<size_t>(t * vocab));
   for (const int piece : {t, 7, 1}) {  // at once, in pieces through the cache, token by token
     for (int start = 0; start < t; start += piece) {
@@ -36,7 +38,8 @@ TEST_P(MiniModel, LogitsMatchTheGoldenOnes) {
       session.logits(session.hidden(), count, logits.data() + start * vocab);
     }
     double worst = 0;
-    for (size_t i = 0; i < logits.size(); ++i) worst = std::max(worst, std::fabs(double{logits[i]} - double{expected[i]}));
+    for (size_t i = 0; i < logits.size(); ++i)
+      worst = std::max(worst, std::fabs(double{logits[i]} - double{expected[i]}));
     EXPECT_LE(worst, 2e-3) << "in pieces of " << piece;
     for (int i = 0; i < t; ++i) {
       const auto top = [&](const std::vector<float>& v) {
@@ -55,7 +58,8 @@ TEST_P(MiniModel, ASequenceDoesNotDependOnItsCompany) {
     Batch batch;
     batch.add(0, 0, a);
     session.forward(batch);
-    const std::vector<float> alone(session.hidden(), session.hidden() + static_cast<int64_t>(a.size()) * hidden);
+    const std::vector<float> alone(session.hidden(),
+                                   session.hidden() + static_cast<int64_t>(a.size()) * hidden);
     batch.clear();
     batch.add(2, 0, b);
     batch.add(1, 0, a);

@@ -57,11 +57,13 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
   if (options_.slots < 1 || options_.context < 1 || options_.batch_tokens < 1)
     fail("a session needs at least one slot, one position and one token a batch");
   if (options_.context > c.max_context)
-    fail("{}: {} tokens of context asked for, the model allows {}", model_->name(), options_.context, c.max_context);
+    fail("{}: {} tokens of context asked for, the model allows {}", model_->name(), options_.context,
+         c.max_context);
   cache_element_ = options_.precision.half_cache ? 2 : 4;
-  const size_t context = static_cast<size_t>(options_.context), tokens = static_cast<size_t>(options_.batch_tokens);
-  cache_ = AlignedBuffer<std::byte>(static_cast<size_t>(c.n_layers) * static_cast<size_t>(options_.slots) * 2 *
-                                    static_cast<size_t>(c.kv_size()) * context * cache_element_);
+  const size_t context = static_cast<size_t>(options_.context),
+               tokens = static_cast<size_t>(options_.batch_tokens);
+  cache_ = AlignedBuffer<std::byte>(static_cast<size_t>(c.n_layers) * static_cast<size_t>(options_.slots) *
+                                    2 * static_cast<size_t>(c.kv_size()) * context * cache_element_);
   const auto frequencies = rope_frequencies(*model_);
   rope_ = AlignedBuffer<float>(context * frequencies.size() * 2);
   for (size_t p = 0, at = 0; p < context; ++p) {
@@ -104,7 +106,8 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
 uint64_t Session::workspace_bytes() const {
   uint64_t total = rope_.bytes() + bf16_.bytes() + int8_.bytes() + int8_scales_.bytes() + int8_sums_.bytes() +
                    thread_scratch_.bytes() + work_.capacity() * sizeof(Work);
-  for (const AlignedBuffer<float>* b : {&residual_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &projected_})
+  for (const AlignedBuffer<float>* b :
+       {&residual_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &projected_})
     total += b->bytes();
   return total;
 }
@@ -112,14 +115,16 @@ uint64_t Session::workspace_bytes() const {
 void Session::check(const Batch& batch) const {
   const ModelConfig& c = model_->config;
   if (batch.tokens.empty() || batch.tokens.size() > static_cast<size_t>(options_.batch_tokens))
-    fail("{}: a batch of {} tokens, the session takes 1 to {}", model_->name(), batch.tokens.size(), options_.batch_tokens);
+    fail("{}: a batch of {} tokens, the session takes 1 to {}", model_->name(), batch.tokens.size(),
+         options_.batch_tokens);
   for (const int32_t id : batch.tokens) {
     if (id < 0 || id >= c.vocab_size)
       fail("{}: token id {} is outside the vocabulary of {}", model_->name(), id, c.vocab_size);
   }
   size_t total = 0;
   for (const Segment& s : batch.segments) {
-    if (s.slot < 0 || s.slot >= options_.slots || s.start < 0 || s.count < 1 || s.count > options_.context - s.start)
+    if (s.slot < 0 || s.slot >= options_.slots || s.start < 0 || s.count < 1 ||
+        s.count > options_.context - s.start)
       fail("{}: positions {} to {} of slot {} are outside {} slots of {} tokens", model_->name(), s.start,
            s.start + s.count, s.slot, options_.slots, options_.context);
     total += static_cast<size_t>(s.count);
@@ -137,7 +142,8 @@ void Session::embed(const Batch& batch, float* h) {
       if (e.packed) {
         dequantize_row(*e.packed, row, to);
       } else if (e.dense.dtype == DType::kF32) {
-        std::memcpy(to, static_cast<const float*>(e.dense.data) + row * hidden, static_cast<size_t>(hidden) * sizeof(float));
+        std::memcpy(to, static_cast<const float*>(e.dense.data) + row * hidden,
+                    static_cast<size_t>(hidden) * sizeof(float));
       } else {
         const uint16_t* from = static_cast<const uint16_t*>(e.dense.data) + row * hidden;
         if (e.dense.dtype == DType::kF16) {
@@ -186,7 +192,8 @@ void Session::apply(const Linear& linear, Input& input, float* y) {
                        : w.dtype == DType::kBF16 ? kernels_.dense_bf16
                                                  : kernels_.dense_f16;
     pool_.parallel_for(static_cast<size_t>(n), 16, [&](size_t begin, size_t end, int) {
-      dense(w, input.x, k, linear.bias_data(), y, n, m, static_cast<int64_t>(begin), static_cast<int64_t>(end));
+      dense(w, input.x, k, linear.bias_data(), y, n, m, static_cast<int64_t>(begin),
+            static_cast<int64_t>(end));
     });
     return;
   }
@@ -195,7 +202,8 @@ void Session::apply(const Linear& linear, Input& input, float* y) {
   if (!options_.precision.int8) {
     pool_.parallel_for(panels, 1, [&](size_t begin, size_t end, int thread) {
       kernels_.packed_f32(w, input.x, k, linear.bias_data(), y, n, m, static_cast<int64_t>(begin),
-                          static_cast<int64_t>(end), thread_scratch_.data() + static_cast<size_t>(thread) * scratch_per_thread_);
+                          static_cast<int64_t>(end),
+                          thread_scratch_.data() + static_cast<size_t>(thread) * scratch_per_thread_);
     });
     return;
   }
@@ -204,14 +212,16 @@ void Session::apply(const Linear& linear, Input& input, float* y) {
   if (input.segment != segment) {
     pool_.parallel_for(static_cast<size_t>(m), 1, [&](size_t begin, size_t end, int) {
       const int64_t r = static_cast<int64_t>(begin);
-      kernels_.quantize_i8(input.x + r * k, k, static_cast<int64_t>(end) - r, k, segment, int8_.data() + r * stride,
-                           int8_scales_.data() + r * segments, int8_sums_.data() + r * segments);
+      kernels_.quantize_i8(input.x + r * k, k, static_cast<int64_t>(end) - r, k, segment,
+                           int8_.data() + r * stride, int8_scales_.data() + r * segments,
+                           int8_sums_.data() + r * segments);
     });
     input.segment = segment;
   }
   const ActI8View act{int8_.data(), int8_scales_.data(), int8_sums_.data(), stride, segment, segments};
   pool_.parallel_for(panels, 1, [&](size_t begin, size_t end, int) {
-    kernels_.packed_i8(w, act, linear.bias_data(), y, n, m, static_cast<int64_t>(begin), static_cast<int64_t>(end));
+    kernels_.packed_i8(w, act, linear.bias_data(), y, n, m, static_cast<int64_t>(begin),
+                       static_cast<int64_t>(end));
   });
 }
 
@@ -306,7 +316,8 @@ void Session::attend(int layer, const Batch& batch, float* out) {
   pool_.parallel_each(work_.size(), [&](size_t index, int thread) {
     const Work& w = work_[index];
     const Segment& s = batch.segments[static_cast<size_t>(w.segment)];
-    const int64_t width = c.query_size(), at = (w.token + w.first) * width + int64_t{w.kv_head} * repeats * c.head_dim;
+    const int64_t width = c.query_size(),
+                  at = (w.token + w.first) * width + int64_t{w.kv_head} * repeats * c.head_dim;
     AttentionTask task;
     task.q = q_.data() + at;
     task.out = out + at;
@@ -318,7 +329,8 @@ void Session::attend(int layer, const Batch& batch, float* out) {
     task.queries = w.count;
     task.repeats = repeats;
     task.head_dim = c.head_dim;
-    nibble::attend(kernels_, task, thread_scratch_.data() + static_cast<size_t>(thread) * scratch_per_thread_);
+    nibble::attend(kernels_, task,
+                   thread_scratch_.data() + static_cast<size_t>(thread) * scratch_per_thread_);
   });
 }
 

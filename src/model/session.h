@@ -34,19 +34,19 @@ struct Batch {
 
 // What the arithmetic is done in.
 struct Precision {
-  bool bf16 = true;              // dense linears: activations rounded to bf16 where the processor has
-                                 // the instruction and the weights are bf16; false: float32
-  bool int8 = true;              // packed linears: activations as int8; false: float32
-  bool half_cache = true;        // keys and values as fp16; false: float32
+  bool bf16 = true;        // dense linears: activations rounded to bf16 where the processor has
+                           // the instruction and the weights are bf16; false: float32
+  bool int8 = true;        // packed linears: activations as int8; false: float32
+  bool half_cache = true;  // keys and values as fp16; false: float32
   static Precision exact() { return {false, false, false}; }
 };
 
 struct SessionOptions {
-  int slots = 1;                 // sequences whose cache is kept at a time
-  int context = 512;             // tokens a slot
-  int batch_tokens = 512;        // most tokens of one forward pass
+  int slots = 1;           // sequences whose cache is kept at a time
+  int context = 512;       // tokens a slot
+  int batch_tokens = 512;  // most tokens of one forward pass
   Precision precision = {};
-  bool expect_packed = false;    // linears may be packed later, as calibration does
+  bool expect_packed = false;  // linears may be packed later, as calibration does
 };
 
 // Activations, cache and scratch for one model, allocated once; the calls below allocate nothing.
@@ -85,7 +85,7 @@ class Session {
   void block(const Block& block, int layer, const Batch& batch, float* h);
 
  private:
-  struct Input;                    // one x, in the types that linears ask for
+  struct Input;  // one x, in the types that linears ask for
   void apply(const Linear& linear, Input& input, float* y);
   void rotate(float* x, int heads, const Batch& batch, float scale);
   void write_cache(int layer, const Batch& batch);
@@ -97,18 +97,18 @@ class Session {
   ThreadPool& pool_;
   const KernelTable& kernels_;
   size_t cache_element_;
-  AlignedBuffer<std::byte> cache_;            // [layer][slot][key, value][kv_head][context][head_dim]
-  AlignedBuffer<float> rope_;                 // [context][rope_dims/2][cos, sin]
+  AlignedBuffer<std::byte> cache_;  // [layer][slot][key, value][kv_head][context][head_dim]
+  AlignedBuffer<float> rope_;       // [context][rope_dims/2][cos, sin]
   AlignedBuffer<float> residual_, normed_, q_, k_, v_, attended_, gate_, up_, projected_;
-  AlignedBuffer<uint16_t> bf16_;              // an input as bf16
-  AlignedBuffer<int8_t> int8_;                // an input as int8, with scales and sums
+  AlignedBuffer<uint16_t> bf16_;  // an input as bf16
+  AlignedBuffer<int8_t> int8_;    // an input as int8, with scales and sums
   AlignedBuffer<float> int8_scales_;
   AlignedBuffer<int32_t> int8_sums_;
-  AlignedBuffer<float> thread_scratch_;       // [threads][scratch_per_thread_]
+  AlignedBuffer<float> thread_scratch_;  // [threads][scratch_per_thread_]
   size_t scratch_per_thread_ = 0;
   struct Work {
-    int segment, kv_head, first, count;       // queries [first, first+count) of the segment
-    int64_t token;                            // index of the segment's first token in the batch
+    int segment, kv_head, first, count;  // queries [first, first+count) of the segment
+    int64_t token;                       // index of the segment's first token in the batch
   };
   std::vector<Work> work_;
 };

@@ -17,17 +17,23 @@ SessionOptions session_options(const Calibration& calibration) {
 
 std::vector<float> float_weight(const Linear& linear) {
   if (linear.packed) fail("{}: already quantized; start from the original model", linear.name);
-  return to_float({linear.dense.dtype, {linear.n, linear.k}, static_cast<const std::byte*>(linear.dense.data)});
+  return to_float(
+      {linear.dense.dtype, {linear.n, linear.k}, static_cast<const std::byte*>(linear.dense.data)});
 }
 
 }  // namespace
 
-BlockQuantizer::BlockQuantizer(std::shared_ptr<const Model> model, const Calibration& calibration, const Plan& plan,
-                               const LayerOptions& options, ThreadPool& pool)
-    : model_(std::move(model)), calibration_(calibration), plan_(plan), options_(options), pool_(pool),
+BlockQuantizer::BlockQuantizer(std::shared_ptr<const Model> model, const Calibration& calibration,
+                               const Plan& plan, const LayerOptions& options, ThreadPool& pool)
+    : model_(std::move(model)),
+      calibration_(calibration),
+      plan_(plan),
+      options_(options),
+      pool_(pool),
       session_(model_, session_options(calibration), pool) {
   const ModelConfig& c = model_->config;
-  const size_t tokens = static_cast<size_t>(calibration.tokens), longest = static_cast<size_t>(session_.options().context);
+  const size_t tokens = static_cast<size_t>(calibration.tokens),
+               longest = static_cast<size_t>(session_.options().context);
   stream_.resize(tokens * static_cast<size_t>(c.hidden_size));
   attended_.resize(tokens * static_cast<size_t>(c.query_size()));
   x_.resize(longest * static_cast<size_t>(c.hidden_size));
@@ -62,9 +68,12 @@ void BlockQuantizer::for_each_sample(const SampleFn& body) {
   }
 }
 
-InputStatistics BlockQuantizer::collect(int64_t k, const std::function<const float*(const Batch&, int64_t, float*, float*)>& input) {
+InputStatistics BlockQuantizer::collect(
+    int64_t k, const std::function<const float*(const Batch&, int64_t, float*, float*)>& input) {
   StatisticsCollector collector(k, calibration_.tokens, pool_);
-  for_each_sample([&](const Batch& batch, int64_t rows, float* h, float* a) { collector.add(input(batch, rows, h, a), rows); });
+  for_each_sample([&](const Batch& batch, int64_t rows, float* h, float* a) {
+    collector.add(input(batch, rows, h, a), rows);
+  });
   return collector.finish();
 }
 
@@ -84,14 +93,18 @@ void BlockQuantizer::quantize_block(int layer) {
     session_.norm(norm, h, x_.data(), rows);
     return static_cast<const float*>(x_.data());
   };
-  quantize_group(readers, collect(c.hidden_size, [&](const Batch&, int64_t rows, float* h, float*) {
-                   return normed(block.attn_norm, h, rows);
-                 }), from_attn_norm, {&block.q, &block.k});
+  quantize_group(readers,
+                 collect(c.hidden_size, [&](const Batch&, int64_t rows, float* h,
+                                            float*) { return normed(block.attn_norm, h, rows); }),
+                 from_attn_norm, {&block.q, &block.k});
 
-  quantize_group({&block.o}, collect(c.query_size(), [&](const Batch& batch, int64_t rows, float* h, float* a) {
-                   session_.attention(block, layer, batch, normed(block.attn_norm, h, rows), a);
-                   return a;
-                 }), {nullptr, "", &block.v, c.n_heads / c.n_kv_heads});
+  quantize_group({&block.o},
+                 collect(c.query_size(),
+                         [&](const Batch& batch, int64_t rows, float* h, float* a) {
+                           session_.attention(block, layer, batch, normed(block.attn_norm, h, rows), a);
+                           return a;
+                         }),
+                 {nullptr, "", &block.v, c.n_heads / c.n_kv_heads});
 
   const auto add_attention = [&](int64_t rows, float* h, const float* a) {
     session_.linear(block.o, a, projected_.data(), rows);
@@ -99,19 +112,23 @@ void BlockQuantizer::quantize_block(int layer) {
   };
   const Norm& mlp_norm = parallel ? block.attn_norm : block.mlp_norm;
   if (!parallel) {
-    quantize_group(mlp_readers, collect(c.hidden_size, [&](const Batch&, int64_t rows, float* h, float* a) {
-                     add_attention(rows, h, a);
-                     return normed(mlp_norm, h, rows);
-                   }), {&block.mlp_norm, prefix + names.mlp_norm, nullptr, 1});
+    quantize_group(mlp_readers,
+                   collect(c.hidden_size,
+                           [&](const Batch&, int64_t rows, float* h, float* a) {
+                             add_attention(rows, h, a);
+                             return normed(mlp_norm, h, rows);
+                           }),
+                   {&block.mlp_norm, prefix + names.mlp_norm, nullptr, 1});
   }
   const auto inner = [&](int64_t rows, const float* h) {
     session_.mlp_inner(block, normed(mlp_norm, h, rows), inner_.data(), rows);
     return static_cast<const float*>(inner_.data());
   };
   // Scales pass through the gate's product, but not through GELU.
-  quantize_group({&block.down}, collect(c.intermediate_size, [&](const Batch&, int64_t rows, float* h, float*) {
-                   return inner(rows, h);
-                 }), c.has_gate() ? Fold{nullptr, "", &block.up, 1} : Fold{});
+  quantize_group({&block.down},
+                 collect(c.intermediate_size,
+                         [&](const Batch&, int64_t rows, float* h, float*) { return inner(rows, h); }),
+                 c.has_gate() ? Fold{nullptr, "", &block.up, 1} : Fold{});
 
   for_each_sample([&](const Batch&, int64_t rows, float* h, float* a) {
     session_.linear(block.down, inner(rows, h), projected_.data(), rows);
@@ -128,8 +145,8 @@ std::vector<int> BlockQuantizer::channel_map(const Fold& fold, int64_t k) const 
   return map;
 }
 
-void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold,
-                                    const std::set<const Linear*>& unclipped) {
+void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input,
+                                    const Fold& fold, const std::set<const Linear*>& unclipped) {
   std::vector<std::vector<float>> weights;
   std::vector<LayerPlan> plans;
   std::vector<ScaledLinear> searched;
@@ -168,8 +185,8 @@ void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const I
     if (scaled) scale_inputs(weights[i], channel_of, scales);
     LayerOptions options = options_;
     options.clip = !unclipped.contains(linears[i]);
-    QuantizedLayer layer = quantize_layer(linears[i]->name, weights[i], linears[i]->n, scaled ? seen : input, plans[i],
-                                          rtn_errors[i], options, pool_);
+    QuantizedLayer layer = quantize_layer(linears[i]->name, weights[i], linears[i]->n, scaled ? seen : input,
+                                          plans[i], rtn_errors[i], options, pool_);
     layer.report.scaled = scaled;
     layer.report.scale_exponent = scales.exponent;
     if (scaled && !layer.matrix) out_.floats[linears[i]->name + ".weight"] = weights[i];
@@ -205,7 +222,8 @@ void BlockQuantizer::fold_into(const Fold& fold, const std::vector<float>& scale
   const PackedFormat& f = packed.format;
   for (int64_t row = 0; row < f.n; ++row) {
     for (int64_t g = 0; g < f.groups(); ++g) {
-      uint16_t& stored = packed.buffers.scales[static_cast<size_t>((row / kPanelRows * f.groups() + g) * kPanelRows + row % kPanelRows)];
+      uint16_t& stored = packed.buffers.scales[static_cast<size_t>(
+          (row / kPanelRows * f.groups() + g) * kPanelRows + row % kPanelRows)];
       stored = float_to_fp16(fp16_to_float(stored) / scale[static_cast<size_t>(row)]);
     }
     if (!rows.bias.empty()) rows.bias[static_cast<size_t>(row)] /= scale[static_cast<size_t>(row)];

@@ -24,9 +24,10 @@ struct QuantizedTensors {
     PackedBuffers buffers;
     std::string method;
   };
-  std::map<std::string, Packed> packed;              // by linear name
-  std::map<std::string, std::vector<float>> floats;  // by tensor name: folded norms and biases, rescaled layers
-  std::vector<LayerReport> reports;                  // in the order of the work
+  std::map<std::string, Packed> packed;  // by linear name
+  std::map<std::string, std::vector<float>>
+      floats;                        // by tensor name: folded norms and biases, rescaled layers
+  std::vector<LayerReport> reports;  // in the order of the work
 };
 
 // Called before each block's stages with work done and to do, in blocks; may throw to cancel.
@@ -41,16 +42,17 @@ class BlockQuantizer {
 
  private:
   using SampleFn = std::function<void(const Batch& batch, int64_t rows, float* h, float* a)>;
-  struct Fold {                    // the operation before, which takes up the channel scales
+  struct Fold {  // the operation before, which takes up the channel scales
     Norm* norm = nullptr;
     std::string norm_name;
-    Linear* rows = nullptr;        // a linear whose outputs are the channels
-    int repeats = 1;               // query heads a key/value head: o's inputs a channel of v
+    Linear* rows = nullptr;  // a linear whose outputs are the channels
+    int repeats = 1;         // query heads a key/value head: o's inputs a channel of v
     bool possible() const { return norm || rows; }
   };
   void quantize_block(int layer);
   void for_each_sample(const SampleFn& body);
-  InputStatistics collect(int64_t k, const std::function<const float*(const Batch&, int64_t, float*, float*)>& input);
+  InputStatistics collect(int64_t k,
+                          const std::function<const float*(const Batch&, int64_t, float*, float*)>& input);
   // unclipped: the linears whose ranges are not to be clipped.
   void quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold,
                       const std::set<const Linear*>& unclipped = {});
@@ -64,8 +66,8 @@ class BlockQuantizer {
   LayerOptions options_;
   ThreadPool& pool_;
   Session session_;
-  std::vector<float> stream_;      // residual stream of all samples [tokens, hidden]
-  std::vector<float> attended_;    // attention outputs of the block in hand [tokens, query size]
+  std::vector<float> stream_;                 // residual stream of all samples [tokens, hidden]
+  std::vector<float> attended_;               // attention outputs of the block in hand [tokens, query size]
   std::vector<float> x_, inner_, projected_;  // of one sample
   QuantizedTensors out_;
 };

@@ -19,7 +19,8 @@ std::string row_text(const Json& row, const std::string& where) {
   if (has("text")) return json_get<std::string>(row, "text", where);
   if (has("question") && has("passage"))
     return fmt::format("{}\nQuestion: {}?\nAnswer:{}", json_get<std::string>(row, "passage", where),
-                       json_get<std::string>(row, "question", where), json_get<bool>(row, "answer", where) ? " yes" : " no");
+                       json_get<std::string>(row, "question", where),
+                       json_get<bool>(row, "answer", where) ? " yes" : " no");
   if (has("question"))
     return fmt::format("Question: {}\nAnswer: {}", json_get<std::string>(row, "question", where),
                        json_get<std::string>(row, "answer", where));
@@ -29,8 +30,9 @@ std::string row_text(const Json& row, const std::string& where) {
     const auto selected = json_get<std::vector<int>>(passages, "is_selected", where);
     std::string text;
     for (size_t i = 0; i < std::min(texts.size(), selected.size()); ++i)
-      text += fmt::format("{}Passage: {}\nQuery: {}\nDoes the passage answer the query?\nAnswer:{}", text.empty() ? "" : "\n\n",
-                          texts[i], json_get<std::string>(row, "query", where), selected[i] ? " Yes" : " No");
+      text += fmt::format("{}Passage: {}\nQuery: {}\nDoes the passage answer the query?\nAnswer:{}",
+                          text.empty() ? "" : "\n\n", texts[i], json_get<std::string>(row, "query", where),
+                          selected[i] ? " Yes" : " No");
     return text;
   }
   fail("{}: neither 'text' nor the keys of a known task", where);
@@ -42,13 +44,14 @@ std::string read_text(const std::filesystem::path& file, Random& random) {
   std::vector<Json> rows = read_json_lines(file);
   random.shuffle(rows);
   std::string text;
-  for (size_t i = 0; i < rows.size(); ++i) text += row_text(rows[i], fmt::format("{} row {}", file.string(), i + 1)) + "\n\n";
+  for (size_t i = 0; i < rows.size(); ++i)
+    text += row_text(rows[i], fmt::format("{} row {}", file.string(), i + 1)) + "\n\n";
   return text;
 }
 
 // The file's samples in the order drawn; at most `wanted`.
-std::vector<std::vector<int32_t>> draw(const std::string& text, const Tokenizer& tokenizer, const CalibrationOptions& o,
-                                       size_t wanted, Random& random) {
+std::vector<std::vector<int32_t>> draw(const std::string& text, const Tokenizer& tokenizer,
+                                       const CalibrationOptions& o, size_t wanted, Random& random) {
   const int32_t start = tokenizer.start_token();
   const size_t room = static_cast<size_t>(o.seqlen) - (start >= 0 ? 1 : 0);
   // Four bytes a token and more is usual; text far beyond the need is not tokenized.
@@ -64,7 +67,8 @@ std::vector<std::vector<int32_t>> draw(const std::string& text, const Tokenizer&
     std::vector<int32_t> sample;
     if (start >= 0) sample.push_back(start);
     const size_t from = order[i] * room, to = std::min(stream.size(), from + room);
-    sample.insert(sample.end(), stream.begin() + static_cast<std::ptrdiff_t>(from), stream.begin() + static_cast<std::ptrdiff_t>(to));
+    sample.insert(sample.end(), stream.begin() + static_cast<std::ptrdiff_t>(from),
+                  stream.begin() + static_cast<std::ptrdiff_t>(to));
     samples.push_back(std::move(sample));
   }
   return samples;
@@ -79,7 +83,8 @@ Calibration load_calibration(const CalibrationOptions& options, const Tokenizer&
   Calibration out;
   std::vector<std::vector<std::vector<int32_t>>> drawn;
   for (const auto& file : options.files)
-    drawn.push_back(draw(read_text(file, random), tokenizer, options, static_cast<size_t>(options.samples), random));
+    drawn.push_back(
+        draw(read_text(file, random), tokenizer, options, static_cast<size_t>(options.samples), random));
   std::vector<size_t> taken(drawn.size(), 0);
   for (size_t total = 0; total < static_cast<size_t>(options.samples);) {  // one from each in turn
     const size_t before = total;
@@ -90,7 +95,8 @@ Calibration load_calibration(const CalibrationOptions& options, const Tokenizer&
     }
     if (total == before) break;
   }
-  for (size_t f = 0; f < drawn.size(); ++f) out.sources.push_back({options.files[f].filename().string(), static_cast<int>(taken[f])});
+  for (size_t f = 0; f < drawn.size(); ++f)
+    out.sources.push_back({options.files[f].filename().string(), static_cast<int>(taken[f])});
   Sha256 hash;
   for (const auto& sample : out.samples) {
     out.tokens += static_cast<int64_t>(sample.size());
@@ -102,7 +108,8 @@ Calibration load_calibration(const CalibrationOptions& options, const Tokenizer&
 }
 
 std::vector<std::filesystem::path> bundled_calibration(const std::filesystem::path& dir) {
-  return {dir / "wikitext.train.txt", dir / "gsm8k.train.jsonl", dir / "boolq.train.jsonl", dir / "msmarco.train.jsonl"};
+  return {dir / "wikitext.train.txt", dir / "gsm8k.train.jsonl", dir / "boolq.train.jsonl",
+          dir / "msmarco.train.jsonl"};
 }
 
 }  // namespace nibble

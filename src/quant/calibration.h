@@ -13,14 +13,14 @@ namespace nibble {
 struct CalibrationOptions {
   std::vector<std::filesystem::path> files;  // text, or JSONL of the tasks' rows or of {"text": …}
   int samples = 128;
-  int seqlen = 512;          // tokens a sample
+  int seqlen = 512;  // tokens a sample
   uint64_t seed = 0;
 };
 
 struct Calibration {
   std::vector<std::vector<int32_t>> samples;  // seqlen tokens each, the start token first if there is one
   int64_t tokens = 0;
-  std::string sha256;        // over all sample tokens as little-endian int32
+  std::string sha256;  // over all sample tokens as little-endian int32
   struct Source {
     std::string file;
     int samples = 0;

@@ -37,7 +37,8 @@ struct GroupLoss {
   bool exact;
   std::vector<float> block;  // [count, count] or [count]
 
-  GroupLoss(const InputStatistics& input, int64_t first, int64_t size) : count(size), exact(size <= kLargestExactGroup) {
+  GroupLoss(const InputStatistics& input, int64_t first, int64_t size)
+      : count(size), exact(size <= kLargestExactGroup) {
     for (int64_t i = 0; i < count; ++i) {
       const float* row = input.gram.data() + (first + i) * input.k + first;
       if (exact) {
@@ -51,13 +52,15 @@ struct GroupLoss {
   // eᵀ·G·e for each of `rows` errors [rows, count]; through: scratch of the same size.
   void operator()(const float* errors, int64_t rows, float* through, double* out) const {
     if (exact) {
-      kernels().dense_f32({DType::kF32, block.data(), count, count}, errors, count, nullptr, through, count, rows, 0, count);
+      kernels().dense_f32({DType::kF32, block.data(), count, count}, errors, count, nullptr, through, count,
+                          rows, 0, count);
     }
     for (int64_t r = 0; r < rows; ++r) {
       const float* e = errors + r * count;
       const float* t = through + r * count;
       double sum = 0;
-      for (int64_t i = 0; i < count; ++i) sum += double{e[i]} * double{exact ? t[i] : block[static_cast<size_t>(i)] * e[i]};
+      for (int64_t i = 0; i < count; ++i)
+        sum += double{e[i]} * double{exact ? t[i] : block[static_cast<size_t>(i)] * e[i]};
       out[r] = sum;
     }
   }
@@ -65,8 +68,8 @@ struct GroupLoss {
 
 }  // namespace
 
-Quantized quantize_clipped(std::span<const float> weight, const InputStatistics& input, const MethodOptions& options,
-                           ThreadPool& pool) {
+Quantized quantize_clipped(std::span<const float> weight, const InputStatistics& input,
+                           const MethodOptions& options, ThreadPool& pool) {
   if (!input.finite || input.tokens == 0) {
     Quantized out = quantize_rtn(weight, input, options, pool);
     out.note = input.tokens == 0 ? "no calibration tokens: rounded" : "NaN or infinite activations: rounded";
@@ -83,7 +86,8 @@ Quantized quantize_clipped(std::span<const float> weight, const InputStatistics&
       std::vector<float> errors, through;
       std::vector<double> losses;
       for (int64_t row = static_cast<int64_t>(begin); row < static_cast<int64_t>(end); ++row) {
-        const std::span<const float> values = weight.subspan(static_cast<size_t>(row * f.k + first), static_cast<size_t>(count));
+        const std::span<const float> values =
+            weight.subspan(static_cast<size_t>(row * f.k + first), static_cast<size_t>(count));
         const std::vector<Grid> grids = candidates(values, f, options.clip);
         errors.resize(grids.size() * values.size());
         through.resize(errors.size());
@@ -98,7 +102,8 @@ Quantized quantize_clipped(std::span<const float> weight, const InputStatistics&
         m.scales[at] = best.scale;
         m.zeros[at] = static_cast<uint8_t>(best.zero);
         for (size_t i = 0; i < values.size(); ++i)
-          m.codes[static_cast<size_t>(row * f.k + first) + i] = static_cast<uint8_t>(best.code(values[i], f.max_code()));
+          m.codes[static_cast<size_t>(row * f.k + first) + i] =
+              static_cast<uint8_t>(best.code(values[i], f.max_code()));
       }
     });
   }

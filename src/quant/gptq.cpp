@@ -39,7 +39,8 @@ void fit_all(QuantizedMatrix& m, const float* weight, const std::vector<float>& 
       for (int64_t g = 0; g < f.groups(); ++g) {
         const size_t first = static_cast<size_t>(g * f.group());
         const size_t count = static_cast<size_t>(std::min(f.group(), f.k - g * f.group()));
-        store_grid(m, row, g, fit_weighted({weight + row * f.k + first, count}, {cost.data() + first, count}, f));
+        store_grid(m, row, g,
+                   fit_weighted({weight + row * f.k + first, count}, {cost.data() + first, count}, f));
       }
     }
   });
@@ -51,11 +52,13 @@ std::vector<double> hessian(const InputStatistics& input, std::span<const int64_
   std::vector<double> h(static_cast<size_t>(k * k));
   const double scale = 1.0 / static_cast<double>(input.tokens);
   double mean = 0;
-  for (int64_t i = 0; i < k; ++i) mean += double{input.gram[static_cast<size_t>(i * k + i)]} * scale / static_cast<double>(k);
+  for (int64_t i = 0; i < k; ++i)
+    mean += double{input.gram[static_cast<size_t>(i * k + i)]} * scale / static_cast<double>(k);
   for (int64_t i = 0; i < k; ++i) {
     const int64_t from = order[static_cast<size_t>(i)] * k;
     for (int64_t j = 0; j < k; ++j)
-      h[static_cast<size_t>(i * k + j)] = double{input.gram[static_cast<size_t>(from + order[static_cast<size_t>(j)])]} * scale;
+      h[static_cast<size_t>(i * k + j)] =
+          double{input.gram[static_cast<size_t>(from + order[static_cast<size_t>(j)])]} * scale;
     double& diagonal = h[static_cast<size_t>(i * k + i)];
     if (diagonal == 0) diagonal = 1;
     diagonal += damp * mean;
@@ -112,7 +115,8 @@ QuantizedMatrix gptq_loop(std::vector<float> weight, const std::vector<double>& 
     std::vector<float> sorted(weight.size());
     for (int64_t r = 0; r < n; ++r) {
       for (int64_t i = 0; i < k; ++i)
-        sorted[static_cast<size_t>(r * k + i)] = weight[static_cast<size_t>(r * k + order[static_cast<size_t>(i)])];
+        sorted[static_cast<size_t>(r * k + i)] =
+            weight[static_cast<size_t>(r * k + order[static_cast<size_t>(i)])];
     }
     weight.swap(sorted);
   }
@@ -142,23 +146,27 @@ QuantizedMatrix gptq_loop(std::vector<float> weight, const std::vector<double>& 
       }
     });
     if (end < k) {
-      subtract_product(errors.data(), width, u.data() + begin * k + end, k, weight.data() + end, k, n, k - end, width, pool);
+      subtract_product(errors.data(), width, u.data() + begin * k + end, k, weight.data() + end, k, n,
+                       k - end, width, pool);
     }
   }
   return m;
 }
 
-Quantized quantize_gptq(std::span<const float> weight, const InputStatistics& input, const MethodOptions& options,
-                        ThreadPool& pool) {
+Quantized quantize_gptq(std::span<const float> weight, const InputStatistics& input,
+                        const MethodOptions& options, ThreadPool& pool) {
   const PackedFormat& f = options.format;
   if (!input.finite) return rounded(weight, input, options, pool, "NaN or infinite activations: rounded");
-  if (static_cast<double>(input.tokens) < kLeastTokensPerInput * static_cast<double>(f.k) || input.tokens == 0)
-    return rounded(weight, input, options, pool, fmt::format("only {} calibration tokens for {} inputs: rounded", input.tokens, f.k));
+  if (static_cast<double>(input.tokens) < kLeastTokensPerInput * static_cast<double>(f.k) ||
+      input.tokens == 0)
+    return rounded(weight, input, options, pool,
+                   fmt::format("only {} calibration tokens for {} inputs: rounded", input.tokens, f.k));
   std::vector<int64_t> order(static_cast<size_t>(f.k));
   std::iota(order.begin(), order.end(), int64_t{0});
   const auto diagonal = [&](int64_t i) { return input.gram[static_cast<size_t>(i * f.k + i)]; };
   if (options.act_order) {
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return diagonal(a) > diagonal(b); });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return diagonal(a) > diagonal(b); });
   }
   std::vector<float> start(weight.begin(), weight.end());
   int64_t dead = 0;
@@ -167,16 +175,20 @@ Quantized quantize_gptq(std::span<const float> weight, const InputStatistics& in
     ++dead;
     for (int64_t row = 0; row < f.n; ++row) start[static_cast<size_t>(row * f.k + i)] = 0;
   }
-  std::string note = dead > 0 ? fmt::format("{} of {} inputs never active: their weights are 0", dead, f.k) : "";
+  std::string note =
+      dead > 0 ? fmt::format("{} of {} inputs never active: their weights are 0", dead, f.k) : "";
   for (double damp = options.damp; damp <= kLargestDamp * 1.001; damp = damp > 0 ? damp * 10 : 0.001) {
     const std::vector<double> h = hessian(input, order, damp);
     std::vector<double> factor = h;
     if (!inverse_cholesky_upper(factor, f.k) || !inverts(h, factor, f.k)) continue;
     if (damp != options.damp)
-      note += fmt::format("{}the Hessian needed damping {:.3g} instead of {:.3g}", note.empty() ? "" : "; ", damp, options.damp);
+      note += fmt::format("{}the Hessian needed damping {:.3g} instead of {:.3g}", note.empty() ? "" : "; ",
+                          damp, options.damp);
     return {gptq_loop(std::move(start), factor, order, f, pool), damp, note, false};
   }
-  return rounded(weight, input, options, pool, fmt::format("the Hessian could not be inverted with damping up to {}: rounded", kLargestDamp));
+  return rounded(
+      weight, input, options, pool,
+      fmt::format("the Hessian could not be inverted with damping up to {}: rounded", kLargestDamp));
 }
 
 }  // namespace nibble

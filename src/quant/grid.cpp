@@ -48,7 +48,8 @@ Grid fit_ends(float low, float high, const PackedFormat& format) {
   Grid grid;
   const float top = static_cast<float>(format.max_code());
   grid.scale = stored_scale((high - low) / top);
-  if (grid.scale != 0) grid.zero = static_cast<int>(std::clamp(std::nearbyintf(-low / grid.scale), 0.0f, top));
+  if (grid.scale != 0)
+    grid.zero = static_cast<int>(std::clamp(std::nearbyintf(-low / grid.scale), 0.0f, top));
   return grid;
 }
 

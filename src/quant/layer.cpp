@@ -43,7 +43,9 @@ std::string describe_change(const LayerPlan& from, const LayerPlan& to) {
 }  // namespace
 
 OrderedJson to_json(const LayerReport& r) {
-  const auto optional = [](const std::optional<double>& v) { return v ? OrderedJson(*v) : OrderedJson(nullptr); };
+  const auto optional = [](const std::optional<double>& v) {
+    return v ? OrderedJson(*v) : OrderedJson(nullptr);
+  };
   return {{"name", r.name},
           {"shape", {r.n, r.k}},
           {"method", r.used.bits == 16 ? "none" : r.used.method},
@@ -79,8 +81,9 @@ std::optional<double> rounding_error(std::span<const float> weight, const Packed
   return relative_output_error(weight, dequantize(rounded.matrix), format.n, input, pool);
 }
 
-QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight, int64_t n, const InputStatistics& input,
-                              const LayerPlan& plan, std::optional<double> rtn_error, const LayerOptions& options,
+QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight, int64_t n,
+                              const InputStatistics& input, const LayerPlan& plan,
+                              std::optional<double> rtn_error, const LayerOptions& options,
                               ThreadPool& pool) {
   const auto begin = std::chrono::steady_clock::now();
   const int64_t k = input.k;
@@ -90,11 +93,13 @@ QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight
   report.n = n;
   report.k = k;
   report.rtn_error = rtn_error;
-  if (const int64_t bad = clean_weights(weight)) add_reason(report, fmt::format("{} NaN or infinite weights set to 0", bad));
+  if (const int64_t bad = clean_weights(weight))
+    add_reason(report, fmt::format("{} NaN or infinite weights set to 0", bad));
   LayerPlan used = plan;
   while (used.bits < 16) {
     const PackedFormat format{used.bits, used.group_size, used.symmetric, n, k};
-    Quantized q = find_method(used.method).quantize(weight, input, {format, options.damp, options.act_order, options.clip}, pool);
+    Quantized q = find_method(used.method)
+                      .quantize(weight, input, {format, options.damp, options.act_order, options.clip}, pool);
     std::string note = q.note;
     bool rounded = q.fell_back;
     std::optional<double> error;
@@ -104,7 +109,8 @@ QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight
         const Quantized plain = quantize_rtn(weight, input, {format}, pool);
         const double plain_error = relative_output_error(weight, dequantize(plain.matrix), n, input, pool);
         if (plain_error < *error) {
-          note = fmt::format("output error {:.3g} of {}, {:.3g} of rounding: rounded", *error, used.method, plain_error);
+          note = fmt::format("output error {:.3g} of {}, {:.3g} of rounding: rounded", *error, used.method,
+                             plain_error);
           error = plain_error;
           q.matrix = plain.matrix;
           rounded = true;
@@ -114,8 +120,9 @@ QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight
     if (error && *error > options.error_limit) {
       const LayerPlan next = next_plan(used);
       report.fallback = describe_change(used, next);
-      add_reason(report, fmt::format("output error {:.3g} at {} bits, group size {} is above the limit {:.3g}", *error,
-                                     used.bits, used.group_size, options.error_limit));
+      add_reason(report,
+                 fmt::format("output error {:.3g} at {} bits, group size {} is above the limit {:.3g}",
+                             *error, used.bits, used.group_size, options.error_limit));
       used = next;
       continue;
     }

@@ -16,16 +16,16 @@ namespace nibble {
 struct LayerReport {
   std::string name;
   int64_t n = 0, k = 0;
-  LayerPlan used;                 // what was done in the end
-  int64_t remainder = 0;          // inputs of the last, short group; 0: none is short
+  LayerPlan used;         // what was done in the end
+  int64_t remainder = 0;  // inputs of the last, short group; 0: none is short
   bool act_order = false;
   double damp = 0;
-  std::optional<double> error;    // ‖(W−Ŵ)X‖²/‖WX‖²; unknown without finite activations
+  std::optional<double> error;      // ‖(W−Ŵ)X‖²/‖WX‖²; unknown without finite activations
   std::optional<double> rtn_error;  // the same for rounding at the plan's bits and group size
-  float scale_exponent = 0;       // of GSQ's channel scales; 0 with scaled = false: none
+  float scale_exponent = 0;         // of GSQ's channel scales; 0 with scaled = false: none
   bool scaled = false;
-  std::string fallback;           // what was used instead of the plan: "rtn", "group size 32", "8 bits", "16 bits"
-  std::string reason;             // why; or what else had to be done
+  std::string fallback;  // what was used instead of the plan: "rtn", "group size 32", "8 bits", "16 bits"
+  std::string reason;    // why; or what else had to be done
   double seconds = 0;
 };
 OrderedJson to_json(const LayerReport& report);
@@ -33,8 +33,8 @@ OrderedJson to_json(const LayerReport& report);
 struct LayerOptions {
   double damp = 0.01;
   bool act_order = false;
-  bool clip = true;               // GSQ: off for q and k, whose errors the softmax amplifies (as in AWQ)
-  double error_limit = 0.3;       // relative output error above which a layer counts as broken
+  bool clip = true;          // GSQ: off for q and k, whose errors the softmax amplifies (as in AWQ)
+  double error_limit = 0.3;  // relative output error above which a layer counts as broken
 };
 
 struct QuantizedLayer {
@@ -45,9 +45,9 @@ struct QuantizedLayer {
 // `weight` [n, k] and `input` as the method sees them (scaled for GSQ); `rtn_error`: of rounding the
 // unscaled weights, where known. Tries the plan, then rounding where that is better, then smaller
 // groups, 8 bits and 16 bits while the error is above the limit.
-QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight, int64_t n, const InputStatistics& input,
-                              const LayerPlan& plan, std::optional<double> rtn_error, const LayerOptions& options,
-                              ThreadPool& pool);
+QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight, int64_t n,
+                              const InputStatistics& input, const LayerPlan& plan,
+                              std::optional<double> rtn_error, const LayerOptions& options, ThreadPool& pool);
 
 // Replaces NaN and infinities by 0; returns how many there were.
 int64_t clean_weights(std::vector<float>& weight);

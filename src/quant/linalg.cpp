@@ -25,13 +25,14 @@ void single_threaded() {
 }
 
 // c = alpha·a·b + beta·c, rows of a and c shared out.
-void multiply(float alpha, const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc,
-              int64_t m, int64_t n, int64_t k, ThreadPool& pool) {
+void multiply(float alpha, const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
+              int64_t ldc, int64_t m, int64_t n, int64_t k, ThreadPool& pool) {
   single_threaded();
   pool.parallel_for(static_cast<size_t>(m), 16, [&](size_t begin, size_t end, int) {
     const int64_t row = static_cast<int64_t>(begin);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(static_cast<int64_t>(end) - row), as_int(n), as_int(k),
-                alpha, a + row * lda, as_int(lda), b, as_int(ldb), beta, c + row * ldc, as_int(ldc));
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(static_cast<int64_t>(end) - row), as_int(n),
+                as_int(k), alpha, a + row * lda, as_int(lda), b, as_int(ldb), beta, c + row * ldc,
+                as_int(ldc));
   });
 }
 
@@ -43,19 +44,20 @@ void add_gram(const float* x, int64_t rows, int64_t k, std::vector<float>& gram,
   pool.parallel_each(static_cast<size_t>(blocks), [&](size_t block, int) {
     const int64_t first = static_cast<int64_t>(block) * kGramBlock;
     const int64_t count = std::min(kGramBlock, k - first);
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, as_int(count), as_int(k - first), as_int(rows), 1.0f, x + first,
-                as_int(k), x + first, as_int(k), 1.0f, gram.data() + first * k + first, as_int(k));
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, as_int(count), as_int(k - first), as_int(rows), 1.0f,
+                x + first, as_int(k), x + first, as_int(k), 1.0f, gram.data() + first * k + first, as_int(k));
   });
 }
 
 void mirror_upper(std::vector<float>& matrix, int64_t k) {
   for (int64_t i = 1; i < k; ++i) {
-    for (int64_t j = 0; j < i; ++j) matrix[static_cast<size_t>(i * k + j)] = matrix[static_cast<size_t>(j * k + i)];
+    for (int64_t j = 0; j < i; ++j)
+      matrix[static_cast<size_t>(i * k + j)] = matrix[static_cast<size_t>(j * k + i)];
   }
 }
 
-void subtract_product(const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t m,
-                      int64_t n, int64_t k, ThreadPool& pool) {
+void subtract_product(const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
+                      int64_t m, int64_t n, int64_t k, ThreadPool& pool) {
   multiply(-1.0f, a, lda, b, ldb, 1.0f, c, ldc, m, n, k, pool);
 }
 

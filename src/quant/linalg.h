@@ -14,8 +14,8 @@ void add_gram(const float* x, int64_t rows, int64_t k, std::vector<float>& gram,
 void mirror_upper(std::vector<float>& matrix, int64_t k);  // fills the lower triangle
 
 // c[m, n] −= a[m, k] · b[k, n], leading dimensions in elements.
-void subtract_product(const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t m,
-                      int64_t n, int64_t k, ThreadPool& pool);
+void subtract_product(const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
+                      int64_t m, int64_t n, int64_t k, ThreadPool& pool);
 // c[m, n] = a[m, k] · b[k, n]
 void product(const float* a, const float* b, float* c, int64_t m, int64_t n, int64_t k, ThreadPool& pool);
 

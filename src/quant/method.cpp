@@ -8,7 +8,8 @@ namespace nibble {
 std::vector<float> dequantize(const QuantizedMatrix& m) {
   std::vector<float> values(m.codes.size());
   for (int64_t row = 0; row < m.format.n; ++row) {
-    for (int64_t i = 0; i < m.format.k; ++i) values[static_cast<size_t>(row * m.format.k + i)] = m.value(row, i);
+    for (int64_t i = 0; i < m.format.k; ++i)
+      values[static_cast<size_t>(row * m.format.k + i)] = m.value(row, i);
   }
   return values;
 }

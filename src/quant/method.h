@@ -16,25 +16,25 @@ namespace nibble {
 struct InputStatistics {
   int64_t k = 0;
   int64_t tokens = 0;
-  std::vector<float> gram;       // [k, k], Σ x·xᵀ over tokens, symmetric
-  std::vector<float> mean_abs;   // [k], mean |x|
-  std::vector<float> sample;     // [rows, k], some tokens' inputs
-  bool finite = true;            // false: NaN or infinity was seen
+  std::vector<float> gram;      // [k, k], Σ x·xᵀ over tokens, symmetric
+  std::vector<float> mean_abs;  // [k], mean |x|
+  std::vector<float> sample;    // [rows, k], some tokens' inputs
+  bool finite = true;           // false: NaN or infinity was seen
 };
 
 struct MethodOptions {
-  PackedFormat format;           // n and k of the layer
-  double damp = 0.01;            // GPTQ: share of the mean diagonal added to the Hessian
-  bool act_order = false;        // GPTQ: columns by falling diagonal, groups as stored
-  bool clip = true;              // GSQ: ranges may be clipped
+  PackedFormat format;     // n and k of the layer
+  double damp = 0.01;      // GPTQ: share of the mean diagonal added to the Hessian
+  bool act_order = false;  // GPTQ: columns by falling diagonal, groups as stored
+  bool clip = true;        // GSQ: ranges may be clipped
 };
 
 // A layer that a method quantized, and what had to be done differently from what was asked.
 struct Quantized {
   QuantizedMatrix matrix;
-  double damp_used = 0;          // 0: no Hessian was inverted
-  std::string note;              // why something else than the method ran; empty: nothing did
-  bool fell_back = false;        // to rounding
+  double damp_used = 0;    // 0: no Hessian was inverted
+  std::string note;        // why something else than the method ran; empty: nothing did
+  bool fell_back = false;  // to rounding
 };
 
 // weight: [n, k] float32, finite. Deterministic for a given number of threads.
@@ -43,10 +43,10 @@ using QuantizeFn = Quantized (*)(std::span<const float> weight, const InputStati
 
 struct Method {
   std::string_view name;
-  std::string_view summary;      // one line for --help
+  std::string_view summary;  // one line for --help
   QuantizeFn quantize;
   bool needs_calibration;
-  bool scales_inputs;            // folds per-channel scales into the operation before (quant/scaling.h)
+  bool scales_inputs;  // folds per-channel scales into the operation before (quant/scaling.h)
 };
 
 // Registered methods; throws UsageError naming them when there is no such one.

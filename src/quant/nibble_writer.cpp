@@ -17,10 +17,13 @@ TensorView view_of(DType dtype, std::vector<int64_t> shape, const void* data) {
 
 void add_packed(const std::string& name, const QuantizedTensors::Packed& packed, NamedTensors& out) {
   const PackedFormat& f = packed.format;
-  out.emplace_back(name + ".codes", view_of(DType::kU8, {f.panels(), f.chunks() * f.chunk_bytes()}, packed.buffers.codes.data()));
-  out.emplace_back(name + ".scales", view_of(DType::kF16, {f.panels(), f.groups(), kPanelRows}, packed.buffers.scales.data()));
+  out.emplace_back(name + ".codes", view_of(DType::kU8, {f.panels(), f.chunks() * f.chunk_bytes()},
+                                            packed.buffers.codes.data()));
+  out.emplace_back(name + ".scales",
+                   view_of(DType::kF16, {f.panels(), f.groups(), kPanelRows}, packed.buffers.scales.data()));
   if (!f.symmetric)
-    out.emplace_back(name + ".zeros", view_of(DType::kU8, {f.panels(), f.groups(), f.zero_bytes_per_group()}, packed.buffers.zeros.data()));
+    out.emplace_back(name + ".zeros", view_of(DType::kU8, {f.panels(), f.groups(), f.zero_bytes_per_group()},
+                                              packed.buffers.zeros.data()));
 }
 
 // Alignment follows from the order: codes are multiples of 64 bytes, then 4-, 2- and 1-byte types.
@@ -47,7 +50,8 @@ Json config_of(const Model& model, const QuantizedTensors& tensors, const Ordere
 
 }  // namespace
 
-void write_nibble_directory(const Model& model, const QuantizedTensors& tensors, const OrderedJson& summary, const fs::path& out) {
+void write_nibble_directory(const Model& model, const QuantizedTensors& tensors, const OrderedJson& summary,
+                            const fs::path& out) {
   NamedTensors all;
   for (const auto& [name, packed] : tensors.packed) add_packed(name, packed, all);
   for (const auto& [name, values] : tensors.floats) {
@@ -56,18 +60,21 @@ void write_nibble_directory(const Model& model, const QuantizedTensors& tensors,
     all.emplace_back(name, view_of(DType::kF32, original->second.shape, values.data()));
   }
   for (const auto& [name, view] : model.checkpoint().tensors) {
-    const bool replaced = tensors.floats.contains(name) ||
-                          (name.ends_with(".weight") && tensors.packed.contains(name.substr(0, name.size() - 7))) ||
-                          (model.config.tied_head && name == std::string(model.architecture().names.head) + ".weight");
+    const bool replaced =
+        tensors.floats.contains(name) ||
+        (name.ends_with(".weight") && tensors.packed.contains(name.substr(0, name.size() - 7))) ||
+        (model.config.tied_head && name == std::string(model.architecture().names.head) + ".weight");
     if (!replaced) all.emplace_back(name, view);
   }
   std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return rank(a) < rank(b); });
   write_safetensors(out / "model.safetensors", all, {{"format", "nibble"}});
   const Checkpoint& from = model.checkpoint();
   if (!from.tokenizer.is_null()) write_file_atomically(out / "tokenizer.json", from.tokenizer.dump());
-  if (!from.generation_config.is_null()) write_file_atomically(out / "generation_config.json", from.generation_config.dump(2));
+  if (!from.generation_config.is_null())
+    write_file_atomically(out / "generation_config.json", from.generation_config.dump(2));
   const fs::path tokenizer_config = from.path / "tokenizer_config.json";
-  if (fs::exists(tokenizer_config)) write_file_atomically(out / "tokenizer_config.json", read_file(tokenizer_config));
+  if (fs::exists(tokenizer_config))
+    write_file_atomically(out / "tokenizer_config.json", read_file(tokenizer_config));
   write_file_atomically(out / "config.json", config_of(model, tensors, summary).dump(2) + "\n");
 }
 

@@ -18,7 +18,8 @@ void check_layer(const LayerPlan& layer, const std::string& where) {
   if (std::find(kBits.begin(), kBits.end(), layer.bits) == kBits.end())
     throw UsageError(fmt::format("{}: {} bits; 2, 3, 4, 8 and 16 are possible", where, layer.bits));
   if (layer.group_size < 0 || layer.group_size % 16 != 0)
-    throw UsageError(fmt::format("{}: group size {}; multiples of 16 are possible, or 0 for the whole row", where, layer.group_size));
+    throw UsageError(fmt::format("{}: group size {}; multiples of 16 are possible, or 0 for the whole row",
+                                 where, layer.group_size));
 }
 
 template <typename T>
@@ -64,7 +65,8 @@ std::vector<Plan::Rule> read_plan_rules(const std::filesystem::path& file) {
   }
   for (const auto& [key, value] : root) {
     if (key.str() != "rule" || !value.is_array_of_tables())
-      throw UsageError(fmt::format("{}: '{}' is not known; a plan holds [[rule]] tables", file.string(), key.str()));
+      throw UsageError(
+          fmt::format("{}: '{}' is not known; a plan holds [[rule]] tables", file.string(), key.str()));
   }
   std::vector<Plan::Rule> rules;
   const toml::array* tables = root["rule"].as_array();
@@ -72,7 +74,8 @@ std::vector<Plan::Rule> read_plan_rules(const std::filesystem::path& file) {
     const toml::table& table = *tables->get(i)->as_table();
     const std::string where = fmt::format("{} line {}", file.string(), table.source().begin.line);
     for (const auto& [key, value] : table) {
-      constexpr std::array<std::string_view, 5> kKeys = {"pattern", "method", "bits", "group_size", "symmetric"};
+      constexpr std::array<std::string_view, 5> kKeys = {"pattern", "method", "bits", "group_size",
+                                                         "symmetric"};
       if (std::find(kKeys.begin(), kKeys.end(), key.str()) == kKeys.end())
         throw UsageError(fmt::format("{}: '{}' is not known in a rule", where, key.str()));
     }
@@ -83,7 +86,8 @@ std::vector<Plan::Rule> read_plan_rules(const std::filesystem::path& file) {
     try {
       rule.regex = std::regex(rule.pattern);
     } catch (const std::regex_error& error) {
-      throw UsageError(fmt::format("{}: pattern '{}' is not a regular expression: {}", where, rule.pattern, error.what()));
+      throw UsageError(
+          fmt::format("{}: pattern '{}' is not a regular expression: {}", where, rule.pattern, error.what()));
     }
     rule.method = take<std::string>(table, "method", where);
     rule.bits = take<int>(table, "bits", where);

@@ -11,15 +11,15 @@ namespace nibble {
 
 struct LayerPlan {
   std::string method = "gptq";
-  int bits = 4;               // 2, 3, 4, 8; 16 leaves the layer as it is
-  int group_size = 64;        // a multiple of 16; 0: the whole row
+  int bits = 4;         // 2, 3, 4, 8; 16 leaves the layer as it is
+  int group_size = 64;  // a multiple of 16; 0: the whole row
   bool symmetric = false;
 };
 
 // Every linear takes `base`, changed by the rules whose pattern is found in its name, in order.
 struct Plan {
   struct Rule {
-    std::string pattern;      // ECMAScript regular expression, searched in the name
+    std::string pattern;  // ECMAScript regular expression, searched in the name
     std::regex regex;
     std::optional<std::string> method;
     std::optional<int> bits, group_size;
@@ -29,7 +29,7 @@ struct Plan {
   std::vector<Rule> rules;
 
   LayerPlan layer(const std::string& name) const;
-  void validate() const;      // throws UsageError
+  void validate() const;  // throws UsageError
 };
 
 // Rules from a TOML file:

@@ -34,7 +34,8 @@ std::vector<float> normals(size_t n, uint64_t seed) {
 
 // Activations with correlated channels of very different size, as in a language model.
 InputStatistics activations(int64_t k, int64_t tokens, uint64_t seed) {
-  std::vector<float> x = normals(static_cast<size_t>(k * tokens), seed), shared = normals(static_cast<size_t>(tokens), seed + 1);
+  std::vector<float> x = normals(static_cast<size_t>(k * tokens), seed),
+                     shared = normals(static_cast<size_t>(tokens), seed + 1);
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t i = 0; i < k; ++i) {
       float& v = x[static_cast<size_t>(t * k + i)];
@@ -57,7 +58,8 @@ std::vector<double> reference_factor(std::vector<double> a, int64_t k) {
     for (size_t r = 0; r < n; ++r) {
       const double factor = a[r * n + c];
       if (r == c || factor == 0) continue;
-      for (size_t j = 0; j < n; ++j) a[r * n + j] -= factor * a[c * n + j], inverse[r * n + j] -= factor * inverse[c * n + j];
+      for (size_t j = 0; j < n; ++j)
+        a[r * n + j] -= factor * a[c * n + j], inverse[r * n + j] -= factor * inverse[c * n + j];
     }
   }
   for (size_t i = 0; i < n; ++i) {
@@ -84,7 +86,8 @@ std::vector<double> hessian(const InputStatistics& input, double damp) {
 }
 
 // Algorithm 1 of arXiv:2210.17323 one column at a time, without lazy blocks.
-QuantizedMatrix reference_gptq(const std::vector<float>& weight, const std::vector<double>& u, const PackedFormat& f) {
+QuantizedMatrix reference_gptq(const std::vector<float>& weight, const std::vector<double>& u,
+                               const PackedFormat& f) {
   QuantizedMatrix m(f);
   std::vector<float> cost;
   for (int64_t i = 0; i < f.k; ++i) {
@@ -105,8 +108,10 @@ QuantizedMatrix reference_gptq(const std::vector<float>& weight, const std::vect
       }
       const int code = grid.code(static_cast<float>(w[static_cast<size_t>(i)]), f.max_code());
       m.codes[static_cast<size_t>(row * f.k + i)] = static_cast<uint8_t>(code);
-      const double error = (w[static_cast<size_t>(i)] - double{grid.value(code)}) / u[static_cast<size_t>(i * f.k + i)];
-      for (int64_t j = i + 1; j < f.k; ++j) w[static_cast<size_t>(j)] -= error * u[static_cast<size_t>(i * f.k + j)];
+      const double error =
+          (w[static_cast<size_t>(i)] - double{grid.value(code)}) / u[static_cast<size_t>(i * f.k + i)];
+      for (int64_t j = i + 1; j < f.k; ++j)
+        w[static_cast<size_t>(j)] -= error * u[static_cast<size_t>(i * f.k + j)];
     }
   }
   return m;
@@ -119,8 +124,13 @@ struct Problem {
 };
 
 TEST(Gptq, MatchesThePublishedAlgorithm) {
-  for (const Problem& p : {Problem{64, 256, 32, 4, false}, {256, 100, 32, 4, false}, {48, 600, 64, 4, true},
-                           {16, 1, 16, 4, false}, {20, 96, 0, 3, true}, {33, 300, 96, 2, false}, {8, 257, 128, 8, false}}) {
+  for (const Problem& p : {Problem{64, 256, 32, 4, false},
+                           {256, 100, 32, 4, false},
+                           {48, 600, 64, 4, true},
+                           {16, 1, 16, 4, false},
+                           {20, 96, 0, 3, true},
+                           {33, 300, 96, 2, false},
+                           {8, 257, 128, 8, false}}) {
     const auto input = activations(p.k, 3 * p.k + 5, 11);
     const auto weight = normals(static_cast<size_t>(p.n * p.k), 12);
     const PackedFormat f{p.bits, p.group, p.symmetric, p.n, p.k};
@@ -132,7 +142,8 @@ TEST(Gptq, MatchesThePublishedAlgorithm) {
     // rest of its row along: whole rows are counted.
     int64_t different = 0;
     for (int64_t row = 0; row < p.n; ++row)
-      different += !std::equal(expected.codes.begin() + row * p.k, expected.codes.begin() + (row + 1) * p.k, got.matrix.codes.begin() + row * p.k);
+      different += !std::equal(expected.codes.begin() + row * p.k, expected.codes.begin() + (row + 1) * p.k,
+                               got.matrix.codes.begin() + row * p.k);
     EXPECT_LE(different, 1 + p.n / 16) << "n" << p.n << " k" << p.k << " g" << p.group;
     const double theirs = relative_output_error(weight, dequantize(expected), p.n, input, pool());
     const double ours = relative_output_error(weight, dequantize(got.matrix), p.n, input, pool());
@@ -145,7 +156,9 @@ TEST(Gptq, LosesLessThanRoundingWithAndWithoutActOrder) {
     const auto input = activations(k, 2000, 21);
     const auto weight = normals(static_cast<size_t>(64 * k), 22);
     const PackedFormat f{4, 64, false, 64, k};
-    const auto error = [&](const Quantized& q) { return relative_output_error(weight, dequantize(q.matrix), 64, input, pool()); };
+    const auto error = [&](const Quantized& q) {
+      return relative_output_error(weight, dequantize(q.matrix), 64, input, pool());
+    };
     const double rounded = error(quantize_rtn(weight, input, {f, 0, false, true}, pool()));
     EXPECT_LT(error(quantize_gptq(weight, input, {f, 0.01, false, true}, pool())), 0.8 * rounded);
     EXPECT_LT(error(quantize_gptq(weight, input, {f, 0.01, true, true}, pool())), 0.8 * rounded);
@@ -188,7 +201,8 @@ TEST(HostileLayers, DeadInputsAndZeroGroups) {
   for (const bool symmetric : {false, true}) {
     const MethodOptions options{{4, 32, symmetric, n, k}, 0.01, false, true};
     for (const Method& method : methods()) {
-      for (const float v : dequantize(method.quantize(zeros, input, options, pool()).matrix)) ASSERT_EQ(v, 0.0f);
+      for (const float v : dequantize(method.quantize(zeros, input, options, pool()).matrix))
+        ASSERT_EQ(v, 0.0f);
     }
   }
 }
@@ -196,7 +210,8 @@ TEST(HostileLayers, DeadInputsAndZeroGroups) {
 TEST(HostileLayers, SingularHessians) {
   const auto weight = normals(16 * 64, 51);
   const MethodOptions options{{4, 32, false, 16, 64}, 0.0, false, true};
-  const Quantized few = quantize_gptq(weight, activations(64, 3, 52), options, pool());  // rank 3 of 64, no damping
+  const Quantized few =
+      quantize_gptq(weight, activations(64, 3, 52), options, pool());  // rank 3 of 64, no damping
   EXPECT_GT(few.damp_used, 0);
   EXPECT_NE(few.note.find("damping"), std::string::npos) << few.note;
   expect_finite(few.matrix);
@@ -221,7 +236,8 @@ TEST(HostileLayers, NotANumberInWeightsAndActivations) {
     plan.method = method.name;
     plan.group_size = 32;
     const auto cleaned = quantize_layer("layer", weight, 16, input, plan, std::nullopt, {}, pool());
-    EXPECT_NE(cleaned.report.reason.find("2 NaN or infinite weights"), std::string::npos) << cleaned.report.reason;
+    EXPECT_NE(cleaned.report.reason.find("2 NaN or infinite weights"), std::string::npos)
+        << cleaned.report.reason;
     expect_finite(cleaned.matrix.value());
     const auto blind = quantize_layer("layer", weight, 16, poisoned, plan, std::nullopt, {}, pool());
     expect_finite(blind.matrix.value());
@@ -239,7 +255,8 @@ TEST(HostileLayers, HugeAndTinyWeightsStayFinite) {
     auto weight = normals(8 * 48, 72);
     for (float& w : weight) w *= size;
     for (const Method& method : methods())
-      expect_finite(method.quantize(weight, input, {{4, 16, false, 8, 48}, 0.01, false, true}, pool()).matrix);
+      expect_finite(
+          method.quantize(weight, input, {{4, 16, false, 8, 48}, 0.01, false, true}, pool()).matrix);
   }
 }
 
@@ -248,7 +265,8 @@ TEST(Layer, BrokenLayersTakeSmallerGroupsThenMoreBits) {
   const auto weight = normals(16 * 128, 82);
   LayerPlan plan{"rtn", 2, 128, false};
   LayerOptions options;
-  const auto as_planned = quantize_layer("layer", weight, 16, input, plan, std::nullopt, {.error_limit = 1e9}, pool());
+  const auto as_planned =
+      quantize_layer("layer", weight, 16, input, plan, std::nullopt, {.error_limit = 1e9}, pool());
   EXPECT_EQ(as_planned.report.fallback, "");
   options.error_limit = *as_planned.report.error * 0.9;
   const auto smaller = quantize_layer("layer", weight, 16, input, plan, std::nullopt, options, pool());
@@ -257,7 +275,8 @@ TEST(Layer, BrokenLayersTakeSmallerGroupsThenMoreBits) {
   EXPECT_NE(smaller.report.fallback.find("group size"), std::string::npos);
   EXPECT_NE(smaller.report.reason.find("above the limit"), std::string::npos);
   options.error_limit = 1e-3;
-  EXPECT_EQ(quantize_layer("layer", weight, 16, input, plan, std::nullopt, options, pool()).report.fallback, "8 bits");
+  EXPECT_EQ(quantize_layer("layer", weight, 16, input, plan, std::nullopt, options, pool()).report.fallback,
+            "8 bits");
   options.error_limit = 1e-12;
   const auto none = quantize_layer("layer", weight, 16, input, plan, std::nullopt, options, pool());
   EXPECT_EQ(none.report.fallback, "16 bits");
@@ -291,18 +310,23 @@ TEST(Scaling, FindsScalesThatLowerTheErrorAndFoldBack) {
   auto scaled = weight;
   scale_inputs(scaled, channels, scales);
   const auto seen = divide_input(input, channels, scales);
-  const double rounded = relative_output_error(weight, dequantize(quantize_rtn(weight, input, {f, 0, false, true}, pool()).matrix), 48, input, pool());
-  const double with_scales = relative_output_error(scaled, dequantize(quantize_rtn(scaled, seen, {f, 0, false, true}, pool()).matrix), 48, seen, pool());
+  const double rounded = relative_output_error(
+      weight, dequantize(quantize_rtn(weight, input, {f, 0, false, true}, pool()).matrix), 48, input, pool());
+  const double with_scales = relative_output_error(
+      scaled, dequantize(quantize_rtn(scaled, seen, {f, 0, false, true}, pool()).matrix), 48, seen, pool());
   EXPECT_LT(with_scales, 0.9 * rounded);
   scale_inputs(scaled, channels, scales, true);
-  for (size_t i = 0; i < weight.size(); ++i) ASSERT_NEAR(scaled[i], weight[i], 1e-6f + 1e-6f * std::fabs(weight[i]));
+  for (size_t i = 0; i < weight.size(); ++i)
+    ASSERT_NEAR(scaled[i], weight[i], 1e-6f + 1e-6f * std::fabs(weight[i]));
 }
 
 TEST(Plan, RulesChangeWhatTheyName) {
   Plan plan;
   plan.rules.push_back({"down_proj", std::regex("down_proj"), std::nullopt, 8, 32, std::nullopt});
-  plan.rules.push_back({"layers\\.0\\.", std::regex("layers\\.0\\."), "rtn", std::nullopt, std::nullopt, true});
-  const LayerPlan first = plan.layer("model.layers.0.mlp.down_proj"), other = plan.layer("model.layers.3.mlp.up_proj");
+  plan.rules.push_back(
+      {"layers\\.0\\.", std::regex("layers\\.0\\."), "rtn", std::nullopt, std::nullopt, true});
+  const LayerPlan first = plan.layer("model.layers.0.mlp.down_proj"),
+                  other = plan.layer("model.layers.3.mlp.up_proj");
   EXPECT_EQ(first.method, "rtn");
   EXPECT_EQ(first.bits, 8);
   EXPECT_EQ(first.group_size, 32);

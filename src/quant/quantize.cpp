@@ -18,17 +18,21 @@ constexpr const char* kReportName = "quantization_report.json";
 constexpr int kHeadGroup = 128;  // at 8 bits, symmetric: 8.125 bits a weight
 
 // Embedding and head, rounded: they see no calibration and their rows are looked up one by one.
-void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPool& pool, QuantizedTensors& out) {
+void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPool& pool,
+                   QuantizedTensors& out) {
   if (bits == 16) return;
   std::vector<const Linear*> ends = {&model.embedding};
   if (!model.config.tied_head) ends.push_back(&model.head);
   for (const Linear* end : ends) {
     const auto begin = std::chrono::steady_clock::now();
     if (end->packed) fail("{}: already quantized; start from the original model", end->name);
-    std::vector<float> weight = to_float({end->dense.dtype, {end->n, end->k}, static_cast<const std::byte*>(end->dense.data)});
+    std::vector<float> weight =
+        to_float({end->dense.dtype, {end->n, end->k}, static_cast<const std::byte*>(end->dense.data)});
     LayerReport report;
-    if (const int64_t bad = clean_weights(weight)) report.reason = fmt::format("{} NaN or infinite weights set to 0", bad);
-    const PackedFormat format{bits, bits == 8 ? kHeadGroup : base.group_size, bits == 8 || base.symmetric, end->n, end->k};
+    if (const int64_t bad = clean_weights(weight))
+      report.reason = fmt::format("{} NaN or infinite weights set to 0", bad);
+    const PackedFormat format{bits, bits == 8 ? kHeadGroup : base.group_size, bits == 8 || base.symmetric,
+                              end->n, end->k};
     const Quantized q = quantize_rtn(weight, {}, {format, 0, false, true}, pool);
     out.packed[end->name] = {format, pack(q.matrix), "rtn"};
     report.name = end->name;
@@ -44,7 +48,8 @@ void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPo
 void prepare_directory(const fs::path& out, bool force) {
   if (fs::exists(out)) {
     if (!fs::is_directory(out)) fail("{}: exists and is not a directory", out.string());
-    if (!force && !fs::is_empty(out)) fail("{}: exists; give another name, or --force to write over it", out.string());
+    if (!force && !fs::is_empty(out))
+      fail("{}: exists; give another name, or --force to write over it", out.string());
     fs::remove(out / kReportName);
   }
   std::error_code error;
@@ -72,15 +77,16 @@ void QuantizeOptions::validate() const {
   plan.validate();
   if (head_bits != 2 && head_bits != 3 && head_bits != 4 && head_bits != 8 && head_bits != 16)
     throw UsageError(fmt::format("--head-bits {}: 2, 3, 4, 8 and 16 are possible", head_bits));
-  if (!(layer.damp >= 0) || !(layer.damp <= 1)) throw UsageError(fmt::format("--damp {}: expected 0 to 1", layer.damp));
+  if (!(layer.damp >= 0) || !(layer.damp <= 1))
+    throw UsageError(fmt::format("--damp {}: expected 0 to 1", layer.damp));
   if (calibration.samples < 1 || calibration.samples > 1 << 16)
     throw UsageError(fmt::format("--samples {}: expected 1 to 65536", calibration.samples));
   if (calibration.seqlen < 2 || calibration.seqlen > 1 << 16)
     throw UsageError(fmt::format("--seqlen {}: expected 2 to 65536", calibration.seqlen));
 }
 
-OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOptions& options, const fs::path& out,
-                           bool force, ThreadPool& pool, const BlockProgress& progress) {
+OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOptions& options,
+                           const fs::path& out, bool force, ThreadPool& pool, const BlockProgress& progress) {
   const auto begin = std::chrono::steady_clock::now();
   options.validate();
   prepare_directory(out, force);
@@ -88,7 +94,8 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
   wanted.seqlen = std::min(wanted.seqlen, model->config.max_context);
   // A method without calibration still reports its output error on the text when there is some.
   const bool have_text = !wanted.files.empty();
-  if (!have_text && needs_calibration(*model, options.plan)) fail("calibration text is needed: name files with --calibration");
+  if (!have_text && needs_calibration(*model, options.plan))
+    fail("calibration text is needed: name files with --calibration");
   Calibration calibration;
   if (have_text) {
     calibration = load_calibration(wanted, model->load_tokenizer());
@@ -98,9 +105,12 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
   quantize_ends(*model, options.head_bits, options.plan.base, pool, tensors);
 
   const LayerPlan& base = options.plan.base;
-  const OrderedJson summary = {{"method", base.method},         {"bits", base.bits},
-                               {"group_size", base.group_size}, {"symmetric", base.symmetric},
-                               {"head_bits", options.head_bits}, {"version", options.version},
+  const OrderedJson summary = {{"method", base.method},
+                               {"bits", base.bits},
+                               {"group_size", base.group_size},
+                               {"symmetric", base.symmetric},
+                               {"head_bits", options.head_bits},
+                               {"version", options.version},
                                {"calibration_sha256", calibration.sha256}};
   write_nibble_directory(*model, tensors, summary, out);
 
@@ -109,23 +119,26 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
   report["model"] = model->name();
   report["model_sha256"] = checkpoint_sha256(written);
   OrderedJson sources = OrderedJson::array();
-  for (const auto& source : calibration.sources) sources.push_back({{"file", source.file}, {"samples", source.samples}});
-  report["calibration"] = {{"samples", calibration.samples.size()}, {"seqlen", wanted.seqlen}, {"tokens", calibration.tokens},
-                           {"seed", wanted.seed}, {"sha256", calibration.sha256}, {"sources", sources}};
+  for (const auto& source : calibration.sources)
+    sources.push_back({{"file", source.file}, {"samples", source.samples}});
+  report["calibration"] = {{"samples", calibration.samples.size()}, {"seqlen", wanted.seqlen},
+                           {"tokens", calibration.tokens},          {"seed", wanted.seed},
+                           {"sha256", calibration.sha256},          {"sources", sources}};
   OrderedJson linears = OrderedJson::array();
   for (const LayerReport& layer : tensors.reports) linears.push_back(to_json(layer));
   report["linears"] = std::move(linears);
   OrderedJson warnings = OrderedJson::array();
   if (have_text && static_cast<int>(calibration.samples.size()) < wanted.samples)
-    warnings.push_back(fmt::format("the calibration files held {} samples of {} tokens, {} were asked for", calibration.samples.size(),
-                                   wanted.seqlen, wanted.samples));
+    warnings.push_back(fmt::format("the calibration files held {} samples of {} tokens, {} were asked for",
+                                   calibration.samples.size(), wanted.seqlen, wanted.samples));
   report["warnings"] = std::move(warnings);
   const double bits = static_cast<double>(written.file_bytes) * 8 / static_cast<double>(model->parameters());
-  report["totals"] = {{"file_bytes", written.file_bytes},
-                      {"bits_per_weight", bits},
-                      {"parameters", model->parameters()},
-                      {"peak_rss", peak_rss()},
-                      {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()}};
+  report["totals"] = {
+      {"file_bytes", written.file_bytes},
+      {"bits_per_weight", bits},
+      {"parameters", model->parameters()},
+      {"peak_rss", peak_rss()},
+      {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()}};
   write_file_atomically(out / kReportName, report.dump(1) + "\n");
   return report;
 }

@@ -23,6 +23,7 @@ struct QuantizeOptions {
 // Quantizes `model` and writes the directory `out`, which must not exist unless `force`; a failure
 // leaves no quantization_report.json there. Returns the report, as written (docs/results.md).
 OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOptions& options,
-                           const std::filesystem::path& out, bool force, ThreadPool& pool, const BlockProgress& progress);
+                           const std::filesystem::path& out, bool force, ThreadPool& pool,
+                           const BlockProgress& progress);
 
 }  // namespace nibble

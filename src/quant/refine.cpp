@@ -15,7 +15,8 @@ void refine_codes(std::span<const float> weight, const InputStatistics& input, d
   const int64_t k = f.k;
   std::vector<float> gram = input.gram;
   double mean = 0;
-  for (int64_t i = 0; i < k; ++i) mean += double{gram[static_cast<size_t>(i * k + i)]} / static_cast<double>(k);
+  for (int64_t i = 0; i < k; ++i)
+    mean += double{gram[static_cast<size_t>(i * k + i)]} / static_cast<double>(k);
   for (int64_t i = 0; i < k; ++i) gram[static_cast<size_t>(i * k + i)] += static_cast<float>(damp * mean);
   // gradient = (W − Ŵ)·G: half the derivative of the loss by −Ŵ.
   std::vector<float> difference = dequantize(m), gradient(weight.size());
@@ -34,7 +35,8 @@ void refine_codes(std::span<const float> weight, const InputStatistics& input, d
           if (curvature == 0) continue;
           const float wanted = std::nearbyintf(slope[i] / curvature);
           if (!(std::fabs(wanted) >= 1)) continue;
-          const int code = static_cast<int>(std::clamp(static_cast<float>(codes[i]) + wanted, 0.0f, static_cast<float>(f.max_code())));
+          const int code = static_cast<int>(
+              std::clamp(static_cast<float>(codes[i]) + wanted, 0.0f, static_cast<float>(f.max_code())));
           const int step = code - codes[i];
           if (step == 0) continue;
           codes[i] = static_cast<uint8_t>(code);

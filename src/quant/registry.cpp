@@ -8,9 +8,10 @@ namespace nibble {
 namespace {
 
 constexpr std::array<Method, 3> kMethods = {{
-    {"gptq", "error of each column spread over the later ones through the inverse Hessian", quantize_gptq, true, false},
-    {"gsq", "activation-aware channel scales folded into the operation before, clipped groups", quantize_clipped, true,
-     true},
+    {"gptq", "error of each column spread over the later ones through the inverse Hessian", quantize_gptq,
+     true, false},
+    {"gsq", "activation-aware channel scales folded into the operation before, clipped groups",
+     quantize_clipped, true, true},
     {"rtn", "round to nearest, no calibration", quantize_rtn, false, false},
 }};
 

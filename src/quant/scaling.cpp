@@ -13,11 +13,12 @@ namespace {
 constexpr int kExponents = 20;
 constexpr float kExponentStep = 0.05f;
 constexpr float kLeastActivation = 1e-3f;  // of the mean channel's: keeps a dead channel's scale sane
-constexpr double kWorstRatio = 0.97;       // sample rows flatter a scale a little: it must gain more than that
-constexpr float kLargestScale = 64;        // after normalization; stored fp16 scales stay normal numbers
+constexpr double kWorstRatio = 0.97;  // sample rows flatter a scale a little: it must gain more than that
+constexpr float kLargestScale = 64;   // after normalization; stored fp16 scales stay normal numbers
 
 // Mean over channels' inputs of the mean |x|.
-std::vector<float> channel_means(const std::vector<float>& per_input, std::span<const int> channel_of, int channels) {
+std::vector<float> channel_means(const std::vector<float>& per_input, std::span<const int> channel_of,
+                                 int channels) {
   std::vector<float> mean(static_cast<size_t>(channels)), count(mean.size());
   for (size_t i = 0; i < per_input.size(); ++i) {
     mean[static_cast<size_t>(channel_of[i])] += per_input[i];
@@ -59,8 +60,13 @@ void normalize(std::vector<float>& scale) {
 class OutputError {
  public:
   OutputError(const ScaledLinear& linear, const InputStatistics& input, ThreadPool& pool)
-      : linear_(linear), input_(input), pool_(pool), rows_(static_cast<int64_t>(input.sample.size()) / input.k),
-        transposed_(input.sample.size()), error_(linear.weight.size()), output_(static_cast<size_t>(linear.format.n * rows_)) {
+      : linear_(linear),
+        input_(input),
+        pool_(pool),
+        rows_(static_cast<int64_t>(input.sample.size()) / input.k),
+        transposed_(input.sample.size()),
+        error_(linear.weight.size()),
+        output_(static_cast<size_t>(linear.format.n * rows_)) {
     for (int64_t r = 0; r < rows_; ++r) {
       for (int64_t i = 0; i < input.k; ++i)
         transposed_[static_cast<size_t>(i * rows_ + r)] = input.sample[static_cast<size_t>(r * input.k + i)];
@@ -146,7 +152,8 @@ ChannelScales search_scales(std::span<const ScaledLinear> linears, const InputSt
   double least = static_cast<double>(errors.size());
   for (const bool by_weight : {false, true}) {
     for (int step = by_weight ? 0 : 1; step < kExponents; ++step) {
-      ChannelScales candidate{std::vector<float>(x.size()), kExponentStep * static_cast<float>(step), by_weight};
+      ChannelScales candidate{std::vector<float>(x.size()), kExponentStep * static_cast<float>(step),
+                              by_weight};
       for (size_t c = 0; c < x.size(); ++c) {
         candidate.scale[c] = std::pow(x[c], candidate.exponent);
         if (by_weight) candidate.scale[c] /= std::pow(w[c], 1 - candidate.exponent) + 1e-4f;
@@ -162,7 +169,8 @@ ChannelScales search_scales(std::span<const ScaledLinear> linears, const InputSt
   return best;
 }
 
-void scale_inputs(std::vector<float>& weight, std::span<const int> channel_of, const ChannelScales& scales, bool divide) {
+void scale_inputs(std::vector<float>& weight, std::span<const int> channel_of, const ChannelScales& scales,
+                  bool divide) {
   const size_t k = channel_of.size();
   for (size_t at = 0; at < weight.size(); ++at) {
     const float s = scales.scale[static_cast<size_t>(channel_of[at % k])];
@@ -170,7 +178,8 @@ void scale_inputs(std::vector<float>& weight, std::span<const int> channel_of, c
   }
 }
 
-InputStatistics divide_input(const InputStatistics& input, std::span<const int> channel_of, const ChannelScales& scales) {
+InputStatistics divide_input(const InputStatistics& input, std::span<const int> channel_of,
+                             const ChannelScales& scales) {
   InputStatistics out = input;
   const size_t k = static_cast<size_t>(input.k);
   std::vector<float> inverse(k);

@@ -18,9 +18,9 @@ struct ScaledLinear {
 };
 
 struct ChannelScales {
-  std::vector<float> scale;       // [channels]; all 1 when nothing was better
-  float exponent = 0;             // of the activations' magnitude
-  bool by_weight = false;         // divided by the weights' magnitude to 1 − exponent
+  std::vector<float> scale;  // [channels]; all 1 when nothing was better
+  float exponent = 0;        // of the activations' magnitude
+  bool by_weight = false;    // divided by the weights' magnitude to 1 − exponent
   bool identity() const;
 };
 
@@ -35,6 +35,7 @@ ChannelScales search_scales(std::span<const ScaledLinear> linears, const InputSt
 // weight [n, k] with input i multiplied (or divided) by its channel's scale; and the input divided by it.
 void scale_inputs(std::vector<float>& weight, std::span<const int> channel_of, const ChannelScales& scales,
                   bool divide = false);
-InputStatistics divide_input(const InputStatistics& input, std::span<const int> channel_of, const ChannelScales& scales);
+InputStatistics divide_input(const InputStatistics& input, std::span<const int> channel_of,
+                             const ChannelScales& scales);
 
 }  // namespace nibble

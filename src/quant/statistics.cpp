@@ -13,7 +13,9 @@ constexpr int64_t kSampleRows = 256;
 }  // namespace
 
 StatisticsCollector::StatisticsCollector(int64_t k, int64_t expected_tokens, ThreadPool& pool)
-    : pool_(pool), sum_abs_(static_cast<size_t>(k)), stride_(std::max<int64_t>(1, expected_tokens / kSampleRows)) {
+    : pool_(pool),
+      sum_abs_(static_cast<size_t>(k)),
+      stride_(std::max<int64_t>(1, expected_tokens / kSampleRows)) {
   statistics_.k = k;
   statistics_.gram.resize(static_cast<size_t>(k * k));
 }
@@ -40,7 +42,8 @@ InputStatistics StatisticsCollector::finish() {
     statistics_.finite = statistics_.finite && std::isfinite(mean);
   }
   for (int64_t i = 0; i < statistics_.k; ++i)
-    statistics_.finite = statistics_.finite && std::isfinite(statistics_.gram[static_cast<size_t>(i * statistics_.k + i)]);
+    statistics_.finite =
+        statistics_.finite && std::isfinite(statistics_.gram[static_cast<size_t>(i * statistics_.k + i)]);
   return std::move(statistics_);
 }
 

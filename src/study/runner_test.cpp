@@ -148,7 +148,8 @@ class RunnerTest : public ::testing::Test {
   std::string content(const char* out) const {
     const Store store = Store::open(dir_ / out / "results.db", true);
     std::ostringstream text;
-    for (const char* key : {"study_toml", "version", "cpu", "isa", "threads"}) text << *store.meta(key) << '\n';
+    for (const char* key : {"study_toml", "version", "cpu", "isa", "threads"})
+      text << *store.meta(key) << '\n';
     for (const Cell& cell : store.cells(true)) {
       text << cell.variant.name() << ' ' << cell.task << ' ' << static_cast<int>(cell.status) << ' '
            << cell.reason << ' ' << cell.bench << '\n';

@@ -10,9 +10,9 @@ namespace nibble {
 
 enum class DType { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool };
 
-size_t dtype_size(DType dtype);               // bytes of one element
-std::string_view dtype_name(DType dtype);     // as safetensors spells it: "F32", "BF16", …
-DType dtype_from_name(std::string_view name); // throws Error for a name that is not supported
+size_t dtype_size(DType dtype);                // bytes of one element
+std::string_view dtype_name(DType dtype);      // as safetensors spells it: "F32", "BF16", …
+DType dtype_from_name(std::string_view name);  // throws Error for a name that is not supported
 
 inline float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 

@@ -43,7 +43,8 @@ int64_t scale_offset(const PackedFormat& f, int64_t row, int64_t group) {
 }  // namespace
 
 void PackedFormat::validate() const {
-  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) fail("{} bits: only 2, 3, 4 and 8 are supported", bits);
+  if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
+    fail("{} bits: only 2, 3, 4 and 8 are supported", bits);
   if (group_size < 0 || group_size % 16 != 0)
     fail("group size {}: a multiple of 16 is needed, or 0 for the whole row", group_size);
   if (n < 1 || k < 1) fail("a weight of shape [{}, {}] cannot be quantized", n, k);
@@ -58,7 +59,8 @@ QuantizedMatrix::QuantizedMatrix(const PackedFormat& format_) : format(format_) 
 
 float QuantizedMatrix::value(int64_t row, int64_t input) const {
   const size_t g = static_cast<size_t>(row * format.groups() + input / format.group());
-  return scales[g] * static_cast<float>(int{codes[static_cast<size_t>(row * format.k + input)]} - int{zeros[g]});
+  return scales[g] *
+         static_cast<float>(int{codes[static_cast<size_t>(row * format.k + input)]} - int{zeros[g]});
 }
 
 PackedBuffers pack(const QuantizedMatrix& m) {

@@ -49,15 +49,16 @@ struct PackedView {
   PackedFormat format;
   const uint8_t* codes = nullptr;    // [panels, chunks, chunk_bytes]
   const uint16_t* scales = nullptr;  // fp16 [panels, groups, 16]
-  const uint8_t* zeros = nullptr;    // [panels, groups, 8]: low nibble row j, high nibble row 8+j; 8 bits: [.., 16]
+  const uint8_t* zeros =
+      nullptr;  // [panels, groups, 8]: low nibble row j, high nibble row 8+j; 8 bits: [.., 16]
 };
 
 // Quantized weights as plain arrays: what the quantizers make and the exporters read.
 struct QuantizedMatrix {
   PackedFormat format;
-  std::vector<uint8_t> codes;    // [n, k]
-  std::vector<float> scales;     // [n, groups], each exactly representable in fp16
-  std::vector<uint8_t> zeros;    // [n, groups]; `middle()` when symmetric
+  std::vector<uint8_t> codes;  // [n, k]
+  std::vector<float> scales;   // [n, groups], each exactly representable in fp16
+  std::vector<uint8_t> zeros;  // [n, groups]; `middle()` when symmetric
 
   explicit QuantizedMatrix(const PackedFormat& format_);
   float value(int64_t row, int64_t input) const;

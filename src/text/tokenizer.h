@@ -30,8 +30,8 @@ class Tokenizer {
   std::string decode(std::span<const int32_t> ids, bool skip_special = true) const;
   std::string token_bytes(int32_t id) const;  // the bytes of one token, special ones included
 
-  int32_t vocab_size() const;                 // highest id + 1
-  int32_t start_token() const;                // what the post-processor puts first, or -1
+  int32_t vocab_size() const;                      // highest id + 1
+  int32_t start_token() const;                     // what the post-processor puts first, or -1
   int32_t token_id(std::string_view token) const;  // -1 when absent; token as tokenizer.json spells it
   bool is_special(int32_t id) const;
 

@@ -13,7 +13,7 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kBlockBytes = 2048;          // of one row of x
+constexpr int64_t kBlockBytes = 2048;             // of one row of x
 constexpr int64_t kSecondLevelBytes = 384 << 10;  // of x that a block of rows may take
 
 // How one vector's worth of products is loaded and summed: float32 sums of x · w.
@@ -49,8 +49,8 @@ template <class V, class D, int kRows>
 inline void dense_tile(const typename D::W* const w[4], const typename D::X* x, int64_t ldx, int64_t count,
                        float out[][4]) {
   typename D::Acc acc[kRows][4];
-  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r)
-    NIBBLE_UNROLL for (int j = 0; j < 4; ++j) acc[r][j] = D::zero();
+  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) NIBBLE_UNROLL for (int j = 0; j < 4; ++j) acc[r][j] =
+      D::zero();
   int64_t c = 0;
   for (; c + D::kStep <= count; c += D::kStep) {
     typename D::Reg xs[kRows];
@@ -63,10 +63,12 @@ inline void dense_tile(const typename D::W* const w[4], const typename D::X* x, 
   if (c < count) {
     NIBBLE_UNROLL for (int j = 0; j < 4; ++j) {
       const typename D::Reg ws = D::load_w(w[j] + c, count - c);
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) acc[r][j] = D::mac(acc[r][j], D::load_x(x + r * ldx + c, count - c), ws);
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) acc[r][j] =
+          D::mac(acc[r][j], D::load_x(x + r * ldx + c, count - c), ws);
     }
   }
-  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) _mm_storeu_ps(out[r], V::reduce(acc[r][0], acc[r][1], acc[r][2], acc[r][3]));
+  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r)
+      _mm_storeu_ps(out[r], V::reduce(acc[r][0], acc[r][1], acc[r][2], acc[r][3]));
 }
 
 template <class V, class D, int kRows = V::kMaxRows>
@@ -101,8 +103,7 @@ void dense_linear(const DenseView& weight, const typename D::X* x, int64_t ldx, 
           dense_rows<V, D>(rows, w, x + i * ldx + c, ldx, count, out);
           for (int r = 0; r < rows; ++r) {
             float* to = y + (i + r) * ldy + n;
-            for (int j = 0; j < valid; ++j)
-              to[j] = out[r][j] + (c > 0 ? to[j] : bias ? bias[n + j] : 0.0f);
+            for (int j = 0; j < valid; ++j) to[j] = out[r][j] + (c > 0 ? to[j] : bias ? bias[n + j] : 0.0f);
           }
         }
       }

@@ -168,8 +168,8 @@ inline void weighted_columns(const float* weights, const float* rows, int64_t co
   NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) sum[v] = V::zero();
   for (int64_t i = 0; i < count; ++i) {
     const typename V::F weight = V::set(weights[i]);
-    NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v)
-      sum[v] = V::fma(weight, V::load(rows + i * n + v * V::kLanes), sum[v]);
+    NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) sum[v] =
+        V::fma(weight, V::load(rows + i * n + v * V::kLanes), sum[v]);
   }
   NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) V::store(y + v * V::kLanes, sum[v]);
 }
@@ -177,7 +177,8 @@ inline void weighted_columns(const float* weights, const float* rows, int64_t co
 template <class V>
 void weighted_sum(const float* weights, const float* rows, int64_t count, float* y, int64_t n) {
   int64_t c = 0;
-  for (; c + 4 * V::kLanes <= n; c += 4 * V::kLanes) weighted_columns<V, 4>(weights, rows + c, count, y + c, n);
+  for (; c + 4 * V::kLanes <= n; c += 4 * V::kLanes)
+    weighted_columns<V, 4>(weights, rows + c, count, y + c, n);
   for (; c + V::kLanes <= n; c += V::kLanes) weighted_columns<V, 1>(weights, rows + c, count, y + c, n);
   if (c == n) return;
   typename V::F sum = V::zero();
@@ -204,7 +205,8 @@ void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment,
       const int64_t begin = s * segment, size = k - begin < segment ? k - begin : segment;
       const float* from = x + i * ldx + begin;
       typename V::F top = V::zero();
-      for_vectors<V>(size, [&](int64_t c, int64_t count) { top = V::max(top, V::abs(V::load(from + c, count))); });
+      for_vectors<V>(size,
+                     [&](int64_t c, int64_t count) { top = V::max(top, V::abs(V::load(from + c, count))); });
       const float largest = lane_max<V>(top);
       const typename V::F inverse = V::set(largest > 0 ? 127.0f / largest : 0.0f);
       int32_t sum = 0;

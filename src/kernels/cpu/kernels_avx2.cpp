@@ -1,8 +1,8 @@
 #include "kernels/cpu/simd_avx2.h"
 
 #include "kernels/cpu/dense_impl.h"
-#include "kernels/cpu/packed_impl.h"
 #include "kernels/cpu/elementwise_impl.h"
+#include "kernels/cpu/packed_impl.h"
 
 namespace nibble {
 namespace {
@@ -29,7 +29,8 @@ constexpr KernelTable kTable = make();
 }  // namespace
 
 const KernelTable* isa::avx2() {
-  const bool here = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool here =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   return here ? &kTable : nullptr;
 }
 

@@ -1,8 +1,8 @@
 #include "kernels/cpu/simd_avx512.h"
 
 #include "kernels/cpu/dense_impl.h"
-#include "kernels/cpu/packed_impl.h"
 #include "kernels/cpu/elementwise_impl.h"
+#include "kernels/cpu/packed_impl.h"
 
 namespace nibble {
 namespace {
@@ -37,7 +37,8 @@ void to_bf16_plain(const float* x, uint16_t* y, int64_t n) {
     const __m512i bits = _mm512_castps_si512(Avx512::load(x + i, count));
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const __mmask16 nan = _mm512_cmp_ps_mask(_mm512_castsi512_ps(bits), _mm512_castsi512_ps(bits), _CMP_UNORD_Q);
+    const __mmask16 nan =
+        _mm512_cmp_ps_mask(_mm512_castsi512_ps(bits), _mm512_castsi512_ps(bits), _CMP_UNORD_Q);
     const __m512i kept = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
     _mm256_mask_storeu_epi16(y + i, Avx512::first(count), _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
   });

@@ -109,8 +109,8 @@ void decode_half(const PackedView& w, int64_t panel, int half, float* scratch) {
 }
 
 template <class V, int kRows>
-void packed_f32_tile(const PackedView& w, int64_t panel, int half, const float* decoded, const float* x, int64_t ldx,
-                     typename V::F start, float* y, int64_t ldy, int64_t valid) {
+void packed_f32_tile(const PackedView& w, int64_t panel, int half, const float* decoded, const float* x,
+                     int64_t ldx, typename V::F start, float* y, int64_t ldy, int64_t valid) {
   const PackedFormat& f = w.format;
   typename V::F total[kRows];
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = start;
@@ -130,8 +130,8 @@ void packed_f32_tile(const PackedView& w, int64_t panel, int half, const float* 
 }
 
 template <class V, int kRows = V::kPackedRows>
-void packed_f32_rows(int rows, const PackedView& w, int64_t panel, int half, const float* decoded, const float* x,
-                     int64_t ldx, typename V::F start, float* y, int64_t ldy, int64_t valid) {
+void packed_f32_rows(int rows, const PackedView& w, int64_t panel, int half, const float* decoded,
+                     const float* x, int64_t ldx, typename V::F start, float* y, int64_t ldy, int64_t valid) {
   if constexpr (kRows > 1) {
     if (rows < kRows)
       return packed_f32_rows<V, kRows - 1>(rows, w, panel, half, decoded, x, ldx, start, y, ldy, valid);
@@ -140,16 +140,18 @@ void packed_f32_rows(int rows, const PackedView& w, int64_t panel, int half, con
 }
 
 template <class V, int kBits>
-void packed_f32_bits(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy,
-                     int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) {
-  for_each_half<V>(w.format, panel_begin, panel_end, [&](int64_t panel, int half, int64_t row, int64_t valid) {
-    decode_half<V, kBits>(w, panel, half, scratch);
-    const typename V::F start = load_bias<V>(bias, row, valid);
-    for (int64_t i = 0; i < m; i += V::kPackedRows) {
-      const int rows = static_cast<int>(m - i < V::kPackedRows ? m - i : V::kPackedRows);
-      packed_f32_rows<V>(rows, w, panel, half, scratch, x + i * ldx, ldx, start, y + i * ldy + row, ldy, valid);
-    }
-  });
+void packed_f32_bits(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y,
+                     int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) {
+  for_each_half<V>(w.format, panel_begin, panel_end,
+                   [&](int64_t panel, int half, int64_t row, int64_t valid) {
+                     decode_half<V, kBits>(w, panel, half, scratch);
+                     const typename V::F start = load_bias<V>(bias, row, valid);
+                     for (int64_t i = 0; i < m; i += V::kPackedRows) {
+                       const int rows = static_cast<int>(m - i < V::kPackedRows ? m - i : V::kPackedRows);
+                       packed_f32_rows<V>(rows, w, panel, half, scratch, x + i * ldx, ldx, start,
+                                          y + i * ldy + row, ldy, valid);
+                     }
+                   });
 }
 
 template <class V, int kBits, int kRows>
@@ -206,20 +208,21 @@ void packed_i8_rows(int rows, const PackedView& w, int64_t panel, int half, cons
 }
 
 template <class V, int kBits>
-void packed_i8_bits(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy, int64_t m,
-                    int64_t panel_begin, int64_t panel_end) {
-  for_each_half<V>(w.format, panel_begin, panel_end, [&](int64_t panel, int half, int64_t row, int64_t valid) {
-    const typename V::F start = load_bias<V>(bias, row, valid);
-    for (int64_t i = 0; i < m; i += V::kIntRows) {
-      const int rows = static_cast<int>(m - i < V::kIntRows ? m - i : V::kIntRows);
-      packed_i8_rows<V, kBits>(rows, w, panel, half, x, i, start, y + i * ldy + row, ldy, valid);
-    }
-  });
+void packed_i8_bits(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
+                    int64_t m, int64_t panel_begin, int64_t panel_end) {
+  for_each_half<V>(
+      w.format, panel_begin, panel_end, [&](int64_t panel, int half, int64_t row, int64_t valid) {
+        const typename V::F start = load_bias<V>(bias, row, valid);
+        for (int64_t i = 0; i < m; i += V::kIntRows) {
+          const int rows = static_cast<int>(m - i < V::kIntRows ? m - i : V::kIntRows);
+          packed_i8_rows<V, kBits>(rows, w, panel, half, x, i, start, y + i * ldy + row, ldy, valid);
+        }
+      });
 }
 
 template <class V>
-void packed_f32(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy, int64_t m,
-                int64_t panel_begin, int64_t panel_end, float* scratch) {
+void packed_f32(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy,
+                int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) {
   const auto run = w.format.bits == 2   ? packed_f32_bits<V, 2>
                    : w.format.bits == 3 ? packed_f32_bits<V, 3>
                    : w.format.bits == 4 ? packed_f32_bits<V, 4>

@@ -12,7 +12,7 @@ struct Avx2 {
   using F = __m256;
   using I = __m256i;
   static constexpr int kLanes = 8;
-  static constexpr int kMaxRows = 3;     // 3·4 sums + 3 + 1 of 16 registers
+  static constexpr int kMaxRows = 3;  // 3·4 sums + 3 + 1 of 16 registers
   static constexpr int kPackedRows = 6;
   static constexpr int kIntRows = 4;
 
@@ -22,13 +22,18 @@ struct Avx2 {
   static F load(const float* p, int64_t n) { return _mm256_maskload_ps(p, first(n)); }
   static void store(float* p, F v) { _mm256_storeu_ps(p, v); }
   static void store(float* p, F v, int64_t n) { _mm256_maskstore_ps(p, first(n), v); }
-  static F load_bf16(const uint16_t* p) { return widen_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static F load_bf16(const uint16_t* p) {
+    return widen_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static F load_bf16(const uint16_t* p, int64_t n) { return widen_bf16(partial16(p, n)); }
-  static F load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static F load_f16(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static F load_f16(const uint16_t* p, int64_t n) { return _mm256_cvtph_ps(partial16(p, n)); }
   static void store_f16(uint16_t* p, F v, int64_t n) {
     alignas(16) uint16_t half[8];
-    _mm_store_si128(reinterpret_cast<__m128i*>(half), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_store_si128(reinterpret_cast<__m128i*>(half),
+                    _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     for (int64_t i = 0; i < n; ++i) p[i] = half[i];
   }
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
@@ -40,9 +45,12 @@ struct Avx2 {
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
   static F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
   static F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  static F keep_if_at_least(F a, F x, F limit) { return _mm256_and_ps(a, _mm256_cmp_ps(x, limit, _CMP_GE_OQ)); }
+  static F keep_if_at_least(F a, F x, F limit) {
+    return _mm256_and_ps(a, _mm256_cmp_ps(x, limit, _CMP_GE_OQ));
+  }
   static F pow2(F integer) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(integer), _mm256_set1_epi32(127)), 23));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(integer), _mm256_set1_epi32(127)), 23));
   }
   static __m128 reduce(F a, F b, F c, F d) {
     const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
@@ -56,12 +64,20 @@ struct Avx2 {
   static I ior(I a, I b) { return _mm256_or_si256(a, b); }
   static I imul(I a, I b) { return _mm256_mullo_epi32(a, b); }
   template <int N>
-  static I shr(I a) { return _mm256_srli_epi32(a, N); }
+  static I shr(I a) {
+    return _mm256_srli_epi32(a, N);
+  }
   template <int N>
-  static I shl(I a) { return _mm256_slli_epi32(a, N); }
+  static I shl(I a) {
+    return _mm256_slli_epi32(a, N);
+  }
   static F to_float(I a) { return _mm256_cvtepi32_ps(a); }
-  static I load_u16(const void* p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
-  static I load_u8(const void* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))); }
+  static I load_u16(const void* p) {
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  }
+  static I load_u8(const void* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
+  }
   static I load_zero_nibbles(const uint8_t* p, int half) {
     __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
     if (half) bytes = _mm_srli_epi16(bytes, 4);
@@ -72,18 +88,22 @@ struct Avx2 {
   template <int kBits>
   static I dot(I acc, I u, I s) {
     const I ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
-    if constexpr (kBits <= 4) return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), ones));
+    if constexpr (kBits <= 4)
+      return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), ones));
     const I lo = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(u, low), s), ones);
-    const I hi = _mm256_madd_epi16(
-        _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(u, 4), low), s), ones);
+    const I hi =
+        _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(u, 4), low), s), ones);
     return _mm256_add_epi32(acc, _mm256_add_epi32(lo, _mm256_slli_epi32(hi, 4)));
   }
 
  private:
   static I first(int64_t n) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
-  static F widen_bf16(__m128i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16)); }
+  static F widen_bf16(__m128i v) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
+  }
   static __m128i partial16(const uint16_t* p, int64_t n) {
     alignas(16) uint16_t half[8] = {};
     for (int64_t i = 0; i < n; ++i) half[i] = p[i];

@@ -12,9 +12,9 @@ struct Avx512 {
   using F = __m512;
   using I = __m512i;
   static constexpr int kLanes = 16;
-  static constexpr int kMaxRows = 6;     // rows of x in a dense tile: 6·4 sums + 6 + 1 of 32 registers
-  static constexpr int kPackedRows = 12; // rows of x in a float tile of packed weights
-  static constexpr int kIntRows = 8;     // rows of x in an int8 tile
+  static constexpr int kMaxRows = 6;      // rows of x in a dense tile: 6·4 sums + 6 + 1 of 32 registers
+  static constexpr int kPackedRows = 12;  // rows of x in a float tile of packed weights
+  static constexpr int kIntRows = 8;      // rows of x in an int8 tile
 
   static __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
@@ -24,10 +24,18 @@ struct Avx512 {
   static F load(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
   static void store(float* p, F v) { _mm512_storeu_ps(p, v); }
   static void store(float* p, F v, int64_t n) { _mm512_mask_storeu_ps(p, first(n), v); }
-  static F load_bf16(const uint16_t* p) { return widen_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-  static F load_bf16(const uint16_t* p, int64_t n) { return widen_bf16(_mm256_maskz_loadu_epi16(first(n), p)); }
-  static F load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-  static F load_f16(const uint16_t* p, int64_t n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p)); }
+  static F load_bf16(const uint16_t* p) {
+    return widen_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static F load_bf16(const uint16_t* p, int64_t n) {
+    return widen_bf16(_mm256_maskz_loadu_epi16(first(n), p));
+  }
+  static F load_f16(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static F load_f16(const uint16_t* p, int64_t n) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p));
+  }
   static void store_f16(uint16_t* p, F v, int64_t n) {
     _mm256_mask_storeu_epi16(p, first(n), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
@@ -41,9 +49,12 @@ struct Avx512 {
   static F abs(F a) { return _mm512_abs_ps(a); }
   static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   // a where x >= limit, else 0.
-  static F keep_if_at_least(F a, F x, F limit) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_GE_OQ), a); }
+  static F keep_if_at_least(F a, F x, F limit) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_GE_OQ), a);
+  }
   static F pow2(F integer) {  // 2^integer for integers in [−126, 127]
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(integer), _mm512_set1_epi32(127)), 23));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(integer), _mm512_set1_epi32(127)), 23));
   }
   // Lane i of the result: the sum of the i-th argument's lanes.
   static __m128 reduce(F a, F b, F c, F d) {
@@ -59,12 +70,20 @@ struct Avx512 {
   static I ior(I a, I b) { return _mm512_or_si512(a, b); }
   static I imul(I a, I b) { return _mm512_mullo_epi32(a, b); }
   template <int N>
-  static I shr(I a) { return _mm512_srli_epi32(a, N); }
+  static I shr(I a) {
+    return _mm512_srli_epi32(a, N);
+  }
   template <int N>
-  static I shl(I a) { return _mm512_slli_epi32(a, N); }
+  static I shl(I a) {
+    return _mm512_slli_epi32(a, N);
+  }
   static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
-  static I load_u16(const void* p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
-  static I load_u8(const void* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
+  static I load_u16(const void* p) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  }
+  static I load_u8(const void* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  }
   // Rows [16 h, …) of the zero points of one group: 8 bytes, low nibbles rows 0–7, high 8–15.
   static I load_zero_nibbles(const uint8_t* p, int /*half*/) {
     const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
@@ -73,10 +92,14 @@ struct Avx512 {
   }
   // acc + Σ over the four bytes of each lane, u unsigned, s signed; exact.
   template <int kBits>
-  static I dot(I acc, I u, I s) { return _mm512_dpbusd_epi32(acc, u, s); }
+  static I dot(I acc, I u, I s) {
+    return _mm512_dpbusd_epi32(acc, u, s);
+  }
 
  private:
-  static F widen_bf16(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
+  static F widen_bf16(__m256i v) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+  }
   static __m256 fold(F v) { return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); }
 };
 

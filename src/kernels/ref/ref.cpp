@@ -74,7 +74,8 @@ void packed_i8(const PackedView& w, const ActI8View& x, const float* bias, float
         int64_t dot = 0;
         for (int64_t c = begin; c < stop; ++c) dot += packed_code(w, j, c) * x.codes[i * x.stride + c];
         dot -= int64_t{packed_zero(w, j, group)} * x.sums[i * x.segments + s];
-        sum += double{packed_scale(w, j, group)} * double{x.scales[i * x.segments + s]} * static_cast<double>(dot);
+        sum += double{packed_scale(w, j, group)} * double{x.scales[i * x.segments + s]} *
+               static_cast<double>(dot);
       }
       y[i * ldy + j] = static_cast<float>(sum);
     }

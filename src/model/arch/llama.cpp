@@ -11,11 +11,18 @@ void arch::configure_llama_like(const Json& config, std::string_view where, Mode
   if (act != "silu") fail("{}: hidden_act '{}' is not supported here, 'silu' is", where, act);
 }
 
-const TensorNames arch::kLlamaNames = {
-    .q = "self_attn.q_proj", .k = "self_attn.k_proj", .v = "self_attn.v_proj", .o = "self_attn.o_proj",
-    .gate = "mlp.gate_proj", .up = "mlp.up_proj", .down = "mlp.down_proj",
-    .attn_norm = "input_layernorm", .mlp_norm = "post_attention_layernorm",
-    .embedding = "model.embed_tokens", .final_norm = "model.norm", .head = "lm_head"};
+const TensorNames arch::kLlamaNames = {.q = "self_attn.q_proj",
+                                       .k = "self_attn.k_proj",
+                                       .v = "self_attn.v_proj",
+                                       .o = "self_attn.o_proj",
+                                       .gate = "mlp.gate_proj",
+                                       .up = "mlp.up_proj",
+                                       .down = "mlp.down_proj",
+                                       .attn_norm = "input_layernorm",
+                                       .mlp_norm = "post_attention_layernorm",
+                                       .embedding = "model.embed_tokens",
+                                       .final_norm = "model.norm",
+                                       .head = "lm_head"};
 
 namespace {
 void configure(const Json& config, std::string_view where, ModelConfig& out) {

@@ -12,15 +12,25 @@ void configure(const Json& config, std::string_view where, ModelConfig& out) {
   out.qkv_bias = out.out_bias = out.mlp_bias = out.head_bias = true;
   const std::string act = json_get_or<std::string>(config, "hidden_act", "gelu_new", where);
   if (act != "gelu_new") fail("{}: hidden_act '{}' is not supported here, 'gelu_new' is", where, act);
-  if (json_get_or<bool>(config, "qk_layernorm", false, where)) fail("{}: qk_layernorm is not supported", where);
+  if (json_get_or<bool>(config, "qk_layernorm", false, where))
+    fail("{}: qk_layernorm is not supported", where);
 }
 }  // namespace
 
-const Architecture arch::kPhi = {
-    "phi", "Phi", configure,
-    {.q = "self_attn.q_proj", .k = "self_attn.k_proj", .v = "self_attn.v_proj", .o = "self_attn.dense",
-     .gate = nullptr, .up = "mlp.fc1", .down = "mlp.fc2",
-     .attn_norm = "input_layernorm", .mlp_norm = nullptr,
-     .embedding = "model.embed_tokens", .final_norm = "model.final_layernorm", .head = "lm_head"}};
+const Architecture arch::kPhi = {"phi",
+                                 "Phi",
+                                 configure,
+                                 {.q = "self_attn.q_proj",
+                                  .k = "self_attn.k_proj",
+                                  .v = "self_attn.v_proj",
+                                  .o = "self_attn.dense",
+                                  .gate = nullptr,
+                                  .up = "mlp.fc1",
+                                  .down = "mlp.fc2",
+                                  .attn_norm = "input_layernorm",
+                                  .mlp_norm = nullptr,
+                                  .embedding = "model.embed_tokens",
+                                  .final_norm = "model.final_layernorm",
+                                  .head = "lm_head"}};
 
 }  // namespace nibble

@@ -1,0 +1,114 @@
+// What quantize_model writes, read back; and damaged copies of it.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <functional>
+
+#include "base/file.h"
+#include "quant/quantize.h"
+#include "test_data.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+class NibbleDirectory : public ::testing::Test {
+ protected:
+  void SetUp() override { dir_ = fs::temp_directory_path() / fmt::format("nibble-directory-{}", ::getpid()); }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  OrderedJson quantize(const std::string& model, const LayerPlan& plan, int head_bits = 8,
+                       bool force = false) {
+    QuantizeOptions options;
+    options.plan.base = plan;
+    options.head_bits = head_bits;
+    return quantize_model(load_model(testing::mini_dir() / "models" / model), options, dir_, force, pool_,
+                          {});
+  }
+
+  ThreadPool pool_{2};
+  fs::path dir_;
+};
+using HostileNibbleDirectory = NibbleDirectory;
+
+TEST_F(NibbleDirectory, HoldsWhatTheReportSays) {
+  for (const char* name : {"llama-mini", "phi-mini"}) {
+    const OrderedJson report = quantize(name, {"rtn", 4, 64, false}, 8, true);
+    const auto original = load_model(testing::mini_dir() / "models" / name);
+    const auto model = load_model(dir_);
+    EXPECT_TRUE(model->is_quantized());
+    EXPECT_EQ(model->checkpoint().format, "nibble");
+    EXPECT_EQ(model->parameters(), original->parameters());
+    EXPECT_EQ(report["model_sha256"], checkpoint_sha256(model->checkpoint()));
+    EXPECT_EQ(report["totals"]["file_bytes"], model->checkpoint().file_bytes);
+    EXPECT_LT(model->weight_bytes(), 0.45 * static_cast<double>(original->weight_bytes()));
+    for (const Linear* linear : model->linears()) {
+      ASSERT_TRUE(linear->packed) << linear->name;
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(linear->packed->codes) % 64, 0u) << linear->name;
+      EXPECT_EQ(linear->packed->format.group_size, 64);
+    }
+    // Every weight within a step of the original's.
+    const Linear &before = original->blocks[0].down, &after = model->blocks[0].down;
+    const auto exact = to_float(
+        {before.dense.dtype, {before.n, before.k}, static_cast<const std::byte*>(before.dense.data)});
+    std::vector<float> row(static_cast<size_t>(after.k));
+    for (int64_t r = 0; r < after.n; ++r) {
+      dequantize_row(*after.packed, r, row.data());
+      for (int64_t i = 0; i < after.k; ++i)
+        ASSERT_LE(std::fabs(row[static_cast<size_t>(i)] - exact[static_cast<size_t>(r * after.k + i)]),
+                  0.51f * packed_scale(*after.packed, r, i / 64) + 1e-4f);
+    }
+  }
+}
+
+TEST_F(NibbleDirectory, IsNotWrittenOverWithoutForceNorQuantizedTwice) {
+  quantize("qwen2-mini", {"rtn", 4, 32, true});
+  EXPECT_THROW(quantize("qwen2-mini", {"rtn", 4, 32, true}), Error);
+  QuantizeOptions options;
+  options.plan.base = {"rtn", 4, 64, false};
+  EXPECT_THROW(quantize_model(load_model(dir_), options, dir_.string() + "-again", false, pool_, {}), Error);
+  fs::remove_all(dir_.string() + "-again");
+  options.plan.base = {"gptq", 4, 64, false};
+  EXPECT_THROW(quantize_model(load_model(testing::mini_dir() / "models" / "qwen2-mini"), options, dir_, true,
+                              pool_, {}),
+               Error)
+      << "gptq without calibration text";
+  options.head_bits = 5;
+  EXPECT_THROW(options.validate(), UsageError);
+}
+
+TEST_F(HostileNibbleDirectory, WrongConfigurationsEndInErrors) {
+  quantize("llama-mini", {"rtn", 4, 64, false});
+  const Json good = read_json_file(dir_ / "config.json");
+  const auto refuses = [&](const std::string& what, const std::function<void(Json&)>& damage) {
+    Json bad = good;
+    damage(bad);
+    write_file_atomically(dir_ / "config.json", bad.dump());
+    EXPECT_THROW(load_model(dir_), Error) << what;
+  };
+  const std::string layer = "model.layers.1.mlp.down_proj";
+  const auto set = [&](const char* key, const Json& value) {
+    refuses(fmt::format("{} = {}", key, value.dump()),
+            [&](Json& c) { c["quantization_config"]["linears"][layer][key] = value; });
+  };
+  for (const Json& bits : {Json(2), Json(5), Json(8), Json(0), Json(-4), Json("four"), Json(nullptr)})
+    set("bits", bits);
+  for (const Json& group : {Json(16), Json(24), Json(-64), Json("x")}) set("group_size", group);
+  set("symmetric", "no");
+  refuses("layout", [](Json& c) { c["quantization_config"]["layout_version"] = 99; });
+  refuses("method", [](Json& c) { c["quantization_config"]["quant_method"] = "awq"; });
+  refuses("linears", [](Json& c) { c["quantization_config"]["linears"] = 7; });
+  refuses("a layer forgotten", [&](Json& c) { c["quantization_config"]["linears"].erase(layer); });
+  refuses("another shape", [](Json& c) { c["intermediate_size"] = 705; });
+  refuses("another vocabulary", [](Json& c) { c["vocab_size"] = 1 << 23; });
+  write_file_atomically(dir_ / "config.json", good.dump());
+  EXPECT_NO_THROW(load_model(dir_));
+  fs::resize_file(dir_ / "model.safetensors", fs::file_size(dir_ / "model.safetensors") - 1);
+  EXPECT_THROW(load_model(dir_), Error);
+}
+
+}  // namespace
+}  // namespace nibble
