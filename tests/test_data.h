@@ -11,11 +11,10 @@ namespace nibble::testing {
 inline std::filesystem::path source_dir() { return NIBBLE_SOURCE_DIR; }
 inline std::filesystem::path mini_dir() { return source_dir() / "data" / "mini"; }
 
-// The folder of shared public data: $NIBBLE_SHARED, or ../shared beside the checkout; empty if absent.
+// The folder of shared public data: $NIBBLE_SHARED, or ../shared beside the checkout, there or not.
 inline std::filesystem::path shared_dir() {
   if (const char* given = std::getenv("NIBBLE_SHARED")) return given;
-  const auto beside = source_dir().parent_path() / "shared";
-  return std::filesystem::exists(beside) ? beside : std::filesystem::path{};
+  return source_dir().parent_path() / "shared";
 }
 
 // Fetched real models: $XDG_CACHE_HOME/nibble/models or ~/.cache/nibble/models.
