@@ -5,6 +5,8 @@
 // the tile, so a row's result does not depend on m.
 #pragma once
 
+#include <immintrin.h>
+
 #include <cstdint>
 
 #include "kernels/cpu/unroll.h"

@@ -1,6 +1,8 @@
 // Norms, activations, softmax pieces and conversions, vectors along the row.
 #pragma once
 
+#include <immintrin.h>
+
 #include <cstdint>
 
 #include "kernels/cpu/unroll.h"
@@ -224,31 +226,6 @@ void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment,
     }
     for (int64_t c = k; c < stride; ++c) codes[c] = 0;
   }
-}
-
-// Everything but the name and the operations on bf16 pairs.
-template <class V>
-constexpr KernelTable table_of() {
-  KernelTable t;
-  t.dense_f32 = dense_linear<V, DotF32<V>>;
-  t.dense_bf16 = dense_linear<V, DotBf16<V>>;
-  t.dense_f16 = dense_linear<V, DotF16<V>>;
-  t.packed_f32 = packed_f32<V>;
-  t.packed_i8 = packed_i8<V>;
-  t.quantize_i8 = quantize_i8<V>;
-  t.to_f16 = to_f16<V>;
-  t.from_f16 = from_f16<V>;
-  t.rms_norm = rms_norm<V>;
-  t.layer_norm = layer_norm<V>;
-  t.add = add<V>;
-  t.silu_mul = silu_mul<V>;
-  t.gelu_new = gelu_new<V>;
-  t.exp_sum = exp_sum<V>;
-  t.max = max_of<V>;
-  t.scale_add = scale_add<V>;
-  t.axpy = axpy<V>;
-  t.weighted_sum = weighted_sum<V>;
-  return t;
 }
 
 }  // namespace

@@ -1,8 +1,5 @@
 #include "kernels/cpu/simd_avx2.h"
-
-#include "kernels/cpu/dense_impl.h"
-#include "kernels/cpu/elementwise_impl.h"
-#include "kernels/cpu/packed_impl.h"
+#include "kernels/cpu/table_impl.h"
 
 namespace nibble {
 namespace {
