@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <ostream>
 
 #include "base/file.h"
 #include "eval/compare_run.h"
@@ -19,6 +20,7 @@ namespace fs = std::filesystem;
 struct Case {
   const char* model;
   int group_size;
+  friend void PrintTo(const Case& c, std::ostream* out) { *out << c.model << " g" << c.group_size; }
 };
 
 class Quality : public ::testing::TestWithParam<Case> {
