@@ -1,11 +1,10 @@
 #include "quant/quantize.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 
 #include "base/file.h"
+#include "base/memory_usage.h"
 #include "quant/methods.h"
 #include "quant/nibble_writer.h"
 
@@ -55,12 +54,6 @@ void prepare_directory(const fs::path& out, bool force) {
   std::error_code error;
   fs::create_directories(out, error);
   if (error) fail("{}: cannot create: {}", out.string(), error.message());
-}
-
-uint64_t peak_rss() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
 }
 
 bool needs_calibration(const Model& model, const Plan& plan) {
@@ -137,7 +130,7 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
       {"file_bytes", written.file_bytes},
       {"bits_per_weight", bits},
       {"parameters", model->parameters()},
-      {"peak_rss", peak_rss()},
+      {"peak_rss", peak_rss_bytes()},
       {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()}};
   write_file_atomically(out / kReportName, report.dump(1) + "\n");
   return report;
