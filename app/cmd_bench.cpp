@@ -85,19 +85,15 @@ int run(Options options, const GlobalOptions& global) {
 
 }  // namespace
 
-Run cmd_bench(CLI::App& verb, const GlobalOptions& global) {
+Run cmd_bench(Arguments& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
   BenchOptions& bench = options->bench;
-  verb.add_option("model", options->model, kModelHelp)->required()->type_name("MODEL");
-  verb.add_option("-p,--prompt", bench.prompt, "tokens of the prompt test; 0: none")->capture_default_str();
-  verb.add_option("-n,--generate", bench.generate, "tokens of the generation test; 0: none")
-      ->capture_default_str();
-  verb.add_option("-b,--batch", bench.batch, "sequences at a time")->capture_default_str();
-  verb.add_option("-r,--repetitions", bench.repetitions, "of each test, after a warm-up")
-      ->capture_default_str();
-  verb.add_option("-o,--output", options->output, "md, csv or json")
-      ->check(CLI::IsMember({"md", "csv", "json"}))
-      ->capture_default_str();
+  verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
+  verb.option("-p,--prompt", bench.prompt, "tokens of the prompt test; 0: none").show_default();
+  verb.option("-n,--generate", bench.generate, "tokens of the generation test; 0: none").show_default();
+  verb.option("-b,--batch", bench.batch, "sequences at a time").show_default();
+  verb.option("-r,--repetitions", bench.repetitions, "of each test, after a warm-up").show_default();
+  verb.option("-o,--output", options->output, "md, csv or json").one_of({"md", "csv", "json"}).show_default();
   return [options, &global] { return run(*options, global); };
 }
 

@@ -62,17 +62,14 @@ int run(Options options, const GlobalOptions& global) {
 
 }  // namespace
 
-Run cmd_compare(CLI::App& verb, const GlobalOptions& global) {
+Run cmd_compare(Arguments& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
-  verb.add_option("base", options->base, kModelHelp)->required()->type_name("BASE");
-  verb.add_option("quant", options->quant, "the quantized model")->required()->type_name("QUANT");
-  verb.add_option("--file,--text", options->file, "a text that neither was made with")
-      ->required()
-      ->type_name("F");
-  verb.add_option("--windows", options->compare.windows, "windows from the text's start; 0: all")
-      ->capture_default_str();
-  verb.add_option("--window", options->compare.window, "tokens a window; its second half is scored")
-      ->capture_default_str();
+  verb.option("base", options->base, kModelHelp).required().type_name("BASE");
+  verb.option("quant", options->quant, "the quantized model").required().type_name("QUANT");
+  verb.option("--file,--text", options->file, "a text that neither was made with").required().type_name("F");
+  verb.option("--windows", options->compare.windows, "windows from the text's start; 0: all").show_default();
+  verb.option("--window", options->compare.window, "tokens a window; its second half is scored")
+      .show_default();
   return [options, &global] { return run(*options, global); };
 }
 

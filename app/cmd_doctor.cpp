@@ -90,7 +90,7 @@ int run(const GlobalOptions& global) {
 
 }  // namespace
 
-Run cmd_doctor(CLI::App&, const GlobalOptions& global) {
+Run cmd_doctor(Arguments&, const GlobalOptions& global) {
   return [&global] { return run(global); };
 }
 

@@ -146,28 +146,24 @@ int run(Options options, const GlobalOptions& global) {
 
 }  // namespace
 
-Run cmd_eval(CLI::App& verb, const GlobalOptions& global) {
+Run cmd_eval(Arguments& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
   TaskOptions& task = options->task;
-  verb.add_option("model", options->model, kModelHelp)->required()->type_name("MODEL");
-  verb.add_option("--tasks", options->tasks, "boolq, msmarco, gsm8k, wikitext; default: all")
-      ->delimiter(',')
-      ->type_name("T,…");
-  verb.add_option("--data", options->data, "folder of the task files; bundled models have made-up ones")
-      ->type_name("DIR");
-  verb.add_option("--split", task.split, "train, validation, test or mixed; default: the task's own")
-      ->type_name("S");
-  verb.add_option("--limit", task.limit, "the first rows only")->type_name("N");
-  verb.add_option("--shots", task.shots, "examples in a GSM8K prompt, 0 to 8; default 5")->type_name("K");
-  verb.add_option("--batch", options->engine.slots, "sequences at a time")
-      ->capture_default_str()
-      ->type_name("B");
-  verb.add_option("--seed", task.seed, "of the examples and pairs that are drawn")->capture_default_str();
-  verb.add_option("--window", task.window,
-                  "tokens of a perplexity window; default 2048, or the model's context")
-      ->type_name("N");
-  verb.add_option("--log-samples", options->samples, "file for every row: prompt, answer, score")
-      ->type_name("F");
+  verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
+  verb.option("--tasks", options->tasks, "boolq, msmarco, gsm8k, wikitext; default: all")
+      .comma_list()
+      .type_name("T,…");
+  verb.option("--data", options->data, "folder of the task files; bundled models have made-up ones")
+      .type_name("DIR");
+  verb.option("--split", task.split, "train, validation, test or mixed; default: the task's own")
+      .type_name("S");
+  verb.option("--limit", task.limit, "the first rows only").type_name("N");
+  verb.option("--shots", task.shots, "examples in a GSM8K prompt, 0 to 8; default 5").type_name("K");
+  verb.option("--batch", options->engine.slots, "sequences at a time").show_default().type_name("B");
+  verb.option("--seed", task.seed, "of the examples and pairs that are drawn").show_default();
+  verb.option("--window", task.window, "tokens of a perplexity window; default 2048, or the model's context")
+      .type_name("N");
+  verb.option("--log-samples", options->samples, "file for every row: prompt, answer, score").type_name("F");
   return [options, &global] { return run(*options, global); };
 }
 

@@ -59,16 +59,15 @@ int run(const Options& options, const GlobalOptions& global) {
 
 }  // namespace
 
-Run cmd_generate(CLI::App& verb, const GlobalOptions& global) {
+Run cmd_generate(Arguments& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
-  verb.add_option("model", options->model, kModelHelp)->required()->type_name("MODEL");
-  verb.add_option("--prompt", options->prompt, "the text to continue")->required()->type_name("S");
-  verb.add_option("--max-tokens", options->max_tokens, "tokens to generate")->capture_default_str();
-  verb.add_option("--temperature", options->sampling.temperature, "0: always the likeliest token")
-      ->capture_default_str();
-  verb.add_option("--top-p", options->sampling.top_p, "draw among the likeliest that reach this share")
-      ->capture_default_str();
-  verb.add_option("--seed", options->sampling.seed, "of the draws")->capture_default_str();
+  verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
+  verb.option("--prompt", options->prompt, "the text to continue").required().type_name("S");
+  verb.option("--max-tokens", options->max_tokens, "tokens to generate").show_default();
+  verb.option("--temperature", options->sampling.temperature, "0: always the likeliest token").show_default();
+  verb.option("--top-p", options->sampling.top_p, "draw among the likeliest that reach this share")
+      .show_default();
+  verb.option("--seed", options->sampling.seed, "of the draws").show_default();
   return [options, &global] { return run(*options, global); };
 }
 

@@ -41,9 +41,9 @@ std::string render(const ModelFacts& facts, const Model& model, const std::strin
 
 }  // namespace
 
-Run cmd_info(CLI::App& verb, const GlobalOptions& global) {
+Run cmd_info(Arguments& verb, const GlobalOptions& global) {
   auto name = std::make_shared<std::string>();
-  verb.add_option("model", *name, kModelHelp)->required()->type_name("MODEL");
+  verb.option("model", *name, kModelHelp).required().type_name("MODEL");
   return [name, &global] {
     const Model model(open_checkpoint(locate_model(*name), global.gguf_dtype(), false));
     const ModelFacts facts = model_facts(model);

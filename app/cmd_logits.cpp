@@ -61,15 +61,15 @@ int run(const Options& options, const GlobalOptions& global) {
 
 }  // namespace
 
-Run cmd_logits(CLI::App& verb, const GlobalOptions& global) {
+Run cmd_logits(Arguments& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
-  verb.add_option("model", options->model, kModelHelp)->required()->type_name("MODEL");
-  verb.add_option("--text", options->text, "the text itself")->type_name("S");
-  verb.add_option("--file", options->file, "a file with the text")->type_name("F");
-  verb.add_option("--ids", options->ids, "token ids as a JSON array")->type_name("JSON");
-  verb.add_option("--out", options->out, "safetensors file to write: ids I32 [t], logits F32 [t, vocab]")
-      ->required()
-      ->type_name("F");
+  verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
+  verb.option("--text", options->text, "the text itself").type_name("S");
+  verb.option("--file", options->file, "a file with the text").type_name("F");
+  verb.option("--ids", options->ids, "token ids as a JSON array").type_name("JSON");
+  verb.option("--out", options->out, "safetensors file to write: ids I32 [t], logits F32 [t, vocab]")
+      .required()
+      .type_name("F");
   return [options, &global] { return run(*options, global); };
 }
 

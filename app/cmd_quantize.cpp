@@ -89,36 +89,33 @@ int run(Options options, const GlobalOptions& global) {
 
 }  // namespace
 
-Run cmd_quantize(CLI::App& verb, const GlobalOptions& global) {
+Run cmd_quantize(Arguments& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
   QuantizeOptions& q = options->quantize;
-  verb.add_option("model", options->model, kModelHelp)->required()->type_name("MODEL");
-  verb.add_option("out", options->out, "the directory to write")->required()->type_name("OUT");
-  verb.add_option("--method", q.plan.base.method, method_help())->capture_default_str();
-  verb.add_option("--bits", q.plan.base.bits, "2, 3, 4 or 8; 16 leaves the layers as they are")
-      ->capture_default_str();
-  verb.add_option("--group-size", q.plan.base.group_size,
-                  "inputs that share a scale: 16, 32, 64, 128, …; 0: the whole row")
-      ->capture_default_str();
-  verb.add_flag("--symmetric", q.plan.base.symmetric, "no zero points");
-  verb.add_flag("--act-order", q.layer.act_order, "gptq: columns by falling activation, groups as stored");
-  verb.add_option("--damp", q.layer.damp, "gptq: share of the mean diagonal added to the Hessian")
-      ->capture_default_str();
-  verb.add_option("--error-limit", q.layer.error_limit,
-                  "relative output error above which a layer falls back")
-      ->capture_default_str();
-  verb.add_option("--plan", options->plan_file,
-                  "TOML file of [[rule]]s: pattern, method, bits, group_size, symmetric")
-      ->type_name("F.toml");
-  verb.add_option("--head-bits", q.head_bits, "embedding and head: 2, 3, 4, 8 or 16")->capture_default_str();
-  verb.add_option("--calibration", options->calibration,
-                  "text or JSONL of training data; default: the bundled text")
-      ->type_name("F");
-  verb.add_option("--samples", q.calibration.samples, "calibration samples")->capture_default_str();
-  verb.add_option("--seqlen", q.calibration.seqlen, "tokens a sample")->capture_default_str();
-  verb.add_option("--seed", q.calibration.seed, "draws the samples")->capture_default_str();
-  verb.add_option("--format", options->format, "of the result")->capture_default_str();
-  verb.add_flag("--force", options->force, "write over OUT");
+  verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
+  verb.option("out", options->out, "the directory to write").required().type_name("OUT");
+  verb.option("--method", q.plan.base.method, method_help()).show_default();
+  verb.option("--bits", q.plan.base.bits, "2, 3, 4 or 8; 16 leaves the layers as they are").show_default();
+  verb.option("--group-size", q.plan.base.group_size,
+              "inputs that share a scale: 16, 32, 64, 128, …; 0: the whole row")
+      .show_default();
+  verb.flag("--symmetric", q.plan.base.symmetric, "no zero points");
+  verb.flag("--act-order", q.layer.act_order, "gptq: columns by falling activation, groups as stored");
+  verb.option("--damp", q.layer.damp, "gptq: share of the mean diagonal added to the Hessian").show_default();
+  verb.option("--error-limit", q.layer.error_limit, "relative output error above which a layer falls back")
+      .show_default();
+  verb.option("--plan", options->plan_file,
+              "TOML file of [[rule]]s: pattern, method, bits, group_size, symmetric")
+      .type_name("F.toml");
+  verb.option("--head-bits", q.head_bits, "embedding and head: 2, 3, 4, 8 or 16").show_default();
+  verb.option("--calibration", options->calibration,
+              "text or JSONL of training data; default: the bundled text")
+      .type_name("F");
+  verb.option("--samples", q.calibration.samples, "calibration samples").show_default();
+  verb.option("--seqlen", q.calibration.seqlen, "tokens a sample").show_default();
+  verb.option("--seed", q.calibration.seed, "draws the samples").show_default();
+  verb.option("--format", options->format, "of the result").show_default();
+  verb.flag("--force", options->force, "write over OUT");
   return [options, &global] { return run(*options, global); };
 }
 

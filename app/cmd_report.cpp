@@ -36,11 +36,11 @@ int run(const Options& options, const GlobalOptions& global) {
 
 }  // namespace
 
-Run cmd_report(CLI::App& verb, const GlobalOptions& global) {
+Run cmd_report(Arguments& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
-  verb.add_option("dir", options->dir, "what nibble study --out named")->required()->type_name("DIR");
-  verb.add_option("-o,--output", options->output, "md, csv or json; default: Table 1 for a terminal")
-      ->check(CLI::IsMember({"md", "csv", "json"}));
+  verb.option("dir", options->dir, "what nibble study --out named").required().type_name("DIR");
+  verb.option("-o,--output", options->output, "md, csv or json; default: Table 1 for a terminal")
+      .one_of({"md", "csv", "json"});
   return [options, &global] { return run(*options, global); };
 }
 

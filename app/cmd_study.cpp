@@ -70,35 +70,35 @@ int run(const Options& options, const GlobalOptions& global) {
 
 }  // namespace
 
-Run cmd_study(CLI::App& verb, const GlobalOptions& global) {
+Run cmd_study(Arguments& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
   StudyOptions& plan = options->plan;
-  verb.add_option("study", options->file, "a study file; what stands on the command line wins")
-      ->type_name("STUDY.toml");
-  verb.add_option("--out", options->out,
-                  "folder of results.db, table1.md, logs and models; a second call goes on")
-      ->required()
-      ->type_name("DIR");
+  verb.option("study", options->file, "a study file; what stands on the command line wins")
+      .type_name("STUDY.toml");
+  verb.option("--out", options->out,
+              "folder of results.db, table1.md, logs and models; a second call goes on")
+      .required()
+      .type_name("DIR");
   const auto list = [&](const char* name, auto& value, const char* help) {
-    verb.add_option(name, value, help)->delimiter(',')->type_name("A,B,…");
+    verb.option(name, value, help).comma_list().type_name("A,B,…");
   };
   list("--models", plan.models, "models as for other verbs");
   list("--methods", options->methods, "gptq, gsq, rtn; default gptq,gsq");
   list("--group-sizes", plan.group_sizes, "weights that share a scale, 0: a whole row; default 16,64");
   list("--tasks", plan.tasks, "boolq, msmarco, gsm8k, wikitext; default: all");
-  verb.add_option("--bits", plan.bits, "2, 3, 4 or 8; default 4");
-  verb.add_option("--limit", plan.limit, "the first rows of each task only");
-  verb.add_option("--shots", plan.shots, "examples in a GSM8K prompt");
-  verb.add_option("--seed", plan.seed, "of all that is drawn; default 0");
-  verb.add_option("--window", plan.window, "tokens of a perplexity window");
-  verb.add_option("--data", plan.data, "folder of the task files")->type_name("DIR");
+  verb.option("--bits", plan.bits, "2, 3, 4 or 8; default 4");
+  verb.option("--limit", plan.limit, "the first rows of each task only");
+  verb.option("--shots", plan.shots, "examples in a GSM8K prompt");
+  verb.option("--seed", plan.seed, "of all that is drawn; default 0");
+  verb.option("--window", plan.window, "tokens of a perplexity window");
+  verb.option("--data", plan.data, "folder of the task files").type_name("DIR");
   list("--calibration", plan.calibration, "text files to calibrate with; default: the built-in mixture");
-  verb.add_option("--samples", plan.samples, "sequences to calibrate with");
-  verb.add_option("--seqlen", plan.seqlen, "tokens of each");
-  verb.add_flag("--symmetric{true}", plan.symmetric, "no zero points");
-  verb.add_option("--bench-prompt", plan.bench_prompt, "tokens of the prompt test");
-  verb.add_option("--bench-generate", plan.bench_generate, "tokens of the generation test");
-  verb.add_option("--bench-repetitions", plan.bench_repetitions, "of each test; 0: no bench");
+  verb.option("--samples", plan.samples, "sequences to calibrate with");
+  verb.option("--seqlen", plan.seqlen, "tokens of each");
+  verb.flag("--symmetric{true}", plan.symmetric, "no zero points");
+  verb.option("--bench-prompt", plan.bench_prompt, "tokens of the prompt test");
+  verb.option("--bench-generate", plan.bench_generate, "tokens of the generation test");
+  verb.option("--bench-repetitions", plan.bench_repetitions, "of each test; 0: no bench");
   return [options, &global] { return run(*options, global); };
 }
 

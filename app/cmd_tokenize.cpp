@@ -24,15 +24,14 @@ int run(const Options& options, const GlobalOptions& global) {
 
 }  // namespace
 
-Run cmd_tokenize(CLI::App& verb, const GlobalOptions& global) {
+Run cmd_tokenize(Arguments& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
-  verb.add_option("model", options->model, "a model, or a directory with tokenizer.json")
-      ->required()
-      ->type_name("MODEL");
-  verb.add_option("--text", options->text, "the text itself")->type_name("S");
-  verb.add_option("--file", options->file, "a file with the text")->type_name("F");
-  verb.add_flag("--no-special", options->no_special,
-                "leave out what the post-processor adds (a start token)");
+  verb.option("model", options->model, "a model, or a directory with tokenizer.json")
+      .required()
+      .type_name("MODEL");
+  verb.option("--text", options->text, "the text itself").type_name("S");
+  verb.option("--file", options->file, "a file with the text").type_name("F");
+  verb.flag("--no-special", options->no_special, "leave out what the post-processor adds (a start token)");
   return [options, &global] { return run(*options, global); };
 }
 

@@ -2,26 +2,26 @@
 // parsed; that returns the exit code, and throws Error (1) or UsageError (2) for what goes wrong.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
 
+#include "arguments.h"
 #include "options.h"
 
 namespace nibble::app {
 
 using Run = std::function<int()>;
-using DeclareVerb = Run (*)(CLI::App& verb, const GlobalOptions& global);
+using DeclareVerb = Run (*)(Arguments& verb, const GlobalOptions& global);
 
-Run cmd_bench(CLI::App& verb, const GlobalOptions& global);
-Run cmd_compare(CLI::App& verb, const GlobalOptions& global);
-Run cmd_doctor(CLI::App& verb, const GlobalOptions& global);
-Run cmd_eval(CLI::App& verb, const GlobalOptions& global);
-Run cmd_generate(CLI::App& verb, const GlobalOptions& global);
-Run cmd_info(CLI::App& verb, const GlobalOptions& global);
-Run cmd_logits(CLI::App& verb, const GlobalOptions& global);
-Run cmd_quantize(CLI::App& verb, const GlobalOptions& global);
-Run cmd_report(CLI::App& verb, const GlobalOptions& global);
-Run cmd_study(CLI::App& verb, const GlobalOptions& global);
-Run cmd_tokenize(CLI::App& verb, const GlobalOptions& global);
+Run cmd_bench(Arguments& verb, const GlobalOptions& global);
+Run cmd_compare(Arguments& verb, const GlobalOptions& global);
+Run cmd_doctor(Arguments& verb, const GlobalOptions& global);
+Run cmd_eval(Arguments& verb, const GlobalOptions& global);
+Run cmd_generate(Arguments& verb, const GlobalOptions& global);
+Run cmd_info(Arguments& verb, const GlobalOptions& global);
+Run cmd_logits(Arguments& verb, const GlobalOptions& global);
+Run cmd_quantize(Arguments& verb, const GlobalOptions& global);
+Run cmd_report(Arguments& verb, const GlobalOptions& global);
+Run cmd_study(Arguments& verb, const GlobalOptions& global);
+Run cmd_tokenize(Arguments& verb, const GlobalOptions& global);
 
 }  // namespace nibble::app

@@ -13,35 +13,38 @@ namespace nibble::app {
 namespace {
 
 struct Verb {
-  const char* name;
-  const char* summary;
-  const char* example;  // works as pasted
+  VerbInfo info;
   DeclareVerb declare;
 };
 
 constexpr Verb kVerbs[] = {
-    {"doctor", "what this machine can do, and what is missing", "nibble doctor", cmd_doctor},
-    {"info", "a model's architecture, shapes, formats and sizes", "nibble info llama-mini", cmd_info},
-    {"tokenize", "text to token ids", "nibble tokenize llama-mini --text 'Hello, world!'", cmd_tokenize},
-    {"logits", "the logits after every token of a text",
-     "nibble logits llama-mini --text 'Hello, world!' --out logits.safetensors", cmd_logits},
-    {"generate", "continues a prompt",
-     "nibble generate llama-mini --prompt 'Question: Ada has 3 boxes with 5 pens in each. How many pens?' "
-     "--max-tokens 60",
+    {{"doctor", "what this machine can do, and what is missing", "nibble doctor"}, cmd_doctor},
+    {{"info", "a model's architecture, shapes, formats and sizes", "nibble info llama-mini"}, cmd_info},
+    {{"tokenize", "text to token ids", "nibble tokenize llama-mini --text 'Hello, world!'"}, cmd_tokenize},
+    {{"logits", "the logits after every token of a text",
+      "nibble logits llama-mini --text 'Hello, world!' --out logits.safetensors"},
+     cmd_logits},
+    {{"generate", "continues a prompt",
+      "nibble generate llama-mini --prompt 'Question: Ada has 3 boxes with 5 pens in each. How many pens?' "
+      "--max-tokens 60"},
      cmd_generate},
-    {"eval", "scores on tasks, with intervals, latency, throughput and memory",
-     "nibble eval llama-mini --tasks boolq,wikitext --limit 20", cmd_eval},
-    {"quantize", "a model compressed into the directory OUT",
-     "nibble quantize llama-mini out/llama-4bit --method gptq --group-size 64", cmd_quantize},
-    {"compare", "how far a quantized model lies from its baseline",
-     "nibble compare llama-mini llama-mini --file data/mini/data/wikitext.test.txt --windows 4", cmd_compare},
-    {"bench", "speed of prompts and of generation, latency, memory",
-     "nibble bench llama-mini -p 64 -n 32 -r 3", cmd_bench},
-    {"study", "every model, method, group size and task; results in DIR",
-     "nibble study --models llama-mini --methods gptq --group-sizes 64 --tasks boolq --limit 20 --out "
-     "out/study",
+    {{"eval", "scores on tasks, with intervals, latency, throughput and memory",
+      "nibble eval llama-mini --tasks boolq,wikitext --limit 20"},
+     cmd_eval},
+    {{"quantize", "a model compressed into the directory OUT",
+      "nibble quantize llama-mini out/llama-4bit --method gptq --group-size 64"},
+     cmd_quantize},
+    {{"compare", "how far a quantized model lies from its baseline",
+      "nibble compare llama-mini llama-mini --file data/mini/data/wikitext.test.txt --windows 4"},
+     cmd_compare},
+    {{"bench", "speed of prompts and of generation, latency, memory",
+      "nibble bench llama-mini -p 64 -n 32 -r 3"},
+     cmd_bench},
+    {{"study", "every model, method, group size and task; results in DIR",
+      "nibble study --models llama-mini --methods gptq --group-sizes 64 --tasks boolq --limit 20 --out "
+      "out/study"},
      cmd_study},
-    {"report", "Table 1 and the critical issues of a study", "nibble report out/study -o md", cmd_report},
+    {{"report", "Table 1 and the critical issues of a study", "nibble report out/study -o md"}, cmd_report},
 };
 
 int complain(const char* message, int code) {
@@ -50,37 +53,18 @@ int complain(const char* message, int code) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("nibble compresses small language models to 4 bits and measures what was lost and won.",
-               "nibble");
-  app.set_version_flag("--version", std::string("nibble ") + NIBBLE_VERSION);
-  app.require_subcommand(1);
-  app.footer("nibble VERB --help shows a verb's options and an example.");
+  CommandLine command_line(
+      "nibble compresses small language models to 4 bits and measures what was lost and won.",
+      NIBBLE_VERSION);
   std::deque<GlobalOptions> global;  // one a verb; addresses stay
-  std::vector<std::pair<CLI::App*, Run>> runs;
-  for (const Verb& verb : kVerbs) {
-    CLI::App* declared = app.add_subcommand(verb.name, verb.summary);
-    declared->footer(std::string("Example:\n  ") + verb.example);
-    runs.emplace_back(declared, verb.declare(*declared, global.emplace_back()));
-    add_global_options(*declared, global.back());
+  std::vector<Run> runs;
+  for (const auto& [info, declare] : kVerbs) {
+    Arguments arguments = command_line.add_verb(info);
+    runs.push_back(declare(arguments, global.emplace_back()));
+    add_global_options(arguments, global.back());
   }
-  if (argc > 1 && argv[1][0] != '-') {
-    const bool known = std::any_of(std::begin(kVerbs), std::end(kVerbs),
-                                   [&](const Verb& verb) { return std::string_view(argv[1]) == verb.name; });
-    if (!known) return complain(fmt::format("no verb '{}' (see nibble --help)", argv[1]).c_str(), 2);
-  }
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // help and version
-    const auto chosen = app.get_subcommands();
-    const std::string help =
-        chosen.empty() ? "nibble --help" : "nibble " + chosen.front()->get_name() + " --help";
-    return complain(fmt::format("{} (see {})", error.what(), help).c_str(), 2);
-  }
-  for (const auto& [verb, function] : runs) {
-    if (verb->parsed()) return function();
-  }
-  return 2;
+  const int chosen = command_line.parse(argc, argv);
+  return chosen < 0 ? 0 : runs[static_cast<size_t>(chosen)]();
 }
 
 }  // namespace

@@ -24,24 +24,23 @@ GgufDType GlobalOptions::gguf_dtype() const {
   return dtype == "float32" ? GgufDType::kF32 : GgufDType::kBF16;
 }
 
-void add_global_options(CLI::App& verb, GlobalOptions& global) {
+void add_global_options(Arguments& verb, GlobalOptions& global) {
   const char* group = "Common options";
-  verb.add_option("-t,--threads", global.threads, "threads; default: all cores of this process")
-      ->check(CLI::Range(1, 1024))
-      ->group(group);
-  verb.add_option("--dtype", global.dtype, "float32 or bfloat16 (default): dense arithmetic and the cache")
-      ->check(CLI::IsMember({"float32", "bfloat16"}))
-      ->group(group);
-  verb.add_option(
-          "--activations", global.activations,
-          "int8 or f32: what 4-bit weights are multiplied with; default: int8, with --dtype float32 f32")
-      ->check(CLI::IsMember({"int8", "f32"}))
-      ->group(group);
+  verb.option("-t,--threads", global.threads, "threads; default: all cores of this process")
+      .range(1, 1024)
+      .group(group);
+  verb.option("--dtype", global.dtype, "float32 or bfloat16 (default): dense arithmetic and the cache")
+      .one_of({"float32", "bfloat16"})
+      .group(group);
+  verb.option("--activations", global.activations,
+              "int8 or f32: what 4-bit weights are multiplied with; default: int8, with --dtype float32 f32")
+      .one_of({"int8", "f32"})
+      .group(group);
   global.json =
-      verb.add_option("--json", global.json_file, "every number as JSON; without FILE to standard output")
-          ->type_name("[FILE]")
-          ->expected(0, 1)
-          ->group(group);
+      verb.option("--json", global.json_file, "every number as JSON; without FILE to standard output")
+          .type_name("[FILE]")
+          .optional_value()
+          .group(group);
 }
 
 std::string json_text(const OrderedJson& json) {

@@ -1,9 +1,9 @@
 // Options that every verb has, and what they mean to the library.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
 
+#include "arguments.h"
 #include "base/json.h"
 #include "io/checkpoint.h"
 #include "model/session.h"
@@ -15,15 +15,15 @@ struct GlobalOptions {
   std::string dtype = "bfloat16";  // of dense arithmetic, of the cache and of dequantized GGUF tensors
   std::string activations;         // of packed linears: "int8", "f32"; empty: as dtype suggests
   std::string json_file;           // --json FILE; empty: standard output
-  const CLI::Option* json = nullptr;
+  Argument json{nullptr};
 
-  bool wants_json() const { return json->count() > 0; }
+  bool wants_json() const { return json.given(); }
   int thread_count() const;
   Precision precision() const;
   GgufDType gguf_dtype() const;
 };
 
-void add_global_options(CLI::App& verb, GlobalOptions& global);
+void add_global_options(Arguments& verb, GlobalOptions& global);
 
 // What a verb found out: `text` on standard output; with --json instead the JSON, with --json FILE both.
 void write_output(const GlobalOptions& global, const OrderedJson& json, const std::string& text);

@@ -3,9 +3,9 @@
 
 #include <cmath>
 
-#include "fake_language_model.h"
 #include "eval/statistics.h"
 #include "eval/task.h"
+#include "fake_language_model.h"
 
 namespace nibble {
 namespace {

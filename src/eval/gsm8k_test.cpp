@@ -4,8 +4,8 @@
 #include <cmath>
 #include <set>
 
-#include "fake_language_model.h"
 #include "eval/task.h"
+#include "fake_language_model.h"
 
 namespace nibble {
 namespace {

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <set>
 
-#include "fake_language_model.h"
 #include "eval/msmarco_data.h"
 #include "eval/task.h"
+#include "fake_language_model.h"
 
 namespace nibble {
 namespace {

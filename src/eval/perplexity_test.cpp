@@ -5,9 +5,9 @@
 #include <numbers>
 
 #include "base/file.h"
-#include "fake_language_model.h"
 #include "eval/task.h"
 #include "eval/windows.h"
+#include "fake_language_model.h"
 
 namespace nibble {
 namespace {
