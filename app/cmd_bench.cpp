@@ -1,6 +1,7 @@
 // nibble bench MODEL [-p 512] [-n 128] [-b 1] [-r 5] [-o md|csv|json]
 #include "base/progress.h"
 #include "commands.h"
+#include "eval/stopwatch.h"
 #include "interrupt.h"
 #include "model/facts.h"
 #include "open_model.h"
@@ -24,17 +25,17 @@ report::TextTable table_of(const BenchReport& report, const Model& model) {
   const ModelFacts facts = model_facts(model);
   for (const char* title : {"model", "test"}) table.heads.push_back({title, Align::kLeft});
   for (const char* title : {"bits/weight", "threads", "batch", "tokens/s", "± sd", "latency p50 ms", "p90",
-                            "p99", "weights MB", "cache MB", "workspace MB", "peak MB", "of bandwidth %"})
+                            "p99", "weights MB", "cache MB", "workspace MB", "peak MB", "of ceiling %"})
     table.heads.push_back({title, Align::kRight});
   for (const BenchTest& t : report.tests) {
+    const std::optional<double>& ceiling = t.peak_fraction ? t.peak_fraction : t.bandwidth_fraction;
     table.rows.push_back({std::filesystem::path(model.name()).filename().string(), t.test,
                           report::fixed(facts.bits_per_weight, 2), std::to_string(report.threads),
                           std::to_string(t.batch), report::fixed(t.tokens_per_s, 1),
                           report::fixed(t.tokens_per_s_sd, 1), report::fixed(t.latency_ms.p50, 2),
                           report::fixed(t.latency_ms.p90, 2), report::fixed(t.latency_ms.p99, 2),
                           mb(t.memory.weights), mb(t.memory.kv_cache), mb(t.memory.workspace),
-                          mb(t.memory.peak_rss),
-                          t.bandwidth_fraction ? report::percent(*t.bandwidth_fraction) : "–"});
+                          mb(t.memory.peak_rss), ceiling ? report::percent(*ceiling) : "–"});
   }
   return table;
 }
@@ -60,15 +61,18 @@ int run(Options options, const GlobalOptions& global) {
   options.bench.precision = global.precision();
   options.bench.validate();
   const InterruptGuard guard;
-  std::shared_ptr<const Model> model =
-      std::make_shared<const Model>(open_checkpoint(locate_model(options.model), global.gguf_dtype(), false));
+  const std::filesystem::path path = locate_model(options.model);
+  const Stopwatch load;
+  const auto model = std::make_shared<const Model>(open_checkpoint(path, global.gguf_dtype(), false));
+  const double load_s = load.seconds();
   ThreadPool pool(global.thread_count());
   Progress progress(stderr, "bench", "repetitions");
-  const BenchReport report = run_bench(model, options.bench, pool, [&](size_t done, size_t total) {
+  BenchReport report = run_bench(model, options.bench, pool, [&](size_t done, size_t total) {
     InterruptGuard::check();
     progress.update(done, total);
   });
   progress.finish();
+  report.load_s = load_s;
   const OrderedJson json = to_json(report, *model, NIBBLE_VERSION);
   const report::TextTable table = table_of(report, *model);
   if (options.output != "md") {
@@ -76,9 +80,13 @@ int run(Options options, const GlobalOptions& global) {
     return 0;
   }
   std::string text = report::to_markdown(table) + "\n" + report.device;
-  text += report.bandwidth_bytes_per_s
-              ? fmt::format(", memory read at {:.1f} GB/s\n", *report.bandwidth_bytes_per_s / 1e9)
-              : ", read bandwidth not measured: too little free memory\n";
+  text += fmt::format(", loaded in {:.0f} ms", load_s * 1000);
+  const Ceilings& most = report.ceilings;
+  text += fmt::format("; ceilings here: {}, {:.0f} GOPS int8, {:.0f} GFLOPS {}\n",
+                      most.read_bytes_per_s ? fmt::format("{:.1f} GB/s read", *most.read_bytes_per_s / 1e9)
+                                            : "reading not measured (too little free memory)",
+                      most.int8_ops_per_s / 1e9, most.dense_ops_per_s / 1e9,
+                      kernels().dense_bf16_bf16 ? "bfloat16" : "float32");
   write_output(global, json, text);
   return 0;
 }
@@ -91,7 +99,10 @@ Run cmd_bench(Arguments& verb, const GlobalOptions& global) {
   verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
   verb.option("-p,--prompt", bench.prompt, "tokens of the prompt test; 0: none").show_default();
   verb.option("-n,--generate", bench.generate, "tokens of the generation test; 0: none").show_default();
-  verb.option("-b,--batch", bench.batch, "sequences at a time").show_default();
+  verb.option("-b,--batch", bench.batches, "sequences at a time; a list runs the tests for each")
+      .comma_list()
+      .type_name("B,…")
+      .show_default();
   verb.option("-r,--repetitions", bench.repetitions, "of each test, after a warm-up").show_default();
   verb.option("-o,--output", options->output, "md, csv or json").one_of({"md", "csv", "json"}).show_default();
   return [options, &global] { return run(*options, global); };

@@ -7,7 +7,7 @@
 #include "kernels/ops.h"
 #include "model/find_model.h"
 #include "report/format.h"
-#include "study/bandwidth.h"
+#include "study/ceilings.h"
 
 namespace nibble::app {
 namespace {
@@ -38,7 +38,8 @@ std::optional<std::string> bundled_dir() {
 
 int run(const GlobalOptions& global) {
   ThreadPool pool(global.thread_count());
-  const std::optional<double> bandwidth = read_bandwidth(pool);
+  const Ceilings ceilings = measure_ceilings(pool);
+  const std::optional<double> bandwidth = ceilings.read_bytes_per_s;
   const bool gpu = fs::exists("/proc/driver/nvidia/version");
   const auto bundled = bundled_dir();
   const bool fetched = fs::exists(fetched_model_path());
@@ -57,6 +58,8 @@ int run(const GlobalOptions& global) {
   json["last_level_cache_bytes"] = last_level_cache_bytes();
   json["memory_bytes"] = {{"total", total_memory_bytes()}, {"available", available_memory_bytes()}};
   json["read_bandwidth_bytes_per_s"] = bandwidth ? OrderedJson(*bandwidth) : OrderedJson(nullptr);
+  json["int8_ops_per_s"] = ceilings.int8_ops_per_s;
+  json["dense_ops_per_s"] = ceilings.dense_ops_per_s;
   json["nvidia_driver"] = gpu;
   json["bundled"] = bundled ? OrderedJson(*bundled) : OrderedJson(nullptr);
   json["smollm2-135m"] = fetched;
@@ -77,6 +80,9 @@ int run(const GlobalOptions& global) {
   line("memory", fmt::format("{} of {} free", mb(available_memory_bytes()), mb(total_memory_bytes())));
   line("bandwidth", bandwidth ? fmt::format("{:.1f} GB/s read with {} threads", *bandwidth / 1e9, pool.size())
                               : "not measured: too little free memory");
+  line("arithmetic", fmt::format("{:.0f} GOPS int8, {:.0f} GFLOPS {} with {} threads",
+                                 ceilings.int8_ops_per_s / 1e9, ceilings.dense_ops_per_s / 1e9,
+                                 kernels().dense_bf16_bf16 ? "bfloat16" : "float32", pool.size()));
   line("GPU",
        gpu ? "NVIDIA driver found, but this build has no CUDA backend" : "none; the CPU does everything");
   line("bundled", bundled.value_or("not found"));

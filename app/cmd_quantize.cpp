@@ -95,7 +95,7 @@ Run cmd_quantize(Arguments& verb, const GlobalOptions& global) {
   verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
   verb.option("out", options->out, "the directory to write").required().type_name("OUT");
   verb.option("--method", q.plan.base.method, method_help()).show_default();
-  verb.option("--bits", q.plan.base.bits, "2, 3, 4 or 8; 16 leaves the layers as they are").show_default();
+  verb.option("--bits", q.plan.base.bits, "2, 3, 4, 6 or 8; 16 leaves the layers as they are").show_default();
   verb.option("--group-size", q.plan.base.group_size,
               "inputs that share a scale: 16, 32, 64, 128, …; 0: the whole row")
       .show_default();
@@ -107,7 +107,7 @@ Run cmd_quantize(Arguments& verb, const GlobalOptions& global) {
   verb.option("--plan", options->plan_file,
               "TOML file of [[rule]]s: pattern, method, bits, group_size, symmetric")
       .type_name("F.toml");
-  verb.option("--head-bits", q.head_bits, "embedding and head: 2, 3, 4, 8 or 16").show_default();
+  verb.option("--head-bits", q.head_bits, "embedding and head: 2, 3, 4, 6, 8 or 16").show_default();
   verb.option("--calibration", options->calibration,
               "text or JSONL of training data; default: the bundled text")
       .type_name("F");

@@ -86,7 +86,7 @@ Run cmd_study(Arguments& verb, const GlobalOptions& global) {
   list("--methods", options->methods, "gptq, gsq, rtn; default gptq,gsq");
   list("--group-sizes", plan.group_sizes, "weights that share a scale, 0: a whole row; default 16,64");
   list("--tasks", plan.tasks, "boolq, msmarco, gsm8k, wikitext; default: all");
-  verb.option("--bits", plan.bits, "2, 3, 4 or 8; default 4");
+  verb.option("--bits", plan.bits, "2, 3, 4, 6 or 8; default 4");
   verb.option("--limit", plan.limit, "the first rows of each task only");
   verb.option("--shots", plan.shots, "examples in a GSM8K prompt");
   verb.option("--seed", plan.seed, "of all that is drawn; default 0");

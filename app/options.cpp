@@ -15,7 +15,10 @@ Precision GlobalOptions::precision() const {
   const bool float32 = dtype == "float32";
   Precision precision;
   precision.bf16 = !float32;
-  precision.half_cache = !float32;
+  precision.cache = cache_type.empty()    ? (float32 ? CacheType::kF32 : CacheType::kF16)
+                    : cache_type == "f32" ? CacheType::kF32
+                    : cache_type == "f16" ? CacheType::kF16
+                                          : CacheType::kI8;
   precision.int8 = activations.empty() ? !float32 : activations == "int8";
   return precision;
 }
@@ -35,6 +38,10 @@ void add_global_options(Arguments& verb, GlobalOptions& global) {
   verb.option("--activations", global.activations,
               "int8 or f32: what 4-bit weights are multiplied with; default: int8, with --dtype float32 f32")
       .one_of({"int8", "f32"})
+      .group(group);
+  verb.option("--cache-type", global.cache_type,
+              "f16, int8 or f32: keys and values; default: f16, with --dtype float32 f32")
+      .one_of({"f32", "f16", "int8"})
       .group(group);
   global.json =
       verb.option("--json", global.json_file, "every number as JSON; without FILE to standard output")

@@ -14,6 +14,7 @@ struct GlobalOptions {
   int threads = 0;                 // 0: all cores of this process
   std::string dtype = "bfloat16";  // of dense arithmetic, of the cache and of dequantized GGUF tensors
   std::string activations;         // of packed linears: "int8", "f32"; empty: as dtype suggests
+  std::string cache_type;          // "f32", "f16", "int8"; empty: as dtype suggests
   std::string json_file;           // --json FILE; empty: standard output
   Argument json{nullptr};
 

@@ -57,20 +57,25 @@ void ThreadPool::run_erased(Erased function, void* argument) {
     function(argument, 0);
     return;
   }
-  {
+  NIBBLE_CHECK(running_.load() == 0);
+  function_ = function;
+  argument_ = argument;
+  error_ = nullptr;
+  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  // A worker counts itself as a sleeper before it looks at the generation for the last time, so either it
+  // sees the new one or it is seen here.
+  generation_.fetch_add(1, std::memory_order_seq_cst);
+  if (sleepers_.load(std::memory_order_seq_cst) > 0) {
     std::lock_guard lock(mutex_);
-    NIBBLE_CHECK(running_.load() == 0);
-    function_ = function;
-    argument_ = argument;
-    error_ = nullptr;
-    running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_release);
+    wake_.notify_all();
   }
-  wake_.notify_all();
   execute(0);
-  if (!spin_until([&] { return running_.load(std::memory_order_acquire) == 0; })) {
+  const auto all_done = [&] { return running_.load(std::memory_order_seq_cst) == 0; };
+  if (!spin_until(all_done)) {
     std::unique_lock lock(mutex_);
-    done_.wait(lock, [&] { return running_.load(std::memory_order_acquire) == 0; });
+    caller_sleeps_.store(true, std::memory_order_seq_cst);
+    done_.wait(lock, all_done);
+    caller_sleeps_.store(false, std::memory_order_relaxed);
   }
   if (error_) std::rethrow_exception(error_);
 }
@@ -78,16 +83,19 @@ void ThreadPool::run_erased(Erased function, void* argument) {
 void ThreadPool::work(int thread) {
   uint64_t seen = 0;
   for (;;) {
-    const auto changed = [&] { return generation_.load(std::memory_order_acquire) != seen; };
+    const auto changed = [&] { return generation_.load(std::memory_order_seq_cst) != seen; };
     if (!spin_until(changed)) {
       std::unique_lock lock(mutex_);
+      sleepers_.fetch_add(1, std::memory_order_seq_cst);
       wake_.wait(lock, changed);
+      sleepers_.fetch_sub(1, std::memory_order_relaxed);
     }
     seen = generation_.load(std::memory_order_acquire);
     if (stop_) return;
     execute(thread);
-    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      std::lock_guard lock(mutex_);  // the caller may be about to sleep
+    if (running_.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
+        caller_sleeps_.load(std::memory_order_seq_cst)) {
+      std::lock_guard lock(mutex_);
       done_.notify_one();
     }
   }

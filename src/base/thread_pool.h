@@ -70,6 +70,8 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   std::atomic<uint64_t> generation_{0};
   std::atomic<int> running_{0};
+  std::atomic<int> sleepers_{0};  // workers that must be notified
+  std::atomic<bool> caller_sleeps_{false};
   std::atomic<bool> stop_{false};
   Erased function_ = nullptr;
   void* argument_ = nullptr;

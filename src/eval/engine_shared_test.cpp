@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ostream>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -21,6 +22,7 @@ struct RealModel {
   const char* golden;
   const char* file;
 };
+void PrintTo(const RealModel& model, std::ostream* out) { *out << model.title; }
 
 class SharedModel : public ::testing::TestWithParam<RealModel> {
  protected:

@@ -115,7 +115,7 @@ QuantizedMatrix random_quantized(int bits, int group, bool symmetric, int64_t n,
 }
 
 TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
-  for (const int bits : {2, 3, 4, 8}) {
+  for (const int bits : {2, 3, 4, 6, 8}) {
     for (const int group : {16, 32, 64, 128, 0, 96}) {
       for (const bool symmetric : {false, true}) {
         for (const auto& [n, k] :
@@ -135,7 +135,7 @@ TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
             const size_t segments = static_cast<size_t>((k + segment - 1) / segment);
             std::vector<int8_t> codes(static_cast<size_t>(m * act_i8_stride(k)));
             std::vector<float> scales(static_cast<size_t>(m) * segments);
-            std::vector<int32_t> sums(scales.size());
+            std::vector<float> sums(scales.size());
             table_->quantize_i8(x.data(), k, m, k, segment, codes.data(), scales.data(), sums.data());
             const ActI8View act{codes.data(),     scales.data(), sums.data(),
                                 act_i8_stride(k), segment,       static_cast<int64_t>(segments)};
@@ -259,7 +259,7 @@ INSTANTIATE_TEST_SUITE_P(Isa, Kernels, ::testing::Values("ref", "avx2", "avx512"
                          [](const auto& parameter) { return parameter.param; });
 
 TEST(Packed, RoundTripsEveryFormat) {
-  for (const int bits : {2, 3, 4, 8}) {
+  for (const int bits : {2, 3, 4, 6, 8}) {
     for (const bool symmetric : {false, true}) {
       const auto q = random_quantized(bits, 32, symmetric, 21, 77, 5);
       const auto back = unpack(pack(q).view(q.format));

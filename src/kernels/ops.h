@@ -27,7 +27,7 @@ struct DenseView {
 struct ActI8View {
   const int8_t* codes = nullptr;  // [m, stride]
   const float* scales = nullptr;  // [m, segments]
-  const int32_t* sums = nullptr;  // [m, segments]: Σ codes
+  const float* sums = nullptr;    // [m, segments]: scale · Σ codes
   int64_t stride = 0;             // k rounded up to a multiple of 16
   int segment = 64;               // inputs a segment
   int64_t segments = 0;
@@ -64,16 +64,18 @@ struct KernelTable {
   void (*packed_f32)(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y,
                      int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end,
                      float* scratch) = nullptr;
-  // The same with int8 activations: y += s_w · s_a · (dot − zero · Σa), int32 dot per segment.
+  // The same with int8 activations: y += s_w · s_a · (dot − zero · Σa), int32 dot per segment, the rest
+  // float32.
   void (*packed_i8)(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
                     int64_t m, int64_t panel_begin, int64_t panel_end) = nullptr;
   // Rows [m, k] to int8: scale = max|x|/127 per segment, round to nearest even.
   void (*quantize_i8)(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int8_t* codes,
-                      float* scales, int32_t* sums) = nullptr;
+                      float* scales, float* sums) = nullptr;
 
   void (*to_bf16)(const float* x, uint16_t* y, int64_t n) = nullptr;  // round to nearest even
   void (*to_f16)(const float* x, uint16_t* y, int64_t n) = nullptr;   // round to nearest even
   void (*from_f16)(const uint16_t* x, float* y, int64_t n) = nullptr;
+  void (*from_i8)(const int8_t* x, float scale, float* y, int64_t n) = nullptr;  // y = scale·x
 
   // y = x / rms(x) · weight; y may alias x. (Zhang & Sennrich 2019)
   void (*rms_norm)(const float* x, const float* weight, float* y, int64_t n, float eps) = nullptr;
@@ -89,6 +91,11 @@ struct KernelTable {
   void (*scale_add)(float* y, float scale, const float* x, int64_t n) = nullptr;  // y = y·scale + x
   void (*axpy)(float* y, float a, const float* x, int64_t n) = nullptr;           // y += a·x
   // y[n] = Σ weights[i] · rows[i, n] over `count` rows, in their order.
+  // `rounds` of products in registers, as fast as the processor can; returns the operations done, two a
+  // product.
+  double (*peak_i8)(int64_t rounds) = nullptr;  // what packed_i8 multiplies with
+  double (*peak_dense)(int64_t rounds) =
+      nullptr;  // what dense_bf16_bf16 does where it is there, else dense_f32
   void (*weighted_sum)(const float* weights, const float* rows, int64_t count, float* y, int64_t n) = nullptr;
 };
 

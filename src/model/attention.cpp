@@ -37,19 +37,11 @@ void attend(const KernelTable& kernels, const AttentionTask& t, float* scratch) 
   std::fill(total, total + rows, 0.0f);
 
   const int last = t.first_position + t.queries - 1;
-  const auto load = [&](const std::byte* from, int start, int count, float* to) {
-    const int64_t at = start * dim, n = count * dim;
-    if (t.half_cache) {
-      kernels.from_f16(reinterpret_cast<const uint16_t*>(from) + at, to, n);
-    } else {
-      std::memcpy(to, reinterpret_cast<const float*>(from) + at, static_cast<size_t>(n) * sizeof(float));
-    }
-  };
   for (int start = 0; start <= last; start += kAttentionKeys) {
     const int count = std::min(kAttentionKeys, last + 1 - start);
-    load(t.keys, start, count, keys);
+    t.keys.load(kernels, start, count, keys);
     std::fill(keys + count * dim, keys + kAttentionKeys * dim, 0.0f);
-    load(t.values, start, count, values);
+    t.values.load(kernels, start, count, values);
     kernels.dense_f32({DType::kF32, keys, kAttentionKeys, dim}, q, dim, nullptr, scores, kAttentionKeys, rows,
                       0, kAttentionKeys);
     for (int64_t r = 0; r < rows; ++r) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/ops.h"
+#include "model/kv_cache.h"
 
 namespace nibble {
 
@@ -16,8 +17,7 @@ struct AttentionTask {
   const float* q = nullptr;  // query i, repeat r at q + i·stride + r·head_dim, already scaled
   float* out = nullptr;      // laid out as q
   int64_t stride = 0;
-  const std::byte *keys = nullptr, *values = nullptr;  // [positions, head_dim], fp16 or float32
-  bool half_cache = true;
+  CachedRows keys, values;
   int first_position = 0;  // of query 0; query i sees positions 0 … first_position + i
   int queries = 0;         // at most kAttentionQueries
   int repeats = 1;         // query heads that share this key/value head

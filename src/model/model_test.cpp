@@ -52,7 +52,7 @@ TEST_P(MiniModel, LogitsMatchTheGoldenOnes) {
 
 TEST_P(MiniModel, ASequenceDoesNotDependOnItsCompany) {
   const std::vector<int32_t> a = {5, 300, 17, 900, 44, 44, 120}, b = {1000, 3, 8};
-  for (const Precision& precision : {Precision{}, Precision::exact()}) {
+  for (const Precision& precision : {Precision{}, Precision::exact(), Precision{.cache = CacheType::kI8}}) {
     Session session(model_, {.slots = 3, .context = 64, .batch_tokens = 32, .precision = precision}, pool_);
     const int64_t hidden = model_->config.hidden_size;
     Batch batch;
@@ -67,6 +67,39 @@ TEST_P(MiniModel, ASequenceDoesNotDependOnItsCompany) {
     const std::vector<float> together(session.hidden() + static_cast<int64_t>(b.size()) * hidden,
                                       session.hidden() + static_cast<int64_t>(a.size() + b.size()) * hidden);
     EXPECT_EQ(alone, together);
+  }
+}
+
+// The softmax over the last position's logits, with a cache of each type.
+TEST_P(MiniModel, SmallerCachesStayNear) {
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < 100; ++i) tokens.push_back(3 + i * 37 % 500);
+  std::vector<std::vector<double>> probabilities;
+  std::vector<uint64_t> bytes;
+  for (const CacheType type : {CacheType::kF32, CacheType::kF16, CacheType::kI8}) {
+    Session session(model_, {.context = 100, .batch_tokens = 64, .precision = {false, false, type}}, pool_);
+    bytes.push_back(session.cache_bytes());
+    for (int start = 0; start < 100; start += 50) {
+      Batch batch;
+      batch.add(0, start, std::span(tokens).subspan(static_cast<size_t>(start), 50));
+      session.forward(batch);
+    }
+    std::vector<float> logits(static_cast<size_t>(model_->config.vocab_size));
+    session.logits(session.hidden() + 49 * model_->config.hidden_size, 1, logits.data());
+    const float top = *std::max_element(logits.begin(), logits.end());
+    double total = 0;
+    std::vector<double>& p = probabilities.emplace_back();
+    for (const float l : logits) total += p.emplace_back(std::exp(double{l} - double{top}));
+    for (double& value : p) value /= total;
+  }
+  EXPECT_EQ(bytes[0], 2 * bytes[1]);
+  EXPECT_LT(bytes[2], bytes[1]);
+  for (const size_t type : {1, 2}) {
+    double kl = 0;
+    for (size_t i = 0; i < probabilities[0].size(); ++i)
+      kl += probabilities[0][i] * std::log(probabilities[0][i] / probabilities[type][i]);
+    EXPECT_GE(kl, -1e-9);
+    EXPECT_LT(kl, type == 1 ? 1e-5 : 2e-2);
   }
 }
 

@@ -36,6 +36,16 @@ std::vector<double> rope_frequencies(const Model& model) {
   return frequencies;
 }
 
+// The options, which must make sense before anything is allocated by them.
+const SessionOptions& checked(const Model& model, const SessionOptions& options) {
+  if (options.slots < 1 || options.context < 1 || options.batch_tokens < 1)
+    fail("a session needs at least one slot, one position and one token a batch");
+  if (options.context > model.config.max_context)
+    fail("{}: {} tokens of context asked for, the model allows {}", model.name(), options.context,
+         model.config.max_context);
+  return options;
+}
+
 }  // namespace
 
 void Batch::add(int slot, int start, std::span<const int32_t> ids) {
@@ -43,27 +53,17 @@ void Batch::add(int slot, int start, std::span<const int32_t> ids) {
   segments.push_back({slot, start, static_cast<int>(ids.size())});
 }
 
-// The rows of one linear input, converted once for all the linears that read it.
-struct Session::Input {
-  const float* x;
-  int64_t rows, k;
-  bool has_bf16 = false;
-  int segment = 0;  // of the int8 form that is there, 0: none
-};
-
 Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options, ThreadPool& pool)
-    : model_(std::move(model)), options_(options), pool_(pool), kernels_(nibble::kernels()) {
+    : model_(std::move(model)),
+      options_(options),
+      pool_(pool),
+      kernels_(nibble::kernels()),
+      cache_(model_->config, checked(*model_, options).slots, options.context, options.precision.cache,
+             kernels_),
+      linears_(*model_, options.precision, options.batch_tokens, options.expect_packed, kernels_, pool) {
   const ModelConfig& c = model_->config;
-  if (options_.slots < 1 || options_.context < 1 || options_.batch_tokens < 1)
-    fail("a session needs at least one slot, one position and one token a batch");
-  if (options_.context > c.max_context)
-    fail("{}: {} tokens of context asked for, the model allows {}", model_->name(), options_.context,
-         c.max_context);
-  cache_element_ = options_.precision.half_cache ? 2 : 4;
   const size_t context = static_cast<size_t>(options_.context),
                tokens = static_cast<size_t>(options_.batch_tokens);
-  cache_ = AlignedBuffer<std::byte>(static_cast<size_t>(c.n_layers) * static_cast<size_t>(options_.slots) *
-                                    2 * static_cast<size_t>(c.kv_size()) * context * cache_element_);
   const auto frequencies = rope_frequencies(*model_);
   rope_ = AlignedBuffer<float>(context * frequencies.size() * 2);
   for (size_t p = 0, at = 0; p < context; ++p) {
@@ -83,29 +83,16 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
   if (c.has_gate()) gate_ = AlignedBuffer<float>(tokens * inner);
   up_ = AlignedBuffer<float>(tokens * inner);
 
-  const int64_t widest = std::max({c.hidden_size, c.intermediate_size, c.query_size()});
-  bool any_packed = options_.expect_packed || model_->head.packed, any_dense = !model_->head.packed;
-  for (const Linear* l : model_->linears()) (l->packed ? any_packed : any_dense) = true;
-  const bool use_int8 = any_packed && options_.precision.int8;
-  if (any_dense && options_.precision.bf16 && kernels_.dense_bf16_bf16)
-    bf16_ = AlignedBuffer<uint16_t>(tokens * static_cast<size_t>(widest));
-  if (use_int8) {
-    int8_ = AlignedBuffer<int8_t>(tokens * static_cast<size_t>(act_i8_stride(widest)));
-    int8_scales_ = AlignedBuffer<float>(tokens * static_cast<size_t>((widest + 15) / 16));
-    int8_sums_ = AlignedBuffer<int32_t>(int8_scales_.size());
-  }
   const int repeats = c.n_heads / c.n_kv_heads;
   scratch_per_thread_ = attention_scratch(c.head_dim, repeats);
-  if (any_packed && !use_int8)
-    scratch_per_thread_ = std::max(scratch_per_thread_, static_cast<size_t>(packed_scratch(widest)));
   scratch_per_thread_ = (scratch_per_thread_ + 15) / 16 * 16;
   thread_scratch_ = AlignedBuffer<float>(scratch_per_thread_ * static_cast<size_t>(pool_.size()));
   work_.reserve((tokens / kAttentionQueries + tokens + 1) * static_cast<size_t>(c.n_kv_heads));
 }
 
 uint64_t Session::workspace_bytes() const {
-  uint64_t total = rope_.bytes() + bf16_.bytes() + int8_.bytes() + int8_scales_.bytes() + int8_sums_.bytes() +
-                   thread_scratch_.bytes() + work_.capacity() * sizeof(Work);
+  uint64_t total =
+      rope_.bytes() + linears_.bytes() + thread_scratch_.bytes() + work_.capacity() * sizeof(Work);
   for (const AlignedBuffer<float>* b :
        {&residual_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &projected_})
     total += b->bytes();
@@ -170,64 +157,9 @@ void Session::norm(const Norm& norm, const float* x, float* y, int64_t rows) {
   });
 }
 
-void Session::apply(const Linear& linear, Input& input, float* y) {
-  const int64_t m = input.rows, k = linear.k, n = linear.n;
-  NIBBLE_CHECK(k == input.k);
-  if (!linear.packed) {
-    const DenseView& w = linear.dense;
-    if (w.dtype == DType::kBF16 && options_.precision.bf16 && kernels_.dense_bf16_bf16) {
-      if (!input.has_bf16) {
-        pool_.parallel_for(static_cast<size_t>(m * k), 4096, [&](size_t begin, size_t end, int) {
-          kernels_.to_bf16(input.x + begin, bf16_.data() + begin, static_cast<int64_t>(end - begin));
-        });
-        input.has_bf16 = true;
-      }
-      pool_.parallel_for(static_cast<size_t>(n), 16, [&](size_t begin, size_t end, int) {
-        kernels_.dense_bf16_bf16(w, bf16_.data(), k, linear.bias_data(), y, n, m, static_cast<int64_t>(begin),
-                                 static_cast<int64_t>(end));
-      });
-      return;
-    }
-    const auto dense = w.dtype == DType::kF32    ? kernels_.dense_f32
-                       : w.dtype == DType::kBF16 ? kernels_.dense_bf16
-                                                 : kernels_.dense_f16;
-    pool_.parallel_for(static_cast<size_t>(n), 16, [&](size_t begin, size_t end, int) {
-      dense(w, input.x, k, linear.bias_data(), y, n, m, static_cast<int64_t>(begin),
-            static_cast<int64_t>(end));
-    });
-    return;
-  }
-  const PackedView& w = *linear.packed;
-  const size_t panels = static_cast<size_t>(w.format.panels());
-  if (!options_.precision.int8) {
-    pool_.parallel_for(panels, 1, [&](size_t begin, size_t end, int thread) {
-      kernels_.packed_f32(w, input.x, k, linear.bias_data(), y, n, m, static_cast<int64_t>(begin),
-                          static_cast<int64_t>(end),
-                          thread_scratch_.data() + static_cast<size_t>(thread) * scratch_per_thread_);
-    });
-    return;
-  }
-  const int segment = act_segment(w.format);
-  const int64_t segments = (k + segment - 1) / segment, stride = act_i8_stride(k);
-  if (input.segment != segment) {
-    pool_.parallel_for(static_cast<size_t>(m), 1, [&](size_t begin, size_t end, int) {
-      const int64_t r = static_cast<int64_t>(begin);
-      kernels_.quantize_i8(input.x + r * k, k, static_cast<int64_t>(end) - r, k, segment,
-                           int8_.data() + r * stride, int8_scales_.data() + r * segments,
-                           int8_sums_.data() + r * segments);
-    });
-    input.segment = segment;
-  }
-  const ActI8View act{int8_.data(), int8_scales_.data(), int8_sums_.data(), stride, segment, segments};
-  pool_.parallel_for(panels, 1, [&](size_t begin, size_t end, int) {
-    kernels_.packed_i8(w, act, linear.bias_data(), y, n, m, static_cast<int64_t>(begin),
-                       static_cast<int64_t>(end));
-  });
-}
-
 void Session::linear(const Linear& linear, const float* x, float* y, int64_t rows) {
-  Input input{x, rows, linear.k};
-  apply(linear, input, y);
+  const LinearCall call{&linear, y};
+  linears_.run(std::span(&call, 1), x, rows);
 }
 
 void Session::add(float* y, const float* x, int64_t n) {
@@ -261,43 +193,17 @@ void Session::rotate(float* x, int heads, const Batch& batch, float scale) {
 
 void Session::attention(const Block& block, int layer, const Batch& batch, const float* x, float* a) {
   const ModelConfig& c = model_->config;
-  Input input{x, static_cast<int64_t>(batch.tokens.size()), c.hidden_size};
-  apply(block.q, input, q_.data());
-  apply(block.k, input, k_.data());
-  apply(block.v, input, v_.data());
+  const LinearCall calls[] = {{&block.q, q_.data()}, {&block.k, k_.data()}, {&block.v, v_.data()}};
+  linears_.run(calls, x, static_cast<int64_t>(batch.tokens.size()));
   rotate(q_.data(), c.n_heads, batch, 1.0f / std::sqrt(static_cast<float>(c.head_dim)));
   rotate(k_.data(), c.n_kv_heads, batch, 1.0f);
-  write_cache(layer, batch);
-  attend(layer, batch, a);
-}
-
-std::byte* Session::cache_row(int layer, int slot, bool value, int kv_head, int position) {
-  const ModelConfig& c = model_->config;
-  size_t row = static_cast<size_t>(layer) * static_cast<size_t>(options_.slots) + static_cast<size_t>(slot);
-  row = row * 2 + (value ? 1 : 0);
-  row = row * static_cast<size_t>(c.n_kv_heads) + static_cast<size_t>(kv_head);
-  row = row * static_cast<size_t>(options_.context) + static_cast<size_t>(position);
-  return cache_.data() + row * static_cast<size_t>(c.head_dim) * cache_element_;
-}
-
-void Session::write_cache(int layer, const Batch& batch) {
-  const ModelConfig& c = model_->config;
   int64_t token = 0;
   for (const Segment& s : batch.segments) {
-    for (int i = 0; i < s.count; ++i, ++token) {
-      for (int h = 0; h < c.n_kv_heads; ++h) {
-        for (const bool value : {false, true}) {
-          const float* from = (value ? v_ : k_).data() + token * c.kv_size() + h * c.head_dim;
-          std::byte* to = cache_row(layer, s.slot, value, h, s.start + i);
-          if (cache_element_ == 2) {
-            kernels_.to_f16(from, reinterpret_cast<uint16_t*>(to), c.head_dim);
-          } else {
-            std::memcpy(to, from, static_cast<size_t>(c.head_dim) * sizeof(float));
-          }
-        }
-      }
-    }
+    for (int i = 0; i < s.count; ++i, ++token)
+      cache_.write(layer, s.slot, s.start + i, k_.data() + token * c.kv_size(),
+                   v_.data() + token * c.kv_size());
   }
+  attend(layer, batch, a);
 }
 
 void Session::attend(int layer, const Batch& batch, float* out) {
@@ -322,9 +228,8 @@ void Session::attend(int layer, const Batch& batch, float* out) {
     task.q = q_.data() + at;
     task.out = out + at;
     task.stride = width;
-    task.keys = cache_row(layer, s.slot, false, w.kv_head, 0);
-    task.values = cache_row(layer, s.slot, true, w.kv_head, 0);
-    task.half_cache = cache_element_ == 2;
+    task.keys = cache_.keys(layer, s.slot, w.kv_head);
+    task.values = cache_.values(layer, s.slot, w.kv_head);
     task.first_position = s.start + w.first;
     task.queries = w.count;
     task.repeats = repeats;
@@ -335,20 +240,10 @@ void Session::attend(int layer, const Batch& batch, float* out) {
 }
 
 void Session::mlp_inner(const Block& block, const float* x, float* y, int64_t rows) {
-  const ModelConfig& c = model_->config;
-  Input input{x, rows, c.hidden_size};
-  const size_t n = static_cast<size_t>(rows * c.intermediate_size);
-  if (c.has_gate()) {
-    apply(block.gate, input, gate_.data());
-    apply(block.up, input, y);
-    pool_.parallel_for(n, 4096, [&](size_t begin, size_t end, int) {
-      kernels_.silu_mul(gate_.data() + begin, y + begin, y + begin, static_cast<int64_t>(end - begin));
-    });
+  if (model_->config.has_gate()) {
+    linears_.run_gated(block.gate, block.up, x, rows, gate_.data(), y);
   } else {
-    apply(block.up, input, y);
-    pool_.parallel_for(n, 4096, [&](size_t begin, size_t end, int) {
-      kernels_.gelu_new(y + begin, y + begin, static_cast<int64_t>(end - begin));
-    });
+    linears_.run_gelu(block.up, x, rows, y);
   }
 }
 

@@ -9,6 +9,8 @@
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
 #include "kernels/ops.h"
+#include "model/kv_cache.h"
+#include "model/linears.h"
 #include "model/model.h"
 
 namespace nibble {
@@ -32,15 +34,6 @@ struct Batch {
   void add(int slot, int start, std::span<const int32_t> ids);
 };
 
-// What the arithmetic is done in.
-struct Precision {
-  bool bf16 = true;        // dense linears: activations rounded to bf16 where the processor has
-                           // the instruction and the weights are bf16; false: float32
-  bool int8 = true;        // packed linears: activations as int8; false: float32
-  bool half_cache = true;  // keys and values as fp16; false: float32
-  static Precision exact() { return {false, false, false}; }
-};
-
 struct SessionOptions {
   int slots = 1;           // sequences whose cache is kept at a time
   int context = 512;       // tokens a slot
@@ -59,7 +52,7 @@ class Session {
   const SessionOptions& options() const { return options_; }
   ThreadPool& pool() { return pool_; }
   const KernelTable& kernels() const { return kernels_; }
-  uint64_t cache_bytes() const { return cache_.size(); }
+  uint64_t cache_bytes() const { return cache_.bytes(); }
   uint64_t workspace_bytes() const;
 
   // Runs the batch; hidden() then holds the final norm's output of every token. Throws Error for
@@ -85,26 +78,18 @@ class Session {
   void block(const Block& block, int layer, const Batch& batch, float* h);
 
  private:
-  struct Input;  // one x, in the types that linears ask for
-  void apply(const Linear& linear, Input& input, float* y);
   void rotate(float* x, int heads, const Batch& batch, float scale);
-  void write_cache(int layer, const Batch& batch);
   void attend(int layer, const Batch& batch, float* out);
-  std::byte* cache_row(int layer, int slot, bool value, int kv_head, int position);
 
   std::shared_ptr<const Model> model_;
   SessionOptions options_;
   ThreadPool& pool_;
   const KernelTable& kernels_;
-  size_t cache_element_;
-  AlignedBuffer<std::byte> cache_;  // [layer][slot][key, value][kv_head][context][head_dim]
-  AlignedBuffer<float> rope_;       // [context][rope_dims/2][cos, sin]
+  KvCache cache_;
+  Linears linears_;
+  AlignedBuffer<float> rope_;  // [context][rope_dims/2][cos, sin]
   AlignedBuffer<float> residual_, normed_, q_, k_, v_, attended_, gate_, up_, projected_;
-  AlignedBuffer<uint16_t> bf16_;  // an input as bf16
-  AlignedBuffer<int8_t> int8_;    // an input as int8, with scales and sums
-  AlignedBuffer<float> int8_scales_;
-  AlignedBuffer<int32_t> int8_sums_;
-  AlignedBuffer<float> thread_scratch_;  // [threads][scratch_per_thread_]
+  AlignedBuffer<float> thread_scratch_;  // [threads][scratch_per_thread_], of attention
   size_t scratch_per_thread_ = 0;
   struct Work {
     int segment, kv_head, first, count;  // queries [first, first+count) of the segment

@@ -284,7 +284,7 @@ TEST(Layer, BrokenLayersTakeSmallerGroupsThenMoreBits) {
 }
 
 TEST(Grid, SpansItsValuesAndRoundsToTheNearest) {
-  for (const int bits : {2, 3, 4, 8}) {
+  for (const int bits : {2, 3, 4, 6, 8}) {
     for (const bool symmetric : {false, true}) {
       const PackedFormat f{bits, 32, symmetric, 1, 32};
       const auto values = normals(32, 91);

@@ -15,7 +15,7 @@ struct QuantizeOptions {
   Plan plan;
   LayerOptions layer;
   CalibrationOptions calibration;  // not read when no layer's method needs it
-  int head_bits = 8;               // embedding and head: 2, 3, 4, 8, or 16 to leave them
+  int head_bits = 8;               // embedding and head: 2, 3, 4, 6, 8, or 16 to leave them
   std::string version;             // of this program, for the report
   void validate() const;           // throws UsageError
 };

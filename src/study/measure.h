@@ -12,13 +12,14 @@
 #include "base/thread_pool.h"
 #include "eval/result.h"
 #include "model/session.h"
+#include "study/ceilings.h"
 
 namespace nibble {
 
 struct BenchOptions {
   int prompt = 512;    // tokens of the prompt test (ppN); 0: no such test
   int generate = 128;  // tokens of the generation test (tgN), from an empty context; 0: no such test
-  int batch = 1;       // sequences at a time
+  std::vector<int> batches = {1};  // sequences at a time, each with tests of its own
   int repetitions = 5;
   int batch_tokens = 512;
   Precision precision = {};
@@ -35,12 +36,15 @@ struct BenchTest {
   // tg: bytes of weights and cache that a step reads, times steps a second, over the measured read
   // bandwidth. None for pp, and where the weights fit in the last-level cache or nothing was measured.
   std::optional<double> bandwidth_fraction;
+  // pp: the time that the linears' products take at the processor's peak, over the time measured.
+  std::optional<double> peak_fraction;
 };
 
 struct BenchReport {
   std::vector<BenchTest> tests;
+  double load_s = 0;           // opening, checking and mapping the checkpoint; without the tokenizer
   uint64_t peak_rss_load = 0;  // from the start of the process until the model was loaded
-  std::optional<double> bandwidth_bytes_per_s;
+  Ceilings ceilings;
   std::string device;  // "cpu/avx512"
   int threads = 1;
 };

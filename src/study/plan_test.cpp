@@ -160,7 +160,7 @@ TEST(Plan, ErrorsNameKeyAndLine) {
   EXPECT_THAT(error_of("samples = 99999999999"), HasSubstr("samples: 99999999999 is above"));
   EXPECT_THAT(error_of("symmetric = 1"), HasSubstr("symmetric: not true or false"));
   EXPECT_THAT(error_of("dtype = 'int3'"), HasSubstr("dtype: 'int3' is unknown; known are float32, bfloat16"));
-  EXPECT_THAT(error_of("bits = 5"), HasSubstr("line 1: bits: 5; 2, 3, 4 or 8"));
+  EXPECT_THAT(error_of("bits = 5"), HasSubstr("line 1: bits: 5; 2, 3, 4, 6 or 8"));
   EXPECT_THAT(error_of("group_sizes = [16,\n -1]"), HasSubstr("line 2: group_sizes: -1"));
   EXPECT_THAT(error_of("tasks = ['boolq',\n 'bolq']"),
               HasSubstr("line 2: tasks: 'bolq' is unknown; known are boolq"));

@@ -7,34 +7,43 @@
 namespace nibble {
 namespace {
 
-// Where the bits of one code lie: byte and shift within its chunk.
+// Where some bits of a code lie: byte and shift in the packed codes, and which of the code's bits.
 struct Place {
   int64_t byte;
   int shift;
+  int first, count;  // bits [first, first + count) of the code
+
+  int mask() const { return (1 << count) - 1; }
 };
 
-int64_t chunk_offset(const PackedFormat& f, int64_t row, int64_t input) {
-  return ((row / kPanelRows) * f.chunks() + input / f.chunk_inputs()) * f.chunk_bytes();
-}
+// A code lies in one place, or in two.
+struct Places {
+  Place part[2];
+  int count;
+};
 
-Place low_place(const PackedFormat& f, int64_t row, int64_t input) {
+Places places(const PackedFormat& f, int64_t row, int64_t input) {
   const int64_t r = row % kPanelRows, i = input % f.chunk_inputs();
-  const int width = f.bits == 3 ? 2 : f.bits;
-  return {chunk_offset(f, row, input) + 4 * r + i % 4, static_cast<int>(i / 4) * width};
-}
-
-Place third_bit_place(const PackedFormat& f, int64_t row, int64_t input) {
-  const int64_t r = row % kPanelRows, i = input % f.chunk_inputs();
-  return {chunk_offset(f, row, input) + 64 + 2 * r + i / 8, static_cast<int>(i % 8)};
+  const int64_t chunk = (row / kPanelRows * f.chunks() + input / f.chunk_inputs()) * f.chunk_bytes();
+  const int64_t byte = chunk + 4 * r + i % 4;
+  const int quad = static_cast<int>(i / 4);  // of the chunk's inputs
+  switch (f.bits) {
+    case 3:
+      return {{{byte, 2 * quad, 0, 2}, {chunk + 64 + 2 * r + i / 8, static_cast<int>(i % 8), 2, 1}}, 2};
+    case 6:
+      return {{{byte + quad / 2 * 64, quad % 2 * 4, 0, 4}, {byte + 128, 2 * quad, 4, 2}}, 2};
+    default:
+      return {{{byte, f.bits * quad, 0, f.bits}, {}}, 1};
+  }
 }
 
 int64_t zero_offset(const PackedFormat& f, int64_t row, int64_t group) {
   const int64_t at = (row / kPanelRows * f.groups() + group) * f.zero_bytes_per_group();
   const int64_t r = row % kPanelRows;
-  return at + (f.bits == 8 ? r : r % 8);
+  return at + (f.bits > 4 ? r : r % 8);
 }
 
-int zero_shift(const PackedFormat& f, int64_t row) { return f.bits != 8 && row % kPanelRows >= 8 ? 4 : 0; }
+int zero_shift(const PackedFormat& f, int64_t row) { return f.bits <= 4 && row % kPanelRows >= 8 ? 4 : 0; }
 
 int64_t scale_offset(const PackedFormat& f, int64_t row, int64_t group) {
   return (row / kPanelRows * f.groups() + group) * kPanelRows + row % kPanelRows;
@@ -43,8 +52,8 @@ int64_t scale_offset(const PackedFormat& f, int64_t row, int64_t group) {
 }  // namespace
 
 void PackedFormat::validate() const {
-  if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
-    fail("{} bits: only 2, 3, 4 and 8 are supported", bits);
+  if (bits != 2 && bits != 3 && bits != 4 && bits != 6 && bits != 8)
+    fail("{} bits: only 2, 3, 4, 6 and 8 are supported", bits);
   if (group_size < 0 || group_size % 16 != 0)
     fail("group size {}: a multiple of 16 is needed, or 0 for the whole row", group_size);
   if (n < 1 || k < 1) fail("a weight of shape [{}, {}] cannot be quantized", n, k);
@@ -68,16 +77,15 @@ PackedBuffers pack(const QuantizedMatrix& m) {
   PackedBuffers out{AlignedBuffer<uint8_t>(static_cast<size_t>(f.code_bytes())),
                     AlignedBuffer<uint16_t>(static_cast<size_t>(f.scale_count())),
                     AlignedBuffer<uint8_t>(static_cast<size_t>(f.zero_bytes()))};
-  const int low_mask = f.bits == 3 ? 3 : f.max_code();
   for (int64_t row = 0; row < f.n; ++row) {
     for (int64_t i = 0; i < f.k; ++i) {
       const int code = m.codes[static_cast<size_t>(row * f.k + i)];
       NIBBLE_CHECK(code <= f.max_code());
-      const Place low = low_place(f, row, i);
-      out.codes[static_cast<size_t>(low.byte)] |= static_cast<uint8_t>((code & low_mask) << low.shift);
-      if (f.bits == 3) {
-        const Place third = third_bit_place(f, row, i);
-        out.codes[static_cast<size_t>(third.byte)] |= static_cast<uint8_t>((code >> 2) << third.shift);
+      const Places at = places(f, row, i);
+      for (int p = 0; p < at.count; ++p) {
+        const Place& place = at.part[p];
+        out.codes[static_cast<size_t>(place.byte)] |=
+            static_cast<uint8_t>((code >> place.first & place.mask()) << place.shift);
       }
     }
     for (int64_t g = 0; g < f.groups(); ++g) {
@@ -93,13 +101,11 @@ PackedBuffers pack(const QuantizedMatrix& m) {
 }
 
 int packed_code(const PackedView& v, int64_t row, int64_t input) {
-  const PackedFormat& f = v.format;
-  const Place low = low_place(f, row, input);
-  const int mask = f.bits == 3 ? 3 : f.max_code();
-  int code = v.codes[low.byte] >> low.shift & mask;
-  if (f.bits == 3) {
-    const Place third = third_bit_place(f, row, input);
-    code |= (v.codes[third.byte] >> third.shift & 1) << 2;
+  const Places at = places(v.format, row, input);
+  int code = 0;
+  for (int p = 0; p < at.count; ++p) {
+    const Place& place = at.part[p];
+    code |= (v.codes[place.byte] >> place.shift & place.mask()) << place.first;
   }
   return code;
 }
@@ -111,7 +117,7 @@ float packed_scale(const PackedView& v, int64_t row, int64_t group) {
 int packed_zero(const PackedView& v, int64_t row, int64_t group) {
   if (v.format.symmetric) return v.format.middle();
   const int byte = v.zeros[zero_offset(v.format, row, group)];
-  return v.format.bits == 8 ? byte : byte >> zero_shift(v.format, row) & 15;
+  return v.format.bits > 4 ? byte : byte >> zero_shift(v.format, row) & 15;
 }
 
 QuantizedMatrix unpack(const PackedView& v) {

@@ -7,6 +7,8 @@
 //   2 bits: 16 inputs, 64 bytes; bit pair i of the byte = input 4i+j.
 //   3 bits: 16 inputs, 96 bytes; the low two bits as for 2 bits, then for each row 16 bits:
 //           bit 4i+j of the row's little-endian u16 is the third bit of input 4i+j.
+//   6 bits: 16 inputs, 192 bytes; the low four bits of inputs 0–7 and of inputs 8–15 as for 4 bits,
+//           then the high two bits as for 2 bits.
 // The last panel is padded with rows of zero codes and zero scales, the last chunk with zero codes.
 // A code q in [0, 2^bits) stands for scale·(q − zero). Groups run along k; the last may be short.
 #pragma once
@@ -23,7 +25,7 @@ namespace nibble {
 inline constexpr int kPanelRows = 16;
 
 struct PackedFormat {
-  int bits = 4;            // 2, 3, 4 or 8
+  int bits = 4;            // 2, 3, 4, 6 or 8
   int group_size = 64;     // a multiple of 16; 0: the whole row
   bool symmetric = false;  // zero = 2^(bits−1), not stored
   int64_t n = 0, k = 0;    // outputs, inputs
@@ -34,11 +36,11 @@ struct PackedFormat {
   int64_t groups() const { return (k + group() - 1) / group(); }
   int64_t panels() const { return (n + kPanelRows - 1) / kPanelRows; }
   int chunk_inputs() const { return bits == 8 ? 4 : bits == 4 ? 8 : 16; }
-  int chunk_bytes() const { return bits == 3 ? 96 : 64; }
+  int chunk_bytes() const { return bits == 3 ? 96 : bits == 6 ? 192 : 64; }
   int64_t chunks() const { return (k + chunk_inputs() - 1) / chunk_inputs(); }
   int64_t code_bytes() const { return panels() * chunks() * chunk_bytes(); }
   int64_t scale_count() const { return panels() * groups() * kPanelRows; }
-  int zero_bytes_per_group() const { return symmetric ? 0 : bits == 8 ? 16 : 8; }
+  int zero_bytes_per_group() const { return symmetric ? 0 : bits > 4 ? 16 : 8; }
   int64_t zero_bytes() const { return panels() * groups() * zero_bytes_per_group(); }
   int64_t bytes() const { return code_bytes() + scale_count() * 2 + zero_bytes(); }
   void validate() const;  // throws Error for bits, group size or shape that the layout cannot say
@@ -50,7 +52,7 @@ struct PackedView {
   const uint8_t* codes = nullptr;    // [panels, chunks, chunk_bytes]
   const uint16_t* scales = nullptr;  // fp16 [panels, groups, 16]
   const uint8_t* zeros =
-      nullptr;  // [panels, groups, 8]: low nibble row j, high nibble row 8+j; 8 bits: [.., 16]
+      nullptr;  // [panels, groups, 8]: low nibble row j, high nibble row 8+j; 6 and 8 bits: [.., 16]
 };
 
 // Quantized weights as plain arrays: what the quantizers make and the exporters read.

@@ -199,8 +199,15 @@ void from_f16(const uint16_t* x, float* y, int64_t n) {
 }
 
 template <class V>
+void from_i8(const int8_t* x, float scale, float* y, int64_t n) {
+  for_vectors<V>(n, [&](int64_t i, int64_t count) {
+    V::store(y + i, V::mul(V::set(scale), V::to_float(V::load_i8(x + i, count))), count);
+  });
+}
+
+template <class V>
 void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int8_t* codes, float* scales,
-                 int32_t* sums) {
+                 float* sums) {
   const int64_t stride = act_i8_stride(k), segments = (k + segment - 1) / segment;
   for (int64_t i = 0; i < m; ++i, codes += stride) {
     for (int64_t s = 0; s < segments; ++s) {
@@ -211,18 +218,14 @@ void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment,
                      [&](int64_t c, int64_t count) { top = V::max(top, V::abs(V::load(from + c, count))); });
       const float largest = lane_max<V>(top);
       const typename V::F inverse = V::set(largest > 0 ? 127.0f / largest : 0.0f);
-      int32_t sum = 0;
+      typename V::I sum = V::izero();
       for_vectors<V>(size, [&](int64_t c, int64_t count) {
-        float rounded[V::kLanes];
-        V::store(rounded, V::round(V::mul(V::load(from + c, count), inverse)));
-        for (int64_t j = 0; j < count; ++j) {
-          const int32_t q = static_cast<int32_t>(rounded[j]);
-          codes[begin + c + j] = static_cast<int8_t>(q);
-          sum += q;
-        }
+        const typename V::I q = V::to_int(V::mul(V::load(from + c, count), inverse));
+        V::store_i8(codes + begin + c, q, count);
+        sum = V::iadd(sum, q);
       });
       scales[i * segments + s] = largest / 127.0f;
-      sums[i * segments + s] = sum;
+      sums[i * segments + s] = scales[i * segments + s] * static_cast<float>(V::lane_sum(sum));
     }
     for (int64_t c = k; c < stride; ++c) codes[c] = 0;
   }

@@ -41,11 +41,19 @@ void to_bf16_plain(const float* x, uint16_t* y, int64_t n) {
   });
 }
 
+double peak_bf16(int64_t rounds) {
+  const __m512bh a = (__m512bh)_mm512_set1_epi16(0x3a83);  // about 1e-3
+  return peak_of(rounds, _mm512_setzero_ps(), 32, [&](__m512 sum) { return _mm512_dpbf16_ps(sum, a, a); });
+}
+
 constexpr KernelTable make(bool bf16) {
   KernelTable t = table_of<Avx512>();
   t.name = "avx512";
   t.to_bf16 = bf16 ? to_bf16 : to_bf16_plain;
-  if (bf16) t.dense_bf16_bf16 = dense_linear<Avx512, DotBf16Bf16>;
+  if (bf16) {
+    t.dense_bf16_bf16 = dense_linear<Avx512, DotBf16Bf16>;
+    t.peak_dense = peak_bf16;
+  }
   return t;
 }
 constexpr KernelTable kWithBf16 = make(true), kWithoutBf16 = make(false);

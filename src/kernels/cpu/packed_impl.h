@@ -10,12 +10,14 @@
 namespace nibble {
 namespace {
 
+constexpr int64_t kSecondLevelCodes = 640 << 10;  // bytes of int8 activations that a block of rows may take
+
 // The codes of one chunk as vectors of unsigned bytes: byte j of a lane of out[i] is input 4i+j.
 template <class V, int kBits>
 struct Chunk {
   static constexpr int kVectors = kBits == 8 ? 1 : kBits == 4 ? 2 : 4;
   static constexpr int kInputs = 4 * kVectors;
-  static constexpr int kBytes = kBits == 3 ? 96 : 64;
+  static constexpr int kBytes = kBits == 3 ? 96 : kBits == 6 ? 192 : 64;
 
   static void load(const uint8_t* chunk, int half, typename V::I out[kVectors]) {
     const typename V::I low = V::iload(chunk + half * 32);
@@ -25,6 +27,13 @@ struct Chunk {
       const typename V::I mask = V::iset(0x0f0f0f0f);
       out[0] = V::iand(low, mask);
       out[1] = V::iand(V::template shr<4>(low), mask);
+    } else if constexpr (kBits == 6) {
+      const typename V::I mask = V::iset(0x0f0f0f0f), pair = V::iset(0x30303030);
+      const typename V::I next = V::iload(chunk + 64 + half * 32), high = V::iload(chunk + 128 + half * 32);
+      out[0] = V::ior(V::iand(low, mask), V::iand(V::template shl<4>(high), pair));
+      out[1] = V::ior(V::iand(V::template shr<4>(low), mask), V::iand(V::template shl<2>(high), pair));
+      out[2] = V::ior(V::iand(next, mask), V::iand(high, pair));
+      out[3] = V::ior(V::iand(V::template shr<4>(next), mask), V::iand(V::template shr<2>(high), pair));
     } else {
       const typename V::I mask = V::iset(0x03030303);
       out[0] = V::iand(low, mask);
@@ -53,7 +62,7 @@ template <class V, int kBits>
 typename V::F load_zeros(const PackedView& w, int64_t panel, int64_t group, int half) {
   if (w.format.symmetric) return V::set(static_cast<float>(w.format.middle()));
   const uint8_t* zeros = w.zeros + (panel * w.format.groups() + group) * w.format.zero_bytes_per_group();
-  if constexpr (kBits == 8) return V::to_float(V::load_u8(zeros + half * 8));
+  if constexpr (kBits > 4) return V::to_float(V::load_u8(zeros + half * 8));
   return V::to_float(V::load_zero_nibbles(zeros, half));
 }
 
@@ -154,6 +163,23 @@ void packed_f32_bits(const PackedView& w, const float* x, int64_t ldx, const flo
                    });
 }
 
+// Adds `chunks` (at least one) chunks of products to the sums of kRows rows.
+template <class V, int kBits, int kRows>
+inline void add_products(const uint8_t*& chunk, int half, const int8_t* x, int64_t stride, int64_t chunks,
+                         typename V::I dots[kRows]) {
+  using C = Chunk<V, kBits>;
+  do {
+    typename V::I q[C::kVectors];
+    C::load(chunk, half, q);
+    NIBBLE_UNROLL for (int i = 0; i < C::kVectors; ++i) {
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) dots[r] =
+          V::template dot<kBits>(dots[r], q[i], V::ibroadcast(x + r * stride + 4 * i));
+    }
+    chunk += C::kBytes;
+    x += C::kInputs;
+  } while (--chunks > 0);
+}
+
 template <class V, int kBits, int kRows>
 void packed_i8_tile(const PackedView& w, int64_t panel, int half, const ActI8View& x, int64_t first,
                     typename V::F start, float* y, int64_t ldy, int64_t valid) {
@@ -161,37 +187,27 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const ActI8Vie
   const PackedFormat& f = w.format;
   const int8_t* codes = x.codes + first * x.stride;
   const float* scales = x.scales + first * x.segments;
-  const int32_t* sums = x.sums + first * x.segments;
+  const float* sums = x.sums + first * x.segments;
   const uint8_t* chunk = w.codes + panel * f.chunks() * C::kBytes;
   typename V::F total[kRows];
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = start;
-  const int64_t segments_per_group = (f.group() + x.segment - 1) / x.segment;
-  typename V::F scale = V::zero(), zero = V::zero();
-  for (int64_t s = 0, c = 0, in_group = segments_per_group; s < x.segments; ++s, ++in_group) {
-    if (in_group == segments_per_group) {
-      in_group = 0;
-      const int64_t group = s / segments_per_group;
-      scale = load_scales<V>(w, panel, group, half);
-      zero = load_zeros<V, kBits>(w, panel, group, half);
-    }
-    const int64_t end = c + x.segment < x.stride ? c + x.segment : x.stride;
-    typename V::I dots[kRows];
-    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) dots[r] = V::izero();
-    for (; c < end && c < f.k; c += C::kInputs, chunk += C::kBytes) {
-      typename V::I q[C::kVectors];
-      C::load(chunk, half, q);
-      NIBBLE_UNROLL for (int i = 0; i < C::kVectors; ++i) {
-        NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
-          int32_t four;
-          __builtin_memcpy(&four, codes + r * x.stride + c + 4 * i, 4);
-          dots[r] = V::template dot<kBits>(dots[r], q[i], V::iset(four));
-        }
+  const int64_t whole = x.segment / C::kInputs, segments_per_group = (f.group() + x.segment - 1) / x.segment;
+  int64_t chunks_left = f.chunks();
+  for (int64_t group = 0, s = 0; s < x.segments; ++group) {
+    const typename V::F scale = load_scales<V>(w, panel, group, half);
+    const typename V::F offset = V::mul(scale, load_zeros<V, kBits>(w, panel, group, half));
+    const int64_t end = s + segments_per_group < x.segments ? s + segments_per_group : x.segments;
+    for (; s < end; ++s) {
+      typename V::I dots[kRows];
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) dots[r] = V::izero();
+      const int64_t chunks = whole < chunks_left ? whole : chunks_left;
+      add_products<V, kBits, kRows>(chunk, half, codes, x.stride, chunks, dots);
+      chunks_left -= chunks;
+      codes += x.segment;
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
+        const typename V::F dot = V::mul(V::to_float(dots[r]), V::set(scales[r * x.segments + s]));
+        total[r] = V::fnma(offset, V::set(sums[r * x.segments + s]), V::fma(scale, dot, total[r]));
       }
-    }
-    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
-      const typename V::F sum = V::set(static_cast<float>(sums[r * x.segments + s]));
-      const typename V::F centred = V::sub(V::to_float(dots[r]), V::mul(zero, sum));
-      total[r] = V::fma(V::mul(scale, V::set(scales[r * x.segments + s])), centred, total[r]);
     }
   }
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
@@ -210,14 +226,19 @@ void packed_i8_rows(int rows, const PackedView& w, int64_t panel, int half, cons
 template <class V, int kBits>
 void packed_i8_bits(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
                     int64_t m, int64_t panel_begin, int64_t panel_end) {
-  for_each_half<V>(
-      w.format, panel_begin, panel_end, [&](int64_t panel, int half, int64_t row, int64_t valid) {
-        const typename V::F start = load_bias<V>(bias, row, valid);
-        for (int64_t i = 0; i < m; i += V::kIntRows) {
-          const int rows = static_cast<int>(m - i < V::kIntRows ? m - i : V::kIntRows);
-          packed_i8_rows<V, kBits>(rows, w, panel, half, x, i, start, y + i * ldy + row, ldy, valid);
-        }
-      });
+  int64_t rows_at_once = kSecondLevelCodes / x.stride / V::kIntRows * V::kIntRows;
+  if (rows_at_once < V::kIntRows) rows_at_once = V::kIntRows;
+  for (int64_t begin = 0; begin < m; begin += rows_at_once) {
+    const int64_t end = begin + rows_at_once < m ? begin + rows_at_once : m;
+    for_each_half<V>(
+        w.format, panel_begin, panel_end, [&](int64_t panel, int half, int64_t row, int64_t valid) {
+          const typename V::F start = load_bias<V>(bias, row, valid);
+          for (int64_t i = begin; i < end; i += V::kIntRows) {
+            const int rows = static_cast<int>(end - i < V::kIntRows ? end - i : V::kIntRows);
+            packed_i8_rows<V, kBits>(rows, w, panel, half, x, i, start, y + i * ldy + row, ldy, valid);
+          }
+        });
+  }
 }
 
 template <class V>
@@ -226,6 +247,7 @@ void packed_f32(const PackedView& w, const float* x, int64_t ldx, const float* b
   const auto run = w.format.bits == 2   ? packed_f32_bits<V, 2>
                    : w.format.bits == 3 ? packed_f32_bits<V, 3>
                    : w.format.bits == 4 ? packed_f32_bits<V, 4>
+                   : w.format.bits == 6 ? packed_f32_bits<V, 6>
                                         : packed_f32_bits<V, 8>;
   run(w, x, ldx, bias, y, ldy, m, panel_begin, panel_end, scratch);
 }
@@ -236,6 +258,7 @@ void packed_i8(const PackedView& w, const ActI8View& x, const float* bias, float
   const auto run = w.format.bits == 2   ? packed_i8_bits<V, 2>
                    : w.format.bits == 3 ? packed_i8_bits<V, 3>
                    : w.format.bits == 4 ? packed_i8_bits<V, 4>
+                   : w.format.bits == 6 ? packed_i8_bits<V, 6>
                                         : packed_i8_bits<V, 8>;
   run(w, x, bias, y, ldy, m, panel_begin, panel_end);
 }

@@ -41,6 +41,7 @@ struct Avx2 {
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F div(F a, F b) { return _mm256_div_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static F fnma(F a, F b, F c) { return _mm256_fnmadd_ps(a, b, c); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
   static F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
@@ -59,6 +60,11 @@ struct Avx2 {
 
   static I izero() { return _mm256_setzero_si256(); }
   static I iset(int32_t v) { return _mm256_set1_epi32(v); }
+  static I ibroadcast(const int8_t* four) {
+    int32_t v;
+    __builtin_memcpy(&v, four, 4);
+    return _mm256_set1_epi32(v);
+  }
   static I iload(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static I iand(I a, I b) { return _mm256_and_si256(a, b); }
   static I ior(I a, I b) { return _mm256_or_si256(a, b); }
@@ -70,6 +76,27 @@ struct Avx2 {
   template <int N>
   static I shl(I a) {
     return _mm256_slli_epi32(a, N);
+  }
+  static I iadd(I a, I b) { return _mm256_add_epi32(a, b); }
+  static int32_t lane_sum(I a) {
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+  }
+  static I to_int(F a) { return _mm256_cvtps_epi32(a); }
+  static void store_i8(int8_t* p, I v, int64_t n) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    const __m128i bytes = _mm_packs_epi16(words, words);
+    if (n == kLanes) return _mm_storel_epi64(reinterpret_cast<__m128i*>(p), bytes);
+    alignas(16) int8_t all[16];
+    _mm_store_si128(reinterpret_cast<__m128i*>(all), bytes);
+    for (int64_t i = 0; i < n; ++i) p[i] = all[i];
+  }
+  static I load_i8(const int8_t* p, int64_t n) {
+    if (n == kLanes) return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    alignas(16) int8_t all[16] = {};
+    for (int64_t i = 0; i < n; ++i) all[i] = p[i];
+    return _mm256_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(all)));
   }
   static F to_float(I a) { return _mm256_cvtepi32_ps(a); }
   static I load_u16(const void* p) {
@@ -83,12 +110,12 @@ struct Avx2 {
     if (half) bytes = _mm_srli_epi16(bytes, 4);
     return _mm256_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15)));
   }
-  // Pairs of products stay below 2·15·127 in int16 for codes of at most 4 bits; 8-bit codes are
+  // Pairs of products stay below 2·63·127 in int16 for codes of at most 6 bits; 8-bit codes are
   // split into nibbles.
   template <int kBits>
   static I dot(I acc, I u, I s) {
     const I ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
-    if constexpr (kBits <= 4)
+    if constexpr (kBits <= 6)
       return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), ones));
     const I lo = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(u, low), s), ones);
     const I hi =

@@ -44,6 +44,7 @@ struct Avx512 {
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F div(F a, F b) { return _mm512_div_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F fnma(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }  // c − a·b
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static F abs(F a) { return _mm512_abs_ps(a); }
@@ -65,6 +66,11 @@ struct Avx512 {
 
   static I izero() { return _mm512_setzero_si512(); }
   static I iset(int32_t v) { return _mm512_set1_epi32(v); }
+  static I ibroadcast(const int8_t* four) {
+    int32_t v;
+    __builtin_memcpy(&v, four, 4);
+    return _mm512_set1_epi32(v);
+  }
   static I iload(const void* p) { return _mm512_loadu_si512(p); }
   static I iand(I a, I b) { return _mm512_and_si512(a, b); }
   static I ior(I a, I b) { return _mm512_or_si512(a, b); }
@@ -76,6 +82,15 @@ struct Avx512 {
   template <int N>
   static I shl(I a) {
     return _mm512_slli_epi32(a, N);
+  }
+  static I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
+  static int32_t lane_sum(I a) { return _mm512_reduce_add_epi32(a); }
+  static I to_int(F a) { return _mm512_cvtps_epi32(a); }  // to nearest even
+  static void store_i8(int8_t* p, I v, int64_t n) {       // of the first n lanes, all within int8
+    _mm_mask_storeu_epi8(p, first(n), _mm512_cvtepi32_epi8(v));
+  }
+  static I load_i8(const int8_t* p, int64_t n) {
+    return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(n), p));
   }
   static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
   static I load_u16(const void* p) {

@@ -4,6 +4,7 @@
 #include "kernels/cpu/dense_impl.h"
 #include "kernels/cpu/elementwise_impl.h"
 #include "kernels/cpu/packed_impl.h"
+#include "kernels/cpu/peak_impl.h"
 
 namespace nibble {
 namespace {
@@ -20,6 +21,7 @@ constexpr KernelTable table_of() {
   t.quantize_i8 = quantize_i8<V>;
   t.to_f16 = to_f16<V>;
   t.from_f16 = from_f16<V>;
+  t.from_i8 = from_i8<V>;
   t.rms_norm = rms_norm<V>;
   t.layer_norm = layer_norm<V>;
   t.add = add<V>;
@@ -30,6 +32,8 @@ constexpr KernelTable table_of() {
   t.scale_add = scale_add<V>;
   t.axpy = axpy<V>;
   t.weighted_sum = weighted_sum<V>;
+  t.peak_i8 = peak_i8<V>;
+  t.peak_dense = peak_f32<V>;
   return t;
 }
 

@@ -73,9 +73,9 @@ void packed_i8(const PackedView& w, const ActI8View& x, const float* bias, float
         const int64_t group = begin / f.group();
         int64_t dot = 0;
         for (int64_t c = begin; c < stop; ++c) dot += packed_code(w, j, c) * x.codes[i * x.stride + c];
-        dot -= int64_t{packed_zero(w, j, group)} * x.sums[i * x.segments + s];
-        sum += double{packed_scale(w, j, group)} * double{x.scales[i * x.segments + s]} *
-               static_cast<double>(dot);
+        sum += double{packed_scale(w, j, group)} *
+               (double{x.scales[i * x.segments + s]} * static_cast<double>(dot) -
+                packed_zero(w, j, group) * double{x.sums[i * x.segments + s]});
       }
       y[i * ldy + j] = static_cast<float>(sum);
     }
@@ -83,7 +83,7 @@ void packed_i8(const PackedView& w, const ActI8View& x, const float* bias, float
 }
 
 void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int8_t* codes, float* scales,
-                 int32_t* sums) {
+                 float* sums) {
   const int64_t stride = act_i8_stride(k), segments = (k + segment - 1) / segment;
   for (int64_t i = 0; i < m; ++i) {
     int8_t* row = codes + i * stride;
@@ -99,7 +99,7 @@ void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment,
         sum += row[c];
       }
       scales[i * segments + s] = largest / 127.0f;
-      sums[i * segments + s] = sum;
+      sums[i * segments + s] = scales[i * segments + s] * static_cast<float>(sum);
     }
   }
 }
@@ -112,6 +112,10 @@ void to_f16(const float* x, uint16_t* y, int64_t n) {
 }
 void from_f16(const uint16_t* x, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = fp16_to_float(x[i]);
+}
+
+void from_i8(const int8_t* x, float scale, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = scale * static_cast<float>(x[i]);
 }
 
 void rms_norm(const float* x, const float* weight, float* y, int64_t n, float eps) {
@@ -184,6 +188,13 @@ void dense_f16(const DenseView& w, const float* x, int64_t ldx, const float* bia
   dense<F16>(w, x, ldx, bias, y, ldy, m, n_begin, n_end);
 }
 
+template <typename T>
+double peak(int64_t rounds) {
+  volatile T sum = 0;
+  for (int64_t r = 0; r < rounds; ++r) sum = sum + T{3} * static_cast<T>(r & 7);
+  return 2.0 * static_cast<double>(rounds);
+}
+
 }  // namespace
 
 const KernelTable isa::kRef = {
@@ -198,6 +209,7 @@ const KernelTable isa::kRef = {
     .to_bf16 = to_bf16,
     .to_f16 = to_f16,
     .from_f16 = from_f16,
+    .from_i8 = from_i8,
     .rms_norm = rms_norm,
     .layer_norm = layer_norm,
     .add = add,
@@ -207,6 +219,8 @@ const KernelTable isa::kRef = {
     .max = max_of,
     .scale_add = scale_add,
     .axpy = axpy,
+    .peak_i8 = peak<int32_t>,
+    .peak_dense = peak<float>,
     .weighted_sum = weighted_sum,
 };
 

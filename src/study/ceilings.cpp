@@ -1,4 +1,4 @@
-#include "study/bandwidth.h"
+#include "study/ceilings.h"
 
 #include <unistd.h>
 
@@ -9,6 +9,7 @@
 #include "base/aligned_buffer.h"
 #include "base/memory_usage.h"
 #include "eval/stopwatch.h"
+#include "kernels/ops.h"
 
 namespace nibble {
 namespace {
@@ -22,22 +23,6 @@ uint64_t sum_of(const uint64_t* data, size_t n) {
   uint64_t total = 0;
   for (const uint64_t sum : sums) total += sum;
   return total;
-}
-
-}  // namespace
-
-// What sysfs says of processor 0: virtual machines pass the sum over a whole socket to sysconf().
-uint64_t last_level_cache_bytes() {
-  for (int index = 9; index >= 0; --index) {
-    std::ifstream size(fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/size", index));
-    uint64_t value = 0;
-    char unit = 'K';
-    if (size >> value && value > 0) return value << (size >> unit && unit == 'M' ? 20 : 10);
-  }
-  for (const int level : {_SC_LEVEL3_CACHE_SIZE, _SC_LEVEL2_CACHE_SIZE}) {
-    if (const long bytes = ::sysconf(level); bytes > 0) return static_cast<uint64_t>(bytes);
-  }
-  return 0;
 }
 
 std::optional<double> read_bandwidth(ThreadPool& pool) {
@@ -60,6 +45,48 @@ std::optional<double> read_bandwidth(ThreadPool& pool) {
   }
   NIBBLE_CHECK(sink.load() != 0);  // the sums are used, so they are computed
   return best;
+}
+
+// The best of several runs of about 20 ms.
+double operations_per_s(ThreadPool& pool, double (*peak)(int64_t)) {
+  constexpr int kPasses = 5;
+  int64_t rounds = 1000;
+  const auto seconds_of = [&] {
+    const Stopwatch watch;
+    pool.run([&](int) { peak(rounds); });
+    return watch.seconds();
+  };
+  while (seconds_of() < 0.01) rounds *= 2;
+  double best = 0;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const Stopwatch watch;
+    std::atomic<double> operations{0};
+    pool.run([&](int) { operations += peak(rounds); });
+    best = std::max(best, operations / watch.seconds());
+  }
+  return best;
+}
+
+}  // namespace
+
+// What sysfs says of processor 0: virtual machines pass the sum over a whole socket to sysconf().
+uint64_t last_level_cache_bytes() {
+  for (int index = 9; index >= 0; --index) {
+    std::ifstream size(fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/size", index));
+    uint64_t value = 0;
+    char unit = 'K';
+    if (size >> value && value > 0) return value << (size >> unit && unit == 'M' ? 20 : 10);
+  }
+  for (const int level : {_SC_LEVEL3_CACHE_SIZE, _SC_LEVEL2_CACHE_SIZE}) {
+    if (const long bytes = ::sysconf(level); bytes > 0) return static_cast<uint64_t>(bytes);
+  }
+  return 0;
+}
+
+Ceilings measure_ceilings(ThreadPool& pool) {
+  return {.read_bytes_per_s = read_bandwidth(pool),
+          .int8_ops_per_s = operations_per_s(pool, kernels().peak_i8),
+          .dense_ops_per_s = operations_per_s(pool, kernels().peak_dense)};
 }
 
 }  // namespace nibble

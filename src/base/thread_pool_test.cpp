@@ -1,0 +1,67 @@
+#include "base/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <numeric>
+#include <stdexcept>
+
+namespace nibble {
+namespace {
+
+TEST(ThreadPool, EveryThreadRunsEveryJobOnce) {
+  for (const int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    ASSERT_EQ(pool.size(), threads);
+    std::vector<int> counts(static_cast<size_t>(threads));
+    for (int job = 0; job < 2000; ++job) pool.run([&](int thread) { ++counts[static_cast<size_t>(thread)]; });
+    EXPECT_EQ(counts, std::vector<int>(static_cast<size_t>(threads), 2000));
+  }
+}
+
+// Long enough pauses that workers and caller go to sleep, in every order.
+TEST(ThreadPool, SleepersWakeUp) {
+  ThreadPool pool(3);
+  std::atomic<int> sum{0};
+  for (int job = 0; job < 60; ++job) {
+    if (job % 2 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    pool.run([&](int thread) {
+      if (thread == job % 3) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      ++sum;
+    });
+  }
+  EXPECT_EQ(sum, 180);
+}
+
+TEST(ThreadPool, PiecesCoverTheRangeOnce) {
+  ThreadPool pool(3);
+  for (const size_t n : {0, 1, 7, 64, 1000}) {
+    for (const size_t grain : {1, 16, 100}) {
+      std::vector<std::atomic<int>> seen(n);
+      pool.parallel_for(n, grain, [&](size_t begin, size_t end, int) {
+        EXPECT_EQ(begin % grain, 0u);
+        for (size_t i = begin; i < end; ++i) ++seen[i];
+      });
+      EXPECT_TRUE(std::all_of(seen.begin(), seen.end(), [](const auto& count) { return count == 1; }));
+    }
+    std::vector<std::atomic<int>> seen(n);
+    pool.parallel_each(n, [&](size_t i, int) { ++seen[i]; });
+    EXPECT_TRUE(std::all_of(seen.begin(), seen.end(), [](const auto& count) { return count == 1; }));
+  }
+}
+
+TEST(ThreadPool, AnExceptionReachesTheCallerAndThePoolGoesOn) {
+  ThreadPool pool(2);
+  for (const int thrower : {0, 1}) {
+    EXPECT_THROW(pool.run([&](int thread) {
+      if (thread == thrower) throw std::runtime_error("no");
+    }),
+                 std::runtime_error);
+    int ran = 0;
+    pool.run([&](int thread) { ran += thread == 0; });
+    EXPECT_EQ(ran, 1);
+  }
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,155 @@
+#include "model/linears.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kUnit = kPanelRows;    // output rows that are dealt out together
+constexpr int64_t kPiecesPerThread = 4;  // a thread that was held up leaves its last pieces to others
+
+int64_t units_of(const Linear& linear) { return (linear.n + kUnit - 1) / kUnit; }
+
+}  // namespace
+
+Linears::Linears(const Model& model, const Precision& precision, int64_t max_rows, bool expect_packed,
+                 const KernelTable& kernels, ThreadPool& pool)
+    : precision_(precision), kernels_(kernels), pool_(pool) {
+  const ModelConfig& c = model.config;
+  const int64_t widest = std::max({c.hidden_size, c.intermediate_size, c.query_size()});
+  bool any_packed = expect_packed || model.head.packed, any_dense = !model.head.packed;
+  for (const Linear* l : model.linears()) (l->packed ? any_packed : any_dense) = true;
+  const size_t rows = static_cast<size_t>(max_rows);
+  if (any_dense && precision.bf16 && kernels.dense_bf16_bf16)
+    bf16_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(widest));
+  if (any_packed && precision.int8) {
+    int8_ = AlignedBuffer<int8_t>(rows * static_cast<size_t>(act_i8_stride(widest)));
+    int8_scales_ = AlignedBuffer<float>(rows * static_cast<size_t>((widest + 15) / 16));
+    int8_sums_ = AlignedBuffer<float>(int8_scales_.size());
+  } else if (any_packed) {
+    scratch_per_thread_ = static_cast<size_t>(packed_scratch(widest));
+    scratch_ = AlignedBuffer<float>(scratch_per_thread_ * static_cast<size_t>(pool.size()));
+  }
+}
+
+uint64_t Linears::bytes() const {
+  return bf16_.bytes() + int8_.bytes() + int8_scales_.bytes() + int8_sums_.bytes() + scratch_.bytes();
+}
+
+Linears::Form Linears::form_of(const Linear& linear) const {
+  if (linear.packed) return {.segment = precision_.int8 ? act_segment(linear.packed->format) : 0};
+  return {.bf16 = linear.dense.dtype == DType::kBF16 && precision_.bf16 && kernels_.dense_bf16_bf16};
+}
+
+void Linears::convert(const Form& form, const float* x, int64_t rows, int64_t k) {
+  if (form.bf16) {
+    pool_.parallel_for(static_cast<size_t>(rows * k), 8192, [&](size_t begin, size_t end, int) {
+      kernels_.to_bf16(x + begin, bf16_.data() + begin, static_cast<int64_t>(end - begin));
+    });
+  } else if (form.segment > 0) {
+    const int64_t segments = (k + form.segment - 1) / form.segment, stride = act_i8_stride(k);
+    pool_.parallel_for(static_cast<size_t>(rows), 4, [&](size_t begin, size_t end, int) {
+      const int64_t r = static_cast<int64_t>(begin);
+      kernels_.quantize_i8(x + r * k, k, static_cast<int64_t>(end) - r, k, form.segment,
+                           int8_.data() + r * stride, int8_scales_.data() + r * segments,
+                           int8_sums_.data() + r * segments);
+    });
+  }
+}
+
+void Linears::compute(const LinearCall& call, const float* x, int64_t rows, int64_t begin, int64_t end,
+                      int thread) {
+  const Linear& l = *call.linear;
+  const float* bias = l.bias_data();
+  const Form form = form_of(l);
+  if (l.packed && form.segment > 0) {
+    const ActI8View act{.codes = int8_.data(),
+                        .scales = int8_scales_.data(),
+                        .sums = int8_sums_.data(),
+                        .stride = act_i8_stride(l.k),
+                        .segment = form.segment,
+                        .segments = (l.k + form.segment - 1) / form.segment};
+    kernels_.packed_i8(*l.packed, act, bias, call.y, l.n, rows, begin, end);
+  } else if (l.packed) {
+    kernels_.packed_f32(*l.packed, x, l.k, bias, call.y, l.n, rows, begin, end,
+                        scratch_.data() + static_cast<size_t>(thread) * scratch_per_thread_);
+  } else {
+    const int64_t first = begin * kUnit, last = std::min(l.n, end * kUnit);
+    if (form.bf16) {
+      kernels_.dense_bf16_bf16(l.dense, bf16_.data(), l.k, bias, call.y, l.n, rows, first, last);
+    } else {
+      const auto dense = l.dense.dtype == DType::kF32    ? kernels_.dense_f32
+                         : l.dense.dtype == DType::kBF16 ? kernels_.dense_bf16
+                                                         : kernels_.dense_f16;
+      dense(l.dense, x, l.k, bias, call.y, l.n, rows, first, last);
+    }
+  }
+}
+
+template <typename Body>
+void Linears::deal(int64_t units, const Body& body) {
+  const int64_t pieces = std::min<int64_t>(units, pool_.size() * kPiecesPerThread);
+  if (pool_.size() == 1) return body(0, units, 0);
+  pool_.parallel_each(static_cast<size_t>(pieces), [&](size_t piece, int thread) {
+    const int64_t i = static_cast<int64_t>(piece);
+    body(units * i / pieces, units * (i + 1) / pieces, thread);
+  });
+}
+
+void Linears::run(std::span<const LinearCall> calls, const float* x, int64_t rows) {
+  for (size_t first = 0; first < calls.size();) {
+    const Form form = form_of(*calls[first].linear);
+    int64_t units = 0;
+    size_t last = first;
+    while (last < calls.size() && form_of(*calls[last].linear) == form) {
+      NIBBLE_CHECK(calls[last].linear->k == calls[first].linear->k);
+      units += units_of(*calls[last++].linear);
+    }
+    convert(form, x, rows, calls[first].linear->k);
+    deal(units, [&](int64_t begin, int64_t end, int thread) {
+      int64_t at = 0;
+      for (size_t i = first; i < last && at < end; ++i) {
+        const int64_t here = units_of(*calls[i].linear);
+        const int64_t from = std::max<int64_t>(begin - at, 0), to = std::min(end - at, here);
+        if (from < to) compute(calls[i], x, rows, from, to, thread);
+        at += here;
+      }
+    });
+    first = last;
+  }
+}
+
+void Linears::run_gated(const Linear& gate, const Linear& up, const float* x, int64_t rows, float* g,
+                        float* y) {
+  NIBBLE_CHECK(gate.n == up.n && gate.k == up.k);
+  const int64_t n = up.n;
+  const LinearCall calls[] = {{&gate, g}, {&up, y}};
+  const bool together = form_of(gate) == form_of(up);
+  if (together) {
+    convert(form_of(up), x, rows, up.k);
+  } else {
+    run(calls, x, rows);
+  }
+  deal(units_of(up), [&](int64_t begin, int64_t end, int thread) {
+    if (together) {
+      for (const LinearCall& call : calls) compute(call, x, rows, begin, end, thread);
+    }
+    const int64_t first = begin * kUnit, last = std::min(n, end * kUnit);
+    for (int64_t r = 0; r < rows; ++r)
+      kernels_.silu_mul(g + r * n + first, y + r * n + first, y + r * n + first, last - first);
+  });
+}
+
+void Linears::run_gelu(const Linear& up, const float* x, int64_t rows, float* y) {
+  const int64_t n = up.n;
+  convert(form_of(up), x, rows, up.k);
+  deal(units_of(up), [&](int64_t begin, int64_t end, int thread) {
+    compute({&up, y}, x, rows, begin, end, thread);
+    const int64_t first = begin * kUnit, last = std::min(n, end * kUnit);
+    for (int64_t r = 0; r < rows; ++r) kernels_.gelu_new(y + r * n + first, y + r * n + first, last - first);
+  });
+}
+
+}  // namespace nibble

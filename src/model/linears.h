@@ -1,0 +1,60 @@
+// Linears that read the same input, in one pass of the pool: the input is converted once, and the output
+// rows of all of them are dealt out together. A row's result does not depend on how they were dealt.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "base/aligned_buffer.h"
+#include "base/thread_pool.h"
+#include "kernels/ops.h"
+#include "model/model.h"
+#include "model/precision.h"
+
+namespace nibble {
+
+struct LinearCall {
+  const Linear* linear;
+  float* y;  // [rows, linear->n]
+};
+
+class Linears {
+ public:
+  // Buffers for at most max_rows rows of input; expect_packed: linears may be packed later.
+  Linears(const Model& model, const Precision& precision, int64_t max_rows, bool expect_packed,
+          const KernelTable& kernels, ThreadPool& pool);
+  uint64_t bytes() const;
+
+  // y = x · wᵀ + bias for every call; x [rows, k], k the same for all.
+  void run(std::span<const LinearCall> calls, const float* x, int64_t rows);
+  // y = silu(x · gateᵀ) ∘ (x · upᵀ); g [rows, gate.n] is scratch.
+  void run_gated(const Linear& gate, const Linear& up, const float* x, int64_t rows, float* g, float* y);
+  // y = gelu_new(x · upᵀ + bias)
+  void run_gelu(const Linear& up, const float* x, int64_t rows, float* y);
+
+ private:
+  // The type in which a linear wants its input: int8 by segments, bf16, or float32 as it is.
+  struct Form {
+    int segment = 0;
+    bool bf16 = false;
+    bool operator==(const Form&) const = default;
+  };
+  Form form_of(const Linear& linear) const;
+  void convert(const Form& form, const float* x, int64_t rows, int64_t k);
+  // Rows [16·begin, 16·end) of the output.
+  void compute(const LinearCall& call, const float* x, int64_t rows, int64_t begin, int64_t end, int thread);
+  template <typename Body>
+  void deal(int64_t units, const Body& body);  // body(begin, end, thread) over [0, units)
+
+  Precision precision_;
+  const KernelTable& kernels_;
+  ThreadPool& pool_;
+  AlignedBuffer<uint16_t> bf16_;
+  AlignedBuffer<int8_t> int8_;
+  AlignedBuffer<float> int8_scales_;
+  AlignedBuffer<float> int8_sums_;
+  AlignedBuffer<float> scratch_;  // [threads][scratch_per_thread_], of float32 activations
+  size_t scratch_per_thread_ = 0;
+};
+
+}  // namespace nibble
