@@ -17,7 +17,7 @@
 namespace nibble {
 
 struct EngineOptions {
-  int batch_tokens = 512;  // most tokens of one forward pass
+  int batch_tokens = 256;  // most tokens of one forward pass
   int slots = 8;           // most sequences at a time (`--batch`)
   int context = 0;         // most tokens of a sequence; 0: what the model allows
   Precision precision = {};

@@ -21,7 +21,7 @@ struct BenchOptions {
   int generate = 128;  // tokens of the generation test (tgN), from an empty context; 0: no such test
   std::vector<int> batches = {1};  // sequences at a time, each with tests of its own
   int repetitions = 5;
-  int batch_tokens = 512;
+  int batch_tokens = 256;  // most tokens of one forward pass
   Precision precision = {};
   void validate() const;  // throws UsageError
 };

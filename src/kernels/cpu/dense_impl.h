@@ -53,20 +53,31 @@ inline void dense_tile(const typename D::W* const w[4], const typename D::X* x, 
   typename D::Acc acc[kRows][4];
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) NIBBLE_UNROLL for (int j = 0; j < 4; ++j) acc[r][j] =
       D::zero();
-  int64_t c = 0;
-  for (; c + D::kStep <= count; c += D::kStep) {
-    typename D::Reg xs[kRows];
-    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) xs[r] = D::load_x(x + r * ldx + c);
+  const int64_t whole = count / D::kStep * D::kStep;
+  if constexpr (kRows <= 2) {
+    // Memory is the limit: one row of w after the other, as they lie there. The sums are those of below.
     NIBBLE_UNROLL for (int j = 0; j < 4; ++j) {
-      const typename D::Reg ws = D::load_w(w[j] + c);
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) acc[r][j] = D::mac(acc[r][j], xs[r], ws);
+      for (int64_t c = 0; c < whole; c += D::kStep) {
+        const typename D::Reg ws = D::load_w(w[j] + c);
+        NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) acc[r][j] =
+            D::mac(acc[r][j], D::load_x(x + r * ldx + c), ws);
+      }
+    }
+  } else {
+    for (int64_t c = 0; c < whole; c += D::kStep) {
+      typename D::Reg xs[kRows];
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) xs[r] = D::load_x(x + r * ldx + c);
+      NIBBLE_UNROLL for (int j = 0; j < 4; ++j) {
+        const typename D::Reg ws = D::load_w(w[j] + c);
+        NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) acc[r][j] = D::mac(acc[r][j], xs[r], ws);
+      }
     }
   }
-  if (c < count) {
+  if (whole < count) {
     NIBBLE_UNROLL for (int j = 0; j < 4; ++j) {
-      const typename D::Reg ws = D::load_w(w[j] + c, count - c);
+      const typename D::Reg ws = D::load_w(w[j] + whole, count - whole);
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) acc[r][j] =
-          D::mac(acc[r][j], D::load_x(x + r * ldx + c, count - c), ws);
+          D::mac(acc[r][j], D::load_x(x + r * ldx + whole, count - whole), ws);
     }
   }
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r)
