@@ -65,7 +65,7 @@ int run(Options options, const GlobalOptions& global) {
   const Stopwatch load;
   const auto model = std::make_shared<const Model>(open_checkpoint(path, global.gguf_dtype(), false));
   const double load_s = load.seconds();
-  ThreadPool pool(global.thread_count());
+  ThreadPool pool(global.thread_count(), global.pin);
   Progress progress(stderr, "bench", "repetitions");
   BenchReport report = run_bench(model, options.bench, pool, [&](size_t done, size_t total) {
     InterruptGuard::check();

@@ -43,7 +43,7 @@ int run(Options options, const GlobalOptions& global) {
                          ? base.model
                          : std::make_shared<const Model>(
                                open_checkpoint(locate_model(options.quant), global.gguf_dtype(), false));
-  ThreadPool pool(global.thread_count());
+  ThreadPool pool(global.thread_count(), global.pin);
   Progress progress(stderr, "compare", "windows");
   const Comparison comparison = compare_models(base.model, quant, *base.tokenizer, text, options.compare,
                                                pool, [&](size_t done, size_t total) {

@@ -37,7 +37,7 @@ std::optional<std::string> bundled_dir() {
 }
 
 int run(const GlobalOptions& global) {
-  ThreadPool pool(global.thread_count());
+  ThreadPool pool(global.thread_count(), global.pin);
   const Ceilings ceilings = measure_ceilings(pool);
   const std::optional<double> bandwidth = ceilings.read_bytes_per_s;
   const bool gpu = fs::exists("/proc/driver/nvidia/version");

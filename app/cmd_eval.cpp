@@ -30,7 +30,7 @@ struct Evaluation {
 };
 
 Evaluation evaluate(const Options& options, const LoadedModel& loaded, const GlobalOptions& global) {
-  ThreadPool pool(global.thread_count());
+  ThreadPool pool(global.thread_count(), global.pin);
   EngineOptions engine_options = options.engine;
   engine_options.precision = global.precision();
   Engine engine(loaded.model, loaded.tokenizer, engine_options, pool);

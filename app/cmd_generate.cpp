@@ -18,7 +18,7 @@ int run(const Options& options, const GlobalOptions& global) {
   options.sampling.validate();
   const InterruptGuard guard;
   const LoadedModel loaded = open_model(options.model, global);
-  ThreadPool pool(global.thread_count());
+  ThreadPool pool(global.thread_count(), global.pin);
   const auto prompt = loaded.tokenizer->encode(options.prompt);
   const bool streams = !(global.wants_json() && global.json_file.empty());
   std::string text;

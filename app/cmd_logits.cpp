@@ -36,7 +36,7 @@ int run(const Options& options, const GlobalOptions& global) {
   const InterruptGuard guard;
   const LoadedModel loaded = open_model(options.model, global);
   if (!options.ids) ids = loaded.tokenizer->encode(text);
-  ThreadPool pool(global.thread_count());
+  ThreadPool pool(global.thread_count(), global.pin);
   Progress progress(stderr, "logits", "tokens");
   const AlignedBuffer<float> logits =
       sequence_logits(loaded.model, ids, global.precision(), pool, [&](size_t done, size_t total) {

@@ -75,7 +75,7 @@ int run(Options options, const GlobalOptions& global) {
   }
   const InterruptGuard guard;
   const auto model = load_model(locate_model(options.model), global.gguf_dtype());
-  ThreadPool pool(global.thread_count());
+  ThreadPool pool(global.thread_count(), global.pin);
   Progress progress(stderr, "quantize", "blocks");
   const OrderedJson report =
       quantize_model(model, quantize, options.out, options.force, pool, [&](int done, int total) {

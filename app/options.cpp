@@ -32,6 +32,7 @@ void add_global_options(Arguments& verb, GlobalOptions& global) {
   verb.option("-t,--threads", global.threads, "threads; default: all cores of this process")
       .range(1, 1024)
       .group(group);
+  verb.flag("--pin", global.pin, "keep each thread on a processor of its own").group(group);
   verb.option("--dtype", global.dtype, "float32 or bfloat16 (default): dense arithmetic and the cache")
       .one_of({"float32", "bfloat16"})
       .group(group);

@@ -1,6 +1,7 @@
 #include "base/thread_pool.h"
 
 #include <immintrin.h>
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -10,6 +11,16 @@
 
 namespace nibble {
 namespace {
+
+std::vector<int> allowed_processors() {
+  std::vector<int> processors;
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return processors;
+  for (int i = 0; i < CPU_SETSIZE; ++i) {
+    if (CPU_ISSET(i, &set)) processors.push_back(i);
+  }
+  return processors;
+}
 
 constexpr auto kSpin = std::chrono::microseconds(50);
 
@@ -28,9 +39,18 @@ bool spin_until(Done done) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int n_threads) {
+ThreadPool::ThreadPool(int n_threads, bool pin) {
   NIBBLE_CHECK(n_threads >= 1);
   for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  if (!pin) return;
+  const std::vector<int> processors = allowed_processors();
+  for (int i = 0; i < n_threads && !processors.empty(); ++i) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(processors[static_cast<size_t>(i) % processors.size()], &one);
+    const pthread_t thread = i == 0 ? ::pthread_self() : workers_[static_cast<size_t>(i) - 1].native_handle();
+    ::pthread_setaffinity_np(thread, sizeof one, &one);
+  }
 }
 
 ThreadPool::~ThreadPool() {
@@ -101,10 +121,6 @@ void ThreadPool::work(int thread) {
   }
 }
 
-int available_threads() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
-}
+int available_threads() { return std::max(1, static_cast<int>(allowed_processors().size())); }
 
 }  // namespace nibble

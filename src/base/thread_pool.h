@@ -19,7 +19,8 @@ namespace nibble {
 // spins for about 50 µs, then sleeps. Not reentrant: a job must not start another job.
 class ThreadPool {
  public:
-  explicit ThreadPool(int n_threads);
+  // pin: each thread stays on a processor of its own, as far as there are so many for this process.
+  explicit ThreadPool(int n_threads, bool pin = false);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -1,40 +1,62 @@
 #include "tensor/packed.h"
 
 #include <algorithm>
+#include <array>
 
 #include "tensor/dtype.h"
 
 namespace nibble {
 namespace {
 
-// Where some bits of a code lie: byte and shift in the packed codes, and which of the code's bits.
-struct Place {
-  int64_t byte;
+// Some bits of a code: where they lie in its chunk, and which of the code's bits they are.
+struct Part {
+  int byte, row_bytes;  // for row r of the panel: byte + r · row_bytes
   int shift;
-  int first, count;  // bits [first, first + count) of the code
-
-  int mask() const { return (1 << count) - 1; }
+  int first, mask;  // bits first, first + 1, … of the code, as many as the mask has
 };
 
-// A code lies in one place, or in two.
-struct Places {
-  Place part[2];
-  int count;
-};
+// Of each input of a chunk; a code lies in one part or two.
+struct ChunkLayout {
+  int parts = 1;
+  std::array<std::array<Part, 2>, 16> of = {};
 
-Places places(const PackedFormat& f, int64_t row, int64_t input) {
-  const int64_t r = row % kPanelRows, i = input % f.chunk_inputs();
-  const int64_t chunk = (row / kPanelRows * f.chunks() + input / f.chunk_inputs()) * f.chunk_bytes();
-  const int64_t byte = chunk + 4 * r + i % 4;
-  const int quad = static_cast<int>(i / 4);  // of the chunk's inputs
-  switch (f.bits) {
-    case 3:
-      return {{{byte, 2 * quad, 0, 2}, {chunk + 64 + 2 * r + i / 8, static_cast<int>(i % 8), 2, 1}}, 2};
-    case 6:
-      return {{{byte + quad / 2 * 64, quad % 2 * 4, 0, 4}, {byte + 128, 2 * quad, 4, 2}}, 2};
-    default:
-      return {{{byte, f.bits * quad, 0, f.bits}, {}}, 1};
+  explicit ChunkLayout(int bits) {
+    for (int i = 0; i < 16; ++i) {
+      const int byte = i % 4, quad = i / 4;
+      switch (bits) {
+        case 3:
+          parts = 2;
+          of[static_cast<size_t>(i)] = {Part{byte, 4, 2 * quad, 0, 3}, Part{64 + i / 8, 2, i % 8, 2, 1}};
+          break;
+        case 6:
+          parts = 2;
+          of[static_cast<size_t>(i)] = {Part{byte + quad / 2 * 64, 4, quad % 2 * 4, 0, 15},
+                                        Part{byte + 128, 4, 2 * quad, 4, 3}};
+          break;
+        default:
+          of[static_cast<size_t>(i)][0] = {byte, 4, bits * quad, 0, (1 << bits) - 1};
+      }
+    }
   }
+};
+
+const ChunkLayout& chunk_layout(int bits) {
+  static const ChunkLayout two(2), three(3), four(4), six(6), eight(8);
+  return bits == 2 ? two : bits == 3 ? three : bits == 4 ? four : bits == 6 ? six : eight;
+}
+
+int64_t chunk_offset(const PackedFormat& f, int64_t row, int64_t chunk) {
+  return (row / kPanelRows * f.chunks() + chunk) * f.chunk_bytes();
+}
+
+// Code of row r of a panel, input i of the chunk.
+int code_in_chunk(const ChunkLayout& layout, const uint8_t* chunk, int r, int i) {
+  int code = 0;
+  for (int p = 0; p < layout.parts; ++p) {
+    const Part& part = layout.of[static_cast<size_t>(i)][static_cast<size_t>(p)];
+    code |= (chunk[part.byte + r * part.row_bytes] >> part.shift & part.mask) << part.first;
+  }
+  return code;
 }
 
 int64_t zero_offset(const PackedFormat& f, int64_t row, int64_t group) {
@@ -77,15 +99,21 @@ PackedBuffers pack(const QuantizedMatrix& m) {
   PackedBuffers out{AlignedBuffer<uint8_t>(static_cast<size_t>(f.code_bytes())),
                     AlignedBuffer<uint16_t>(static_cast<size_t>(f.scale_count())),
                     AlignedBuffer<uint8_t>(static_cast<size_t>(f.zero_bytes()))};
+  const ChunkLayout& layout = chunk_layout(f.bits);
   for (int64_t row = 0; row < f.n; ++row) {
-    for (int64_t i = 0; i < f.k; ++i) {
-      const int code = m.codes[static_cast<size_t>(row * f.k + i)];
-      NIBBLE_CHECK(code <= f.max_code());
-      const Places at = places(f, row, i);
-      for (int p = 0; p < at.count; ++p) {
-        const Place& place = at.part[p];
-        out.codes[static_cast<size_t>(place.byte)] |=
-            static_cast<uint8_t>((code >> place.first & place.mask()) << place.shift);
+    const int r = static_cast<int>(row % kPanelRows);
+    const uint8_t* codes = m.codes.data() + row * f.k;
+    for (int64_t c = 0; c < f.chunks(); ++c) {
+      uint8_t* chunk = out.codes.data() + chunk_offset(f, row, c);
+      const int count = static_cast<int>(std::min<int64_t>(f.chunk_inputs(), f.k - c * f.chunk_inputs()));
+      for (int i = 0; i < count; ++i) {
+        const int code = *codes++;
+        NIBBLE_CHECK(code <= f.max_code());
+        for (int p = 0; p < layout.parts; ++p) {
+          const Part& part = layout.of[static_cast<size_t>(i)][static_cast<size_t>(p)];
+          chunk[part.byte + r * part.row_bytes] |=
+              static_cast<uint8_t>((code >> part.first & part.mask) << part.shift);
+        }
       }
     }
     for (int64_t g = 0; g < f.groups(); ++g) {
@@ -101,13 +129,9 @@ PackedBuffers pack(const QuantizedMatrix& m) {
 }
 
 int packed_code(const PackedView& v, int64_t row, int64_t input) {
-  const Places at = places(v.format, row, input);
-  int code = 0;
-  for (int p = 0; p < at.count; ++p) {
-    const Place& place = at.part[p];
-    code |= (v.codes[place.byte] >> place.shift & place.mask()) << place.first;
-  }
-  return code;
+  const PackedFormat& f = v.format;
+  return code_in_chunk(chunk_layout(f.bits), v.codes + chunk_offset(f, row, input / f.chunk_inputs()),
+                       static_cast<int>(row % kPanelRows), static_cast<int>(input % f.chunk_inputs()));
 }
 
 float packed_scale(const PackedView& v, int64_t row, int64_t group) {
@@ -136,12 +160,17 @@ QuantizedMatrix unpack(const PackedView& v) {
 
 void dequantize_row(const PackedView& v, int64_t row, float* out) {
   const PackedFormat& f = v.format;
-  for (int64_t g = 0; g < f.groups(); ++g) {
+  const ChunkLayout& layout = chunk_layout(f.bits);
+  const int r = static_cast<int>(row % kPanelRows), inputs = f.chunk_inputs();
+  const uint8_t* chunk = v.codes + chunk_offset(f, row, 0);
+  for (int64_t g = 0, i = 0; g < f.groups(); ++g) {
     const float scale = packed_scale(v, row, g);
     const int zero = packed_zero(v, row, g);
     const int64_t end = std::min(f.k, (g + 1) * f.group());
-    for (int64_t i = g * f.group(); i < end; ++i)
-      out[i] = scale * static_cast<float>(packed_code(v, row, i) - zero);
+    for (; i < end; ++i)
+      out[i] = scale * static_cast<float>(code_in_chunk(layout, chunk + i / inputs * f.chunk_bytes(), r,
+                                                        static_cast<int>(i % inputs)) -
+                                          zero);
   }
 }
 
