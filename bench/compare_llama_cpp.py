@@ -102,7 +102,7 @@ def bench_llama(binaries, path, args):
     speed = json.loads(measured([*command, "-p", 512, "-n", 128])[0])
     row = {f"{'pp' if t['n_prompt'] else 'tg'}": t["avg_ts"] for t in speed}
     output, wall, row["rss"] = measured([*command, "-p", 512, "-n", 0])
-    row["rss_no_mmap"] = measured([*command, "-p", 512, "-n", 0, "-mmp", 0])[2]
+    row["rss_no_mmap"] = measured([*command, "-p", 512, "-n", 0, "-lm", "none"])[2]
     output, wall, _ = measured([*command, "-p", 1, "-n", 0, "--no-warmup"])
     row["load"] = wall - json.loads(output)[0]["avg_ns"] / 1e9
     return row
@@ -151,12 +151,12 @@ def number(value, form):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path)
-    parser.add_argument("--text", type=pathlib.Path, help="without it no KL")
+    parser.add_argument("--text", type=pathlib.Path, help="of KL; without it no KL")
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--calibration", nargs="*", default=[])
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="0: only the KL")
     parser.add_argument("--work", type=pathlib.Path,
                         default=pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "nibble/compare")
     args = parser.parse_args()
@@ -164,6 +164,11 @@ def main():
     binaries = build_llama(args.work, args.threads)
     llama, ours = make_models(args, args.work, binaries)
     kl = kl_of_all(args, args.work, binaries, llama, ours) if args.text else {}
+    if args.rounds == 0:
+        print("| | KL |\n|---|---|")
+        for label, (mean, error) in kl.items():
+            print(f"| {label} | {mean:.4f} ± {error:.4f} |")
+        return
     rows = {label: [] for label in (*llama, *ours)}
     for turn in range(args.rounds):
         print(f"» round {turn + 1} of {args.rounds}", file=sys.stderr)
