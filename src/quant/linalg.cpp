@@ -6,9 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/aligned_buffer.h"
 #include "base/error.h"
-#include "kernels/ops.h"
 
 namespace nibble {
 namespace {
@@ -42,36 +40,7 @@ void multiply(float alpha, const float* a, int64_t lda, const float* b, int64_t 
 
 }  // namespace
 
-namespace {
-
-void add_gram_bf16(const float* x, int64_t rows, int64_t k, std::vector<float>& gram, ThreadPool& pool) {
-  const KernelTable& table = kernels();
-  // xᵀ in bf16: a column's products with another then run along memory.
-  AlignedBuffer<uint16_t> columns(static_cast<size_t>(k * rows));
-  pool.parallel_for(static_cast<size_t>(k), 16, [&](size_t begin, size_t end, int) {
-    std::vector<float> column(static_cast<size_t>(rows));
-    for (int64_t i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) {
-      for (int64_t r = 0; r < rows; ++r) column[static_cast<size_t>(r)] = x[r * k + i];
-      table.to_bf16(column.data(), columns.data() + i * rows, rows);
-    }
-  });
-  const int64_t tiles = (k + kGramTile - 1) / kGramTile;
-  pool.parallel_each(static_cast<size_t>(tiles), [&](size_t tile, int) {
-    const int64_t first = static_cast<int64_t>(tile) * kGramTile, count = std::min(kGramTile, k - first);
-    const int64_t width = k - first;
-    std::vector<float> products(static_cast<size_t>(count * width));
-    table.dense_bf16_bf16({DType::kBF16, columns.data() + first * rows, width, rows},
-                          columns.data() + first * rows, rows, nullptr, products.data(), width, count, 0,
-                          width);
-    for (int64_t i = 0; i < count; ++i)
-      table.add(gram.data() + (first + i) * k + first, products.data() + i * width, width);
-  });
-}
-
-}  // namespace
-
 void add_gram(const float* x, int64_t rows, int64_t k, std::vector<float>& gram, ThreadPool& pool) {
-  if (kernels().dense_bf16_bf16) return add_gram_bf16(x, rows, k, gram, pool);
   single_threaded();
   const int64_t blocks = (k + kGramBlock - 1) / kGramBlock;
   pool.parallel_each(static_cast<size_t>(blocks), [&](size_t block, int) {

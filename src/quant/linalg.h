@@ -9,9 +9,7 @@
 
 namespace nibble {
 
-// gram[k, k] += xᵀ·x for x [rows, k]; only the upper triangle is right. Where the processor multiplies bf16,
-// x is rounded to it (relative 2⁻⁹ an element, sums in float32): far below GPTQ's damping, and several times
-// as fast.
+// gram[k, k] += xᵀ·x for x [rows, k]; only the upper triangle is right.
 void add_gram(const float* x, int64_t rows, int64_t k, std::vector<float>& gram, ThreadPool& pool);
 void mirror_upper(std::vector<float>& matrix, int64_t k);  // fills the lower triangle
 
