@@ -53,14 +53,12 @@ Argument Arguments::flag(const std::string& names, T& value, const std::string& 
 NIBBLE_OPTION(int);
 NIBBLE_OPTION(int64_t);
 NIBBLE_OPTION(uint64_t);
-NIBBLE_OPTION(float);
 NIBBLE_OPTION(double);
 NIBBLE_OPTION(std::string);
 NIBBLE_OPTION(std::vector<int>);
 NIBBLE_OPTION(std::vector<std::string>);
 NIBBLE_OPTION(std::optional<int>);
 NIBBLE_OPTION(std::optional<int64_t>);
-NIBBLE_OPTION(std::optional<uint64_t>);
 NIBBLE_OPTION(std::optional<std::string>);
 NIBBLE_OPTION(std::optional<std::filesystem::path>);
 NIBBLE_OPTION(std::optional<std::vector<int>>);

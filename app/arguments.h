@@ -35,9 +35,8 @@ class Arguments {
  public:
   explicit Arguments(CLI::App& verb) : verb_(&verb) {}
 
-  // `value` is written when the option is given and must live until the program runs the verb. T: bool (flag
-  // only), int, int64_t, uint64_t, float, double, std::string, optional of those, vector of int or
-  // std::string.
+  // `value` is written when the option is given and must live until the program runs the verb. The types in
+  // use are listed in arguments.cpp; a new one is a line there.
   template <typename T>
   Argument option(const std::string& names, T& value, const std::string& help);
   template <typename T>

@@ -85,8 +85,7 @@ int run(Options options, const GlobalOptions& global) {
   text += fmt::format("; ceilings here: {}, {:.0f} GOPS int8, {:.0f} GFLOPS {}\n",
                       most.read_bytes_per_s ? fmt::format("{:.1f} GB/s read", *most.read_bytes_per_s / 1e9)
                                             : "reading not measured (too little free memory)",
-                      most.int8_ops_per_s / 1e9, most.dense_ops_per_s / 1e9,
-                      kernels().dense_bf16_bf16 ? "bfloat16" : "float32");
+                      most.int8_ops_per_s / 1e9, most.dense_ops_per_s / 1e9, most.dense_type);
   write_output(global, json, text);
   return 0;
 }

@@ -80,9 +80,9 @@ int run(const GlobalOptions& global) {
   line("memory", fmt::format("{} of {} free", mb(available_memory_bytes()), mb(total_memory_bytes())));
   line("bandwidth", bandwidth ? fmt::format("{:.1f} GB/s read with {} threads", *bandwidth / 1e9, pool.size())
                               : "not measured: too little free memory");
-  line("arithmetic", fmt::format("{:.0f} GOPS int8, {:.0f} GFLOPS {} with {} threads",
-                                 ceilings.int8_ops_per_s / 1e9, ceilings.dense_ops_per_s / 1e9,
-                                 kernels().dense_bf16_bf16 ? "bfloat16" : "float32", pool.size()));
+  line("arithmetic",
+       fmt::format("{:.0f} GOPS int8, {:.0f} GFLOPS {} with {} threads", ceilings.int8_ops_per_s / 1e9,
+                   ceilings.dense_ops_per_s / 1e9, ceilings.dense_type, pool.size()));
   line("GPU",
        gpu ? "NVIDIA driver found, but this build has no CUDA backend" : "none; the CPU does everything");
   line("bundled", bundled.value_or("not found"));

@@ -101,7 +101,7 @@ def bench_llama(binaries, path, args):
     command = [binaries / "llama-bench", "-m", path, "-t", args.threads, "-r", 1, "-o", "json"]
     speed = json.loads(measured([*command, "-p", 512, "-n", 128])[0])
     row = {f"{'pp' if t['n_prompt'] else 'tg'}": t["avg_ts"] for t in speed}
-    output, wall, row["rss"] = measured([*command, "-p", 512, "-n", 0])
+    _, _, row["rss"] = measured([*command, "-p", 512, "-n", 0])
     row["rss_no_mmap"] = measured([*command, "-p", 512, "-n", 0, "-lm", "none"])[2]
     output, wall, _ = measured([*command, "-p", 1, "-n", 0, "--no-warmup"])
     row["load"] = wall - json.loads(output)[0]["avg_ns"] / 1e9
@@ -125,8 +125,7 @@ def kl_of_all(args, work, binaries, llama, ours):
     kl, base = {}, work / "base.kld"
     common = [binaries / "llama-perplexity", "-f", args.text, "-c", 512, "--chunks", args.windows, "-t", args.threads,
               "--kl-divergence-base", base]
-    if any("BF16" not in label for label in llama):
-        run([*common, "-m", llama["llama.cpp BF16"]])
+    run([*common, "-m", llama["llama.cpp BF16"]])
     for label, path in llama.items():
         if "BF16" in label:
             continue

@@ -85,9 +85,8 @@ def main():
             add(value[0] if isinstance(value, list) else value)
     add_tokenizer(writer, folder, kind, config["vocab_size"])
 
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH_NAMES and
-                                     next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == kind),
-                                     config["num_hidden_layers"])
+    architecture = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
+    names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
     for name, (dtype, array) in read_safetensors(folder / "model.safetensors").items():
         to = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if to is None:

@@ -11,9 +11,7 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kGramBlock =
-    256;                           // columns of a float32 task: enough to pay for the library's packing of x
-constexpr int64_t kGramTile = 64;  // columns of a bf16 task
+constexpr int64_t kGramBlock = 256;  // columns of a task: enough to pay for the packing of x
 
 int as_int(int64_t value) {
   NIBBLE_CHECK(value >= 0 && value < (int64_t{1} << 31));

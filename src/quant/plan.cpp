@@ -14,8 +14,7 @@ namespace {
 
 void check_layer(const LayerPlan& layer, const std::string& where) {
   find_method(layer.method);
-  constexpr std::array<int, 6> kBits = {2, 3, 4, 6, 8, 16};
-  if (std::find(kBits.begin(), kBits.end(), layer.bits) == kBits.end())
+  if (layer.bits != 16 && !is_packed_bits(layer.bits))
     throw UsageError(fmt::format("{}: {} bits; 2, 3, 4, 6, 8 and 16 are possible", where, layer.bits));
   if (layer.group_size < 0 || layer.group_size % 16 != 0)
     throw UsageError(fmt::format("{}: group size {}; multiples of 16 are possible, or 0 for the whole row",

@@ -68,8 +68,7 @@ bool needs_calibration(const Model& model, const Plan& plan) {
 
 void QuantizeOptions::validate() const {
   plan.validate();
-  if (head_bits != 2 && head_bits != 3 && head_bits != 4 && head_bits != 6 && head_bits != 8 &&
-      head_bits != 16)
+  if (head_bits != 16 && !is_packed_bits(head_bits))
     throw UsageError(fmt::format("--head-bits {}: 2, 3, 4, 6, 8 and 16 are possible", head_bits));
   if (!(layer.damp >= 0) || !(layer.damp <= 1))
     throw UsageError(fmt::format("--damp {}: expected 0 to 1", layer.damp));

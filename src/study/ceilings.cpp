@@ -47,23 +47,21 @@ std::optional<double> read_bandwidth(ThreadPool& pool) {
   return best;
 }
 
-// The best of several runs of about 20 ms.
+// The best of several runs of at least 10 ms.
 double operations_per_s(ThreadPool& pool, double (*peak)(int64_t)) {
   constexpr int kPasses = 5;
   int64_t rounds = 1000;
-  const auto seconds_of = [&] {
-    const Stopwatch watch;
-    pool.run([&](int) { peak(rounds); });
-    return watch.seconds();
-  };
-  while (seconds_of() < 0.01) rounds *= 2;
-  double best = 0;
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const Stopwatch watch;
+  double seconds = 0;
+  const auto run = [&] {
     std::atomic<double> operations{0};
+    const Stopwatch watch;
     pool.run([&](int) { operations += peak(rounds); });
-    best = std::max(best, operations / watch.seconds());
-  }
+    seconds = watch.seconds();
+    return operations / seconds;
+  };
+  for (run(); seconds < 0.01; run()) rounds *= 2;
+  double best = 0;
+  for (int pass = 0; pass < kPasses; ++pass) best = std::max(best, run());
   return best;
 }
 
@@ -86,7 +84,8 @@ uint64_t last_level_cache_bytes() {
 Ceilings measure_ceilings(ThreadPool& pool) {
   return {.read_bytes_per_s = read_bandwidth(pool),
           .int8_ops_per_s = operations_per_s(pool, kernels().peak_i8),
-          .dense_ops_per_s = operations_per_s(pool, kernels().peak_dense)};
+          .dense_ops_per_s = operations_per_s(pool, kernels().peak_dense),
+          .dense_type = kernels().dense_bf16_bf16 ? "bfloat16" : "float32"};
 }
 
 }  // namespace nibble

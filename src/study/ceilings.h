@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string_view>
 
 #include "base/thread_pool.h"
 
@@ -16,6 +17,7 @@ struct Ceilings {
   // Operations (two a product) of the instructions that the kernels in use multiply with, out of registers.
   double int8_ops_per_s = 0;
   double dense_ops_per_s = 0;
+  std::string_view dense_type;  // "bfloat16", "float32"
 };
 
 // Takes about half a second, and memory: take peak_rss_bytes() before.

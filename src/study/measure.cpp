@@ -16,18 +16,18 @@ namespace {
 
 // What a test runs on: a session, and room for one row of logits a sequence.
 struct Bench {
-  Bench(std::shared_ptr<const Model> model, const BenchOptions& options, int batch_, int context,
+  Bench(std::shared_ptr<const Model> model, const BenchOptions& options, int batch_size, int context,
         int batch_tokens, ThreadPool& pool)
       : session(model,
-                {.slots = batch_,
+                {.slots = batch_size,
                  .context = context,
                  .batch_tokens = batch_tokens,
                  .precision = options.precision},
                 pool),
-        logits(static_cast<size_t>(batch_) * static_cast<size_t>(model->config.vocab_size)),
-        random(1),
-        sequences(batch_) {}
+        logits(static_cast<size_t>(batch_size) * static_cast<size_t>(model->config.vocab_size)),
+        random(1) {}
 
+  int sequences() const { return session.options().slots; }
   int32_t token() {
     return static_cast<int32_t>(random.below(static_cast<uint64_t>(session.model().config.vocab_size)));
   }
@@ -42,14 +42,13 @@ struct Bench {
   Session session;
   AlignedBuffer<float> logits;
   Random random;
-  int sequences;
   Batch batch;
 };
 
 // All prompts, each in pieces; logits of the last token only, as a server computes them.
 void run_prompts(Bench& bench, const BenchOptions& options) {
   std::vector<int32_t> ids(static_cast<size_t>(std::min(options.prompt, options.batch_tokens)));
-  for (int slot = 0; slot < bench.sequences; ++slot) {
+  for (int slot = 0; slot < bench.sequences(); ++slot) {
     for (int start = 0; start < options.prompt;) {
       const int count = std::min(options.prompt - start, static_cast<int>(ids.size()));
       for (int32_t& id : ids) id = bench.token();
@@ -65,12 +64,12 @@ void run_prompts(Bench& bench, const BenchOptions& options) {
 // One token of every sequence at `position`.
 void run_step(Bench& bench, int position) {
   bench.batch.clear();
-  for (int slot = 0; slot < bench.sequences; ++slot) {
+  for (int slot = 0; slot < bench.sequences(); ++slot) {
     const int32_t token = bench.token();
     bench.batch.add(slot, position, std::span(&token, 1));
   }
   bench.session.forward(bench.batch);
-  bench.compute_logits(bench.sequences, bench.sequences);
+  bench.compute_logits(bench.sequences(), bench.sequences());
 }
 
 // Bytes that one decoding step reads: every weight but the embedding's rows, and half of the cache on
@@ -114,8 +113,8 @@ BenchTest run_prompt_test(Bench& bench, const BenchOptions& options, const std::
     const Stopwatch watch;
     run_prompts(bench, options);
     const double seconds = watch.seconds();
-    rates.push_back(options.prompt * bench.sequences / seconds);
-    latencies.push_back(seconds * 1000 / bench.sequences);
+    rates.push_back(options.prompt * bench.sequences() / seconds);
+    latencies.push_back(seconds * 1000 / bench.sequences());
     advance();
   }
   add_statistics(test, rates, latencies);
@@ -137,7 +136,7 @@ BenchTest run_generation_test(Bench& bench, const BenchOptions& options,
       latencies.push_back((now - before) * 1000);
       before = now;
     }
-    rates.push_back(options.generate * bench.sequences / before);
+    rates.push_back(options.generate * bench.sequences() / before);
     advance();
   }
   add_statistics(test, rates, latencies);

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "study/plan.h"
+#include "tensor/packed.h"
 
 namespace nibble::plan_rules {
 
@@ -28,8 +29,7 @@ inline void check_range(std::string_view key, int64_t value, int64_t low, int64_
 }
 
 inline void check_bits(std::string_view key, int64_t bits) {
-  if (bits != 2 && bits != 3 && bits != 4 && bits != 6 && bits != 8)
-    refuse("{}: {}; 2, 3, 4, 6 or 8 are possible", key, bits);
+  if (!is_packed_bits(bits)) refuse("{}: {}; 2, 3, 4, 6 or 8 are possible", key, bits);
 }
 
 inline void check_group_size(std::string_view key, int64_t size) {

@@ -74,8 +74,7 @@ int64_t scale_offset(const PackedFormat& f, int64_t row, int64_t group) {
 }  // namespace
 
 void PackedFormat::validate() const {
-  if (bits != 2 && bits != 3 && bits != 4 && bits != 6 && bits != 8)
-    fail("{} bits: only 2, 3, 4, 6 and 8 are supported", bits);
+  if (!is_packed_bits(bits)) fail("{} bits: only 2, 3, 4, 6 and 8 are supported", bits);
   if (group_size < 0 || group_size % 16 != 0)
     fail("group size {}: a multiple of 16 is needed, or 0 for the whole row", group_size);
   if (n < 1 || k < 1) fail("a weight of shape [{}, {}] cannot be quantized", n, k);

@@ -24,6 +24,11 @@ namespace nibble {
 
 inline constexpr int kPanelRows = 16;
 
+// Whether the layout has chunks for codes of so many bits.
+constexpr bool is_packed_bits(int64_t bits) {
+  return bits == 2 || bits == 3 || bits == 4 || bits == 6 || bits == 8;
+}
+
 struct PackedFormat {
   int bits = 4;            // 2, 3, 4, 6 or 8
   int group_size = 64;     // a multiple of 16; 0: the whole row
