@@ -7,7 +7,7 @@
 namespace nibble {
 namespace {
 
-constexpr std::array<std::string_view, 3> kNames = {"ref", "avx2", "avx512"};
+constexpr std::array<std::string_view, 4> kNames = {"ref", "avx2", "avxvnni", "avx512"};
 
 const KernelTable& choose() {
   if (const char* forced = std::getenv("NIBBLE_ISA"); forced && *forced) {
@@ -24,6 +24,7 @@ const KernelTable& choose() {
 const KernelTable* kernels_named(std::string_view name) {
   if (name == "ref") return &isa::kRef;
   if (name == "avx2") return isa::avx2();
+  if (name == "avxvnni") return isa::avxvnni();
   if (name == "avx512") return isa::avx512();
   return nullptr;
 }

@@ -255,7 +255,7 @@ TEST_P(Kernels, SixteenBitConversionsRoundAsTheScalarOnes) {
   for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(y[i], float_to_bf16(x[i])) << x[i];
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Kernels, ::testing::Values("ref", "avx2", "avx512"),
+INSTANTIATE_TEST_SUITE_P(Isa, Kernels, ::testing::Values("ref", "avx2", "avxvnni", "avx512"),
                          [](const auto& parameter) { return parameter.param; });
 
 TEST(Packed, RoundTripsEveryFormat) {

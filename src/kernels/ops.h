@@ -44,7 +44,7 @@ inline int act_segment(const PackedFormat& format) {
 enum class Activations { kF32, kBF16, kI8 };
 
 struct KernelTable {
-  std::string_view name;  // "ref", "avx2", "avx512"
+  std::string_view name;  // "ref", "avx2", "avxvnni", "avx512"
 
   // y[m, rows n_begin…n_end) = x[m, k] · w[n, k]ᵀ (+ bias[n] where not null). y points at column 0.
   using DenseFn = void (*)(const DenseView& w, const float* x, int64_t ldx, const float* bias, float* y,
@@ -91,12 +91,12 @@ struct KernelTable {
   void (*scale_add)(float* y, float scale, const float* x, int64_t n) = nullptr;  // y = y·scale + x
   void (*axpy)(float* y, float a, const float* x, int64_t n) = nullptr;           // y += a·x
   // y[n] = Σ weights[i] · rows[i, n] over `count` rows, in their order.
-  // `rounds` of products in registers, as fast as the processor can; returns the operations done, two a
-  // product.
-  double (*peak_i8)(int64_t rounds) = nullptr;  // what packed_i8 multiplies with
-  double (*peak_dense)(int64_t rounds) =
-      nullptr;  // what dense_bf16_bf16 does where it is there, else dense_f32
   void (*weighted_sum)(const float* weights, const float* rows, int64_t count, float* y, int64_t n) = nullptr;
+
+  // `rounds` of products in registers, as fast as the processor can; returns the operations done, two a
+  // product: as packed_i8 multiplies, and as dense_bf16_bf16 where it is there, else dense_f32.
+  double (*peak_i8)(int64_t rounds) = nullptr;
+  double (*peak_dense)(int64_t rounds) = nullptr;
 };
 
 inline int64_t packed_scratch(int64_t k) { return (k + 15) / 16 * 16 * kPanelRows; }
@@ -109,8 +109,9 @@ std::vector<std::string_view> supported_isas();          // "ref" first, the bes
 
 namespace isa {
 extern const KernelTable kRef;
-const KernelTable* avx2();    // null unless AVX2, FMA and F16C are there
-const KernelTable* avx512();  // null unless AVX-512 F, BW, VL, DQ and VNNI are there
+const KernelTable* avx2();     // null unless AVX2, FMA and F16C are there
+const KernelTable* avxvnni();  // null unless AVX-VNNI is there beside these
+const KernelTable* avx512();   // null unless AVX-512 F, BW, VL, DQ and VNNI are there
 }  // namespace isa
 
 }  // namespace nibble

@@ -219,9 +219,9 @@ const KernelTable isa::kRef = {
     .max = max_of,
     .scale_add = scale_add,
     .axpy = axpy,
+    .weighted_sum = weighted_sum,
     .peak_i8 = peak<int32_t>,
     .peak_dense = peak<float>,
-    .weighted_sum = weighted_sum,
 };
 
 }  // namespace nibble

@@ -1,0 +1,23 @@
+// AVX2 with VPDPBUSD in its VEX form (AVX-VNNI): processors without AVX-512 since Alder Lake and Zen 5.
+#include "kernels/cpu/simd_avx2.h"
+#include "kernels/cpu/table_avx2.h"
+
+namespace nibble {
+namespace {
+
+struct AvxVnni : Avx2 {
+  template <int kBits>
+  static I dot(I acc, I u, I s) {
+    return _mm256_dpbusd_avx_epi32(acc, u, s);
+  }
+};
+
+constexpr KernelTable kTable = avx2_table_of<AvxVnni>("avxvnni");
+
+}  // namespace
+
+const KernelTable* isa::avxvnni() {
+  return isa::avx2() && __builtin_cpu_supports("avxvnni") ? &kTable : nullptr;
+}
+
+}  // namespace nibble
