@@ -12,6 +12,7 @@ namespace {
 
 struct Options {
   std::string base, quant, file;
+  std::string base_activations;  // "int8", "f32"; empty: as --activations
   CompareOptions compare{.window = 512, .windows = 40};
 };
 
@@ -36,6 +37,10 @@ std::string render(const Comparison& c, const Options& options) {
 int run(Options options, const GlobalOptions& global) {
   const std::string text = read_file(options.file);
   options.compare.precision = global.precision();
+  if (!options.base_activations.empty()) {
+    options.compare.base_precision = options.compare.precision;
+    options.compare.base_precision->int8 = options.base_activations == "int8";
+  }
   const InterruptGuard guard;
   const LoadedModel base = open_model(options.base, global);
   // The same model twice lies in memory once.
@@ -70,6 +75,9 @@ Run cmd_compare(Arguments& verb, const GlobalOptions& global) {
   verb.option("--windows", options->compare.windows, "windows from the text's start; 0: all").show_default();
   verb.option("--window", options->compare.window, "tokens a window; its second half is scored")
       .show_default();
+  verb.option("--base-activations", options->base_activations,
+              "int8 or f32: what BASE's 4-bit weights are multiplied with; default: as --activations")
+      .one_of({"int8", "f32"});
   return [options, &global] { return run(*options, global); };
 }
 

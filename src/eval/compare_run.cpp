@@ -12,8 +12,9 @@ namespace {
 // One model over one window at a time.
 class Side {
  public:
-  Side(std::shared_ptr<const Model> model, const CompareOptions& options, ThreadPool& pool)
-      : session_(std::move(model), session_options(options), pool),
+  Side(std::shared_ptr<const Model> model, const CompareOptions& options, const Precision& precision,
+       ThreadPool& pool)
+      : session_(std::move(model), session_options(options, precision), pool),
         logits_(static_cast<size_t>(session_.logit_rows_at_once() * session_.model().config.vocab_size)) {}
 
   int64_t rows_at_once() const { return session_.logit_rows_at_once(); }
@@ -34,11 +35,11 @@ class Side {
   }
 
  private:
-  static SessionOptions session_options(const CompareOptions& options) {
+  static SessionOptions session_options(const CompareOptions& options, const Precision& precision) {
     SessionOptions session;
     session.context = options.window;
     session.batch_tokens = std::min(options.batch_tokens, options.window);
-    session.precision = options.precision;
+    session.precision = precision;
     return session;
   }
   Session session_;
@@ -58,7 +59,8 @@ Comparison compare_models(std::shared_ptr<const Model> base, std::shared_ptr<con
   const auto windows = comparison_windows(tokenizer.encode(text, false), options.window, options.windows,
                                           tokenizer.start_token());
   const auto [first_scored, last_scored] = scored_positions(options.window);
-  Side base_side(std::move(base), options, pool), quant_side(std::move(quant), options, pool);
+  Side base_side(std::move(base), options, options.base_precision.value_or(options.precision), pool);
+  Side quant_side(std::move(quant), options, options.precision, pool);
   const size_t piece = static_cast<size_t>(base_side.piece());
   const size_t at_once = static_cast<size_t>(base_side.rows_at_once());
   std::vector<PositionDistance> distances(at_once);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/thread_pool.h"
@@ -18,6 +19,7 @@ struct CompareOptions {
   int64_t windows = 0;  // 0: all that the text fills
   int batch_tokens = 512;
   Precision precision = {};
+  std::optional<Precision> base_precision = {};  // the base's own; none: the same
 };
 
 // Both models see the same tokens (the base's tokenizer; Error when the quantized model's vocabulary has

@@ -131,14 +131,14 @@ TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
             const int64_t panels = q.format.panels(), half = panels / 2;
             table_->packed_f32(w, x.data(), k, bias.data(), y.data(), n, m, 0, half, scratch.data());
             table_->packed_f32(w, x.data(), k, bias.data(), y.data(), n, m, half, panels, scratch.data());
-            const int segment = act_segment(q.format);
-            const size_t segments = static_cast<size_t>((k + segment - 1) / segment);
+            const size_t segments = static_cast<size_t>(act_i8_stride(k) / kActSegment);
             std::vector<int8_t> codes(static_cast<size_t>(m * act_i8_stride(k)));
             std::vector<float> scales(static_cast<size_t>(m) * segments);
-            std::vector<float> sums(scales.size());
-            table_->quantize_i8(x.data(), k, m, k, segment, codes.data(), scales.data(), sums.data());
-            const ActI8View act{codes.data(),     scales.data(), sums.data(),
-                                act_i8_stride(k), segment,       static_cast<int64_t>(segments)};
+            std::vector<float> sums(static_cast<size_t>(m * q.format.groups()));
+            table_->quantize_i8(x.data(), k, m, k, kActSegment, q.format.group(), codes.data(), scales.data(),
+                                sums.data());
+            const ActI8View act{codes.data(), scales.data(), sums.data(), act_i8_stride(k),
+                                q.format.groups()};
             std::vector<float> y8(y.size());
             table_->packed_i8(w, act, bias.data(), y8.data(), n, m, 0, panels);
             for (int64_t i = 0; i < m; ++i) {
@@ -150,7 +150,8 @@ TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
                   size += std::fabs(p);
                   sum8 +=
                       v * codes[static_cast<size_t>(i * act.stride + c)] *
-                      double{scales[static_cast<size_t>(i) * segments + static_cast<size_t>(c / segment)]};
+                      double{
+                          scales[static_cast<size_t>(i) * segments + static_cast<size_t>(c / kActSegment)]};
                 }
                 const size_t at = static_cast<size_t>(i * n + j);
                 ASSERT_NEAR(y[at], sum, 1e-6 * size)

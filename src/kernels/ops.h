@@ -22,23 +22,20 @@ struct DenseView {
   int64_t n = 0, k = 0;
 };
 
-// Activations quantized for one linear: symmetric int8 with a scale and a sum per segment.
-// k is padded with zeros to a multiple of 16; a segment never crosses a weight group.
+// Inputs that share a scale in int8 activations. Few, since the error of a segment grows with its
+// largest value (docs/kernels.md has what 16, 32 and 64 cost); every weight group is a multiple of it.
+inline constexpr int kActSegment = 16;
+
+// Activations for one linear: symmetric int8, k padded with zeros to whole segments.
 struct ActI8View {
   const int8_t* codes = nullptr;  // [m, stride]
-  const float* scales = nullptr;  // [m, segments]
-  const float* sums = nullptr;    // [m, segments]: scale · Σ codes
-  int64_t stride = 0;             // k rounded up to a multiple of 16
-  int segment = 64;               // inputs a segment
-  int64_t segments = 0;
+  const float* scales = nullptr;  // [m, segments()]
+  const float* sums = nullptr;    // [m, groups]: Σ scale · code over the inputs of a weight group
+  int64_t stride = 0;
+  int64_t groups = 0;
+  int64_t segments() const { return stride / kActSegment; }
 };
-inline int64_t act_i8_stride(int64_t k) { return (k + 15) / 16 * 16; }
-
-// Inputs a segment of int8 activations covers for these weights: divides the group, at most 64.
-inline int act_segment(const PackedFormat& format) {
-  const int64_t group = format.group_size == 0 ? 64 : format.group_size;
-  return group % 64 == 0 ? 64 : group <= 64 ? static_cast<int>(group) : group % 32 == 0 ? 32 : 16;
-}
+inline int64_t act_i8_stride(int64_t k) { return (k + kActSegment - 1) / kActSegment * kActSegment; }
 
 // What the linears compute with.
 enum class Activations { kF32, kBF16, kI8 };
@@ -64,13 +61,14 @@ struct KernelTable {
   void (*packed_f32)(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y,
                      int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end,
                      float* scratch) = nullptr;
-  // The same with int8 activations: y += s_w · s_a · (dot − zero · Σa), int32 dot per segment, the rest
-  // float32.
+  // The same with int8 activations: a group adds s_w · (Σ s_a · dot − zero · sum), with an int32 dot for
+  // each segment, the rest float32.
   void (*packed_i8)(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
                     int64_t m, int64_t panel_begin, int64_t panel_end) = nullptr;
-  // Rows [m, k] to int8: scale = max|x|/127 per segment, round to nearest even.
-  void (*quantize_i8)(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int8_t* codes,
-                      float* scales, float* sums) = nullptr;
+  // Rows [m, k] to int8, padded as ActI8View says: scale = max|x|/127 per segment, round to nearest even.
+  // sums [m, ⌈k/group⌉], where group is a multiple of the segment; null where not wanted.
+  void (*quantize_i8)(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int64_t group,
+                      int8_t* codes, float* scales, float* sums) = nullptr;
 
   void (*to_bf16)(const float* x, uint16_t* y, int64_t n) = nullptr;  // round to nearest even
   void (*to_f16)(const float* x, uint16_t* y, int64_t n) = nullptr;   // round to nearest even

@@ -78,9 +78,9 @@ void KvCache::write(int layer, int slot, int position, const float* keys, const 
           kernels_.to_f16(from, reinterpret_cast<uint16_t*>(to), head_dim_);
           break;
         case CacheType::kI8: {
-          float scale, sum;
-          kernels_.quantize_i8(from, head_dim_, 1, head_dim_, head_dim_, reinterpret_cast<int8_t*>(to),
-                               &scale, &sum);
+          float scale;
+          kernels_.quantize_i8(from, head_dim_, 1, head_dim_, head_dim_, head_dim_,
+                               reinterpret_cast<int8_t*>(to), &scale, nullptr);
           std::memcpy(to + row_bytes_ - sizeof scale, &scale, sizeof scale);
           break;
         }

@@ -26,7 +26,7 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
     bf16_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(widest));
   if (any_packed && precision.int8) {
     int8_ = AlignedBuffer<int8_t>(rows * static_cast<size_t>(act_i8_stride(widest)));
-    int8_scales_ = AlignedBuffer<float>(rows * static_cast<size_t>((widest + 15) / 16));
+    int8_scales_ = AlignedBuffer<float>(rows * static_cast<size_t>(act_i8_stride(widest) / kActSegment));
     int8_sums_ = AlignedBuffer<float>(int8_scales_.size());
   } else if (any_packed) {
     scratch_per_thread_ = static_cast<size_t>(packed_scratch(widest));
@@ -39,7 +39,7 @@ uint64_t Linears::bytes() const {
 }
 
 Linears::Form Linears::form_of(const Linear& linear) const {
-  if (linear.packed) return {.segment = precision_.int8 ? act_segment(linear.packed->format) : 0};
+  if (linear.packed) return {.int8_group = precision_.int8 ? linear.packed->format.group() : 0};
   return {.bf16 = linear.dense.dtype == DType::kBF16 && precision_.bf16 && kernels_.dense_bf16_bf16};
 }
 
@@ -48,13 +48,14 @@ void Linears::convert(const Form& form, const float* x, int64_t rows, int64_t k)
     pool_.parallel_for(static_cast<size_t>(rows * k), 8192, [&](size_t begin, size_t end, int) {
       kernels_.to_bf16(x + begin, bf16_.data() + begin, static_cast<int64_t>(end - begin));
     });
-  } else if (form.segment > 0) {
-    const int64_t segments = (k + form.segment - 1) / form.segment, stride = act_i8_stride(k);
+  } else if (form.int8_group > 0) {
+    const int64_t group = form.int8_group, groups = (k + group - 1) / group;
+    const int64_t stride = act_i8_stride(k), segments = stride / kActSegment;
     pool_.parallel_for(static_cast<size_t>(rows), 4, [&](size_t begin, size_t end, int) {
       const int64_t r = static_cast<int64_t>(begin);
-      kernels_.quantize_i8(x + r * k, k, static_cast<int64_t>(end) - r, k, form.segment,
+      kernels_.quantize_i8(x + r * k, k, static_cast<int64_t>(end) - r, k, kActSegment, group,
                            int8_.data() + r * stride, int8_scales_.data() + r * segments,
-                           int8_sums_.data() + r * segments);
+                           int8_sums_.data() + r * groups);
     });
   }
 }
@@ -64,13 +65,12 @@ void Linears::compute(const LinearCall& call, const float* x, int64_t rows, int6
   const Linear& l = *call.linear;
   const float* bias = l.bias_data();
   const Form form = form_of(l);
-  if (l.packed && form.segment > 0) {
+  if (l.packed && form.int8_group > 0) {
     const ActI8View act{.codes = int8_.data(),
                         .scales = int8_scales_.data(),
                         .sums = int8_sums_.data(),
                         .stride = act_i8_stride(l.k),
-                        .segment = form.segment,
-                        .segments = (l.k + form.segment - 1) / form.segment};
+                        .groups = l.packed->format.groups()};
     kernels_.packed_i8(*l.packed, act, bias, call.y, l.n, rows, begin, end);
   } else if (l.packed) {
     kernels_.packed_f32(*l.packed, x, l.k, bias, call.y, l.n, rows, begin, end,

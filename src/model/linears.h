@@ -33,9 +33,9 @@ class Linears {
   void run_gelu(const Linear& up, const float* x, int64_t rows, float* y);
 
  private:
-  // The type in which a linear wants its input: int8 by segments, bf16, or float32 as it is.
+  // The type in which a linear wants its input: int8 with sums of groups, bf16, or float32 as it is.
   struct Form {
-    int segment = 0;
+    int64_t int8_group = 0;
     bool bf16 = false;
     bool operator==(const Form&) const = default;
   };

@@ -206,10 +206,12 @@ void from_i8(const int8_t* x, float scale, float* y, int64_t n) {
 }
 
 template <class V>
-void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int8_t* codes, float* scales,
-                 float* sums) {
+void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int64_t group, int8_t* codes,
+                 float* scales, float* sums) {
   const int64_t stride = act_i8_stride(k), segments = (k + segment - 1) / segment;
+  const int64_t groups = (k + group - 1) / group, segments_per_group = (group + segment - 1) / segment;
   for (int64_t i = 0; i < m; ++i, codes += stride) {
+    typename V::F sum = V::zero();
     for (int64_t s = 0; s < segments; ++s) {
       const int64_t begin = s * segment, size = k - begin < segment ? k - begin : segment;
       const float* from = x + i * ldx + begin;
@@ -218,14 +220,17 @@ void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment,
                      [&](int64_t c, int64_t count) { top = V::max(top, V::abs(V::load(from + c, count))); });
       const float largest = lane_max<V>(top);
       const typename V::F inverse = V::set(largest > 0 ? 127.0f / largest : 0.0f);
-      typename V::I sum = V::izero();
+      const float scale = largest / 127.0f;
       for_vectors<V>(size, [&](int64_t c, int64_t count) {
         const typename V::I q = V::to_int(V::mul(V::load(from + c, count), inverse));
         V::store_i8(codes + begin + c, q, count);
-        sum = V::iadd(sum, q);
+        sum = V::fma(V::to_float(q), V::set(scale), sum);
       });
-      scales[i * segments + s] = largest / 127.0f;
-      sums[i * segments + s] = scales[i * segments + s] * static_cast<float>(V::lane_sum(sum));
+      scales[i * segments + s] = scale;
+      if ((s + 1) % segments_per_group == 0 || s + 1 == segments) {
+        if (sums) sums[i * groups + s / segments_per_group] = lane_sum<V>(sum);
+        sum = V::zero();
+      }
     }
     for (int64_t c = k; c < stride; ++c) codes[c] = 0;
   }

@@ -186,29 +186,33 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const ActI8Vie
   using C = Chunk<V, kBits>;
   const PackedFormat& f = w.format;
   const int8_t* codes = x.codes + first * x.stride;
-  const float* scales = x.scales + first * x.segments;
-  const float* sums = x.sums + first * x.segments;
+  const float* scales = x.scales + first * x.segments();
+  const float* sums = x.sums + first * x.groups;
   const uint8_t* chunk = w.codes + panel * f.chunks() * C::kBytes;
   typename V::F total[kRows];
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = start;
-  const int64_t whole = x.segment / C::kInputs, segments_per_group = (f.group() + x.segment - 1) / x.segment;
-  int64_t chunks_left = f.chunks();
-  for (int64_t group = 0, s = 0; s < x.segments; ++group) {
-    const typename V::F scale = load_scales<V>(w, panel, group, half);
-    const typename V::F offset = V::mul(scale, load_zeros<V, kBits>(w, panel, group, half));
-    const int64_t end = s + segments_per_group < x.segments ? s + segments_per_group : x.segments;
-    for (; s < end; ++s) {
+  constexpr int64_t kWhole = kActSegment / C::kInputs;  // chunks a segment
+  const int64_t segments = x.segments(), segments_per_group = (f.group() + kActSegment - 1) / kActSegment;
+  for (int64_t group = 0, s = 0; group < x.groups; ++group) {
+    typename V::F sum[kRows];
+    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
+    const int64_t end = s + segments_per_group < segments ? s + segments_per_group : segments;
+    for (; s < end; ++s, codes += kActSegment) {
       typename V::I dots[kRows];
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) dots[r] = V::izero();
-      const int64_t chunks = whole < chunks_left ? whole : chunks_left;
-      add_products<V, kBits, kRows>(chunk, half, codes, x.stride, chunks, dots);
-      chunks_left -= chunks;
-      codes += x.segment;
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
-        const typename V::F dot = V::mul(V::to_float(dots[r]), V::set(scales[r * x.segments + s]));
-        total[r] = V::fnma(offset, V::set(sums[r * x.segments + s]), V::fma(scale, dot, total[r]));
+      const int64_t left = f.chunks() - s * kWhole;
+      if (left >= kWhole) {
+        add_products<V, kBits, kRows>(chunk, half, codes, x.stride, kWhole, dots);
+      } else {
+        add_products<V, kBits, kRows>(chunk, half, codes, x.stride, left, dots);
       }
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] =
+          V::fma(V::to_float(dots[r]), V::set(scales[r * segments + s]), sum[r]);
     }
+    const typename V::F scale = load_scales<V>(w, panel, group, half);
+    const typename V::F offset = V::mul(scale, load_zeros<V, kBits>(w, panel, group, half));
+    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] =
+        V::fnma(offset, V::set(sums[r * x.groups + group]), V::fma(scale, sum[r], total[r]));
   }
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
 }

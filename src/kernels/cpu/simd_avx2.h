@@ -77,12 +77,6 @@ struct Avx2 {
   static I shl(I a) {
     return _mm256_slli_epi32(a, N);
   }
-  static I iadd(I a, I b) { return _mm256_add_epi32(a, b); }
-  static int32_t lane_sum(I a) {
-    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
-    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
-  }
   static I to_int(F a) { return _mm256_cvtps_epi32(a); }
   static void store_i8(int8_t* p, I v, int64_t n) {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));

@@ -83,8 +83,6 @@ struct Avx512 {
   static I shl(I a) {
     return _mm512_slli_epi32(a, N);
   }
-  static I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
-  static int32_t lane_sum(I a) { return _mm512_reduce_add_epi32(a); }
   static I to_int(F a) { return _mm512_cvtps_epi32(a); }  // to nearest even
   static void store_i8(int8_t* p, I v, int64_t n) {       // of the first n lanes, all within int8
     _mm_mask_storeu_epi8(p, first(n), _mm512_cvtepi32_epi8(v));

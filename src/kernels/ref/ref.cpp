@@ -68,23 +68,25 @@ void packed_i8(const PackedView& w, const ActI8View& x, const float* bias, float
   for (int64_t j = panel_begin * kPanelRows; j < end; ++j) {
     for (int64_t i = 0; i < m; ++i) {
       double sum = bias ? bias[j] : 0.0;
-      for (int64_t s = 0; s < x.segments; ++s) {
-        const int64_t begin = s * x.segment, stop = std::min(f.k, begin + x.segment);
-        const int64_t group = begin / f.group();
+      for (int64_t s = 0; s < x.segments(); ++s) {
+        const int64_t begin = s * kActSegment, stop = std::min(f.k, begin + kActSegment);
         int64_t dot = 0;
         for (int64_t c = begin; c < stop; ++c) dot += packed_code(w, j, c) * x.codes[i * x.stride + c];
-        sum += double{packed_scale(w, j, group)} *
-               (double{x.scales[i * x.segments + s]} * static_cast<double>(dot) -
-                packed_zero(w, j, group) * double{x.sums[i * x.segments + s]});
+        sum += double{packed_scale(w, j, begin / f.group())} * double{x.scales[i * x.segments() + s]} *
+               static_cast<double>(dot);
       }
+      for (int64_t g = 0; g < x.groups; ++g)
+        sum -= double{packed_scale(w, j, g)} * packed_zero(w, j, g) * double{x.sums[i * x.groups + g]};
       y[i * ldy + j] = static_cast<float>(sum);
     }
   }
 }
 
-void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int8_t* codes, float* scales,
-                 float* sums) {
+void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int64_t group, int8_t* codes,
+                 float* scales, float* sums) {
   const int64_t stride = act_i8_stride(k), segments = (k + segment - 1) / segment;
+  const int64_t groups = (k + group - 1) / group;
+  if (sums) std::fill(sums, sums + m * groups, 0.0f);
   for (int64_t i = 0; i < m; ++i) {
     int8_t* row = codes + i * stride;
     std::fill(row + k, row + stride, int8_t{0});
@@ -99,7 +101,7 @@ void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment,
         sum += row[c];
       }
       scales[i * segments + s] = largest / 127.0f;
-      sums[i * segments + s] = scales[i * segments + s] * static_cast<float>(sum);
+      if (sums) sums[i * groups + begin / group] += scales[i * segments + s] * static_cast<float>(sum);
     }
   }
 }
