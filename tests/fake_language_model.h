@@ -42,13 +42,8 @@ class FakeLanguageModel : public LanguageModel {
     std::vector<LoglikResult> results;
     for (const LoglikRequest& request : requests) {
       if (request.context.empty() || request.continuation.empty()) fail("an empty request");
-      check_length(request.context.size() + request.continuation.size());
-      double sum = 0;
-      int32_t before = request.context.back();
-      for (const int32_t token : request.continuation) sum -= token_nll(std::exchange(before, token), token);
-      if (loglik_of)
-        sum = loglik_of(tokenizer_.decode(request.context), tokenizer_.decode(request.continuation));
-      results.push_back({sum, false, 2.0 + static_cast<double>(results.size() % 2)});
+      results.push_back({loglik_after(request.context, request.continuation), false,
+                         2.0 + static_cast<double>(results.size() % 2)});
       if (progress) progress(results.size(), requests.size());
     }
     return results;
@@ -62,6 +57,7 @@ class FakeLanguageModel : public LanguageModel {
       if (request.prompt.empty()) fail("an empty request");
       check_length(request.prompt.size() + static_cast<size_t>(request.max_new_tokens));
       results.push_back(answer_of(tokenizer_.decode(request.prompt)));
+      if (!request.gold.empty()) results.back().gold_loglik = loglik_after(request.prompt, request.gold);
       if (progress) progress(results.size(), requests.size());
     }
     return results;
@@ -82,6 +78,14 @@ class FakeLanguageModel : public LanguageModel {
   }
 
  private:
+  double loglik_after(const std::vector<int32_t>& context, const std::vector<int32_t>& continuation) const {
+    check_length(context.size() + continuation.size());
+    if (loglik_of) return loglik_of(tokenizer_.decode(context), tokenizer_.decode(continuation));
+    double sum = 0;
+    int32_t before = context.back();
+    for (const int32_t token : continuation) sum -= token_nll(std::exchange(before, token), token);
+    return sum;
+  }
   static double token_nll(int32_t before, int32_t token) {
     return static_cast<double>(
                (static_cast<uint32_t>(before) * 7919u + static_cast<uint32_t>(token) * 104729u) % 601) /

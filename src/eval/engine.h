@@ -65,6 +65,8 @@ class Engine : public LanguageModel {
   void run(Session& session, std::span<Piece> pieces);
   void score_round(Session& session, std::span<const LoglikRequest> requests, std::span<const Group> groups,
                    size_t round, std::span<LoglikResult> results);
+  // log p(gold | prompt), the prompt being in the slot's cache already.
+  double score_gold(Session& session, int slot, const GenerateRequest& request);
   void note_memory(const Session& session);
   void check_length(const char* what, size_t index, size_t tokens) const;
   // Sequences of these lengths that run together from `first` on: one at least, `slots` at most.

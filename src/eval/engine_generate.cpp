@@ -21,6 +21,7 @@ struct Sequence {
   size_t fed = 0;    // tokens in the cache
   int32_t next = 0;  // to be fed once the prompt is through
   Stopwatch watch;
+  double paused_ms = 0;  // while gold answers were scored
   GenerateResult result;
   GeneratedText text;
 };
@@ -28,7 +29,7 @@ struct Sequence {
 // Takes the token in; true when it was the last.
 bool accept(Sequence& sequence, int32_t token, std::span<const int32_t> end_tokens) {
   GenerateResult& result = sequence.result;
-  const double ms = sequence.watch.seconds() * 1000;
+  const double ms = sequence.watch.seconds() * 1000 - sequence.paused_ms;
   if (result.tokens.empty()) result.first_token_ms = ms;
   result.total_ms = ms;
   if (std::find(end_tokens.begin(), end_tokens.end(), token) != end_tokens.end()) {
@@ -76,6 +77,21 @@ std::vector<Row> fill(Batch& batch, std::vector<std::optional<Sequence>>& slots,
 
 }  // namespace
 
+// The prompt's last token runs again, for what is asked after it. What is written behind the prompt,
+// the sequence's own tokens overwrite.
+double Engine::score_gold(Session& session, int slot, const GenerateRequest& request) {
+  Piece piece;
+  piece.slot = slot;
+  piece.start = static_cast<int>(request.prompt.size()) - 1;
+  piece.tokens.push_back(request.prompt.back());
+  piece.tokens.insert(piece.tokens.end(), request.gold.begin(), request.gold.end() - 1);
+  for (size_t i = 0; i < request.gold.size(); ++i) piece.questions.push_back({i, request.gold[i]});
+  run(session, std::span(&piece, 1));
+  double loglik = 0;
+  for (const TokenScore& score : piece.scores) loglik += score.loglik;
+  return loglik;
+}
+
 std::vector<GenerateResult> Engine::generate(std::span<const GenerateRequest> requests,
                                              const ProgressFn& progress) {
   std::vector<GenerateResult> results(requests.size());
@@ -84,7 +100,8 @@ std::vector<GenerateResult> Engine::generate(std::span<const GenerateRequest> re
   for (size_t i = 0; i < requests.size(); ++i) {
     if (requests[i].prompt.empty() || requests[i].max_new_tokens < 1)
       fail("{}: request {} lacks a prompt, or asks for no token", model_->name(), i);
-    const size_t tokens = requests[i].prompt.size() + static_cast<size_t>(requests[i].max_new_tokens);
+    const size_t after = std::max(static_cast<size_t>(requests[i].max_new_tokens), requests[i].gold.size());
+    const size_t tokens = requests[i].prompt.size() + after;
     check_length("prompt and answer of request", i, tokens);
     longest = std::max(longest, tokens);
   }
@@ -107,6 +124,16 @@ std::vector<GenerateResult> Engine::generate(std::span<const GenerateRequest> re
     for (const Row& row : asked) rows.push_back(row.row);
     best.resize(rows.size());
     reader_.argmax(session, rows, best);
+    for (const Row& row : asked) {
+      Sequence& sequence = *slots[row.slot];
+      if (!sequence.result.tokens.empty() || sequence.request->gold.empty()) continue;
+      const Stopwatch scoring;
+      sequence.result.gold_loglik = score_gold(session, static_cast<int>(row.slot), *sequence.request);
+      sequence.result.gold_ms = scoring.seconds() * 1000;
+      for (std::optional<Sequence>& other : slots) {
+        if (other) other->paused_ms += sequence.result.gold_ms;
+      }
+    }
     for (size_t i = 0; i < asked.size(); ++i) {
       std::optional<Sequence>& slot = slots[asked[i].slot];
       if (!accept(*slot, best[i], model_->config.end_tokens)) continue;

@@ -103,6 +103,8 @@ TEST_P(MiniEngine, NothingDependsOnTheBatch) {
   std::vector<GenerateRequest> prompts;
   for (size_t i = 0; i < 5; ++i)
     prompts.push_back({requests[2 * i].context, static_cast<int>(3 + 4 * i), {}});
+  prompts[1].gold = {5, 300, 17, 9, 44, 2, 1, 8, 100, 3, 7};  // longer than what is generated
+  prompts[3].gold = {17};
   const auto text = windows(100, 3);
   for (const Precision& precision : {Precision{}, Precision::exact()}) {
     Engine one = engine({.batch_tokens = 1, .slots = 1, .precision = precision});
@@ -111,6 +113,15 @@ TEST_P(MiniEngine, NothingDependsOnTheBatch) {
     const auto a = one.loglik(requests, {});
     const auto a_text = one.generate(prompts, {});
     const auto a_nll = one.window_nll(text, {});
+    std::vector<GenerateRequest> without = prompts;
+    for (GenerateRequest& prompt : without) prompt.gold.clear();
+    const auto plain = many.generate(without, {});
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      EXPECT_EQ(plain[i].tokens, a_text[i].tokens) << i;
+      if (prompts[i].gold.empty()) continue;
+      const LoglikRequest same{prompts[i].prompt, prompts[i].gold};
+      EXPECT_EQ(a_text[i].gold_loglik, one.loglik(std::span(&same, 1), {})[0].loglik) << i;
+    }
     for (Engine* other : {&odd, &many}) {
       const auto b = other->loglik(requests, {});
       for (size_t i = 0; i < a.size(); ++i) {
@@ -121,6 +132,7 @@ TEST_P(MiniEngine, NothingDependsOnTheBatch) {
       for (size_t i = 0; i < prompts.size(); ++i) {
         EXPECT_EQ(a_text[i].tokens, b_text[i].tokens) << i;
         EXPECT_EQ(a_text[i].text, b_text[i].text) << i;
+        EXPECT_EQ(a_text[i].gold_loglik, b_text[i].gold_loglik) << i;
       }
       EXPECT_EQ(a_nll, other->window_nll(text, {}));
     }

@@ -132,7 +132,8 @@ void run_gsm8k(LanguageModel& model, const TaskOptions& options, const ProgressF
   // A short context keeps at least half for the prompt.
   const int max_new = std::min(kMaxNewTokens, model.max_context() / 2);
   std::vector<GenerateRequest> requests;
-  std::vector<LoglikRequest> gold;
+  std::vector<LoglikRequest> apart;  // gold answers whose prompt had to be cut at another place
+  std::vector<double> gold_tokens;
   double prompt_tokens = 0, output_tokens = 0, truncated = 0;
   for (size_t i = 0; i < prompts.size(); ++i) {
     EncodedPrompt prompt = encode_prompt(model.tokenizer(), prompts[i], model.max_context() - max_new);
@@ -140,14 +141,21 @@ void run_gsm8k(LanguageModel& model, const TaskOptions& options, const ProgressF
         encode_pair(model.tokenizer(), prompts[i], " " + problems[i].answer, model.max_context());
     prompt_tokens += static_cast<double>(prompt.tokens.size());
     truncated += prompt.truncated || pair.truncated;
+    const bool together = pair.request.context == prompt.tokens;
     requests.push_back({std::move(prompt.tokens), max_new, kStop});
-    gold.push_back(std::move(pair.request));
+    gold_tokens.push_back(static_cast<double>(pair.request.continuation.size()));
+    if (together) {
+      requests.back().gold = std::move(pair.request.continuation);
+    } else {
+      apart.push_back(std::move(pair.request));
+    }
   }
   GenerateRequest warm_up = requests.front();
   warm_up.max_new_tokens = 1;
+  warm_up.gold.clear();
   model.generate(std::span(&warm_up, 1), {});
 
-  const size_t total = requests.size() + gold.size();
+  const size_t total = requests.size() + apart.size();
   const auto report = [&](size_t before) {
     return [&, before](size_t done, size_t) {
       if (progress) progress(before + done, total);
@@ -155,15 +163,19 @@ void run_gsm8k(LanguageModel& model, const TaskOptions& options, const ProgressF
   };
   const Stopwatch watch;
   const std::vector<GenerateResult> answers = model.generate(requests, report(0));
-  const double seconds = watch.seconds();
-  const std::vector<LoglikResult> gold_logliks = model.loglik(gold, report(requests.size()));
-  NIBBLE_CHECK(answers.size() == problems.size() && gold_logliks.size() == problems.size());
+  double seconds = watch.seconds();
+  for (const GenerateResult& answer : answers) seconds -= answer.gold_ms / 1000;
+  const std::vector<LoglikResult> apart_logliks = model.loglik(apart, report(requests.size()));
+  NIBBLE_CHECK(answers.size() == problems.size() && apart_logliks.size() == apart.size());
 
   std::vector<double> strict;
+  size_t next_apart = 0;
   for (size_t i = 0; i < problems.size(); ++i) {
     Sample sample = make_sample(i, problems[i], prompts[i], answers[i]);
-    sample.detail["gold_nll"] = json_number(-gold_logliks[i].loglik);
-    sample.detail["gold_tokens"] = gold[i].continuation.size();
+    const double loglik =
+        requests[i].gold.empty() ? apart_logliks[next_apart++].loglik : answers[i].gold_loglik;
+    sample.detail["gold_nll"] = json_number(-loglik);
+    sample.detail["gold_tokens"] = gold_tokens[i];
     strict.push_back(sample.detail["strict"].get<bool>());
     output_tokens += sample.tokens;
     result.samples.push_back(std::move(sample));

@@ -25,7 +25,8 @@ struct LoglikResult {
 struct GenerateRequest {
   std::vector<int32_t> prompt;  // not empty
   int max_new_tokens = 256;
-  std::vector<std::string> stop;  // generation ends when the text contains one of these
+  std::vector<std::string> stop;   // generation ends when the text contains one of these
+  std::vector<int32_t> gold = {};  // where not empty: also scored after the prompt, which runs once for both
 };
 enum class FinishReason { kEndToken, kStopString, kLength };
 struct GenerateResult {
@@ -34,6 +35,8 @@ struct GenerateResult {
   FinishReason finish = FinishReason::kLength;
   double first_token_ms = 0;  // from the start of its batch
   double total_ms = 0;
+  double gold_loglik = 0;  // log p(gold | prompt), 0 without gold
+  double gold_ms = 0;      // what scoring it took; in no other time of any request
 };
 
 // Called with (done, total) as work proceeds; may throw to cancel.
