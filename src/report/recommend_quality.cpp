@@ -11,7 +11,6 @@
 namespace nibble::report {
 namespace {
 
-constexpr double kAlpha = 0.05;
 constexpr double kRounding = 1e-9;
 constexpr double kZ975 = 1.959963984540054;
 constexpr double kDetectableErrors = 2.8;  // as in comparison.cpp
@@ -79,7 +78,7 @@ void judge(TaskStanding& s, const Specification& spec) {
   if (!s.unknown.empty()) return;
   const double tolerance = s.is_ratio ? std::log1p(spec.perplexity_tolerance()) : spec.accuracy_tolerance();
   const double sign = s.is_ratio ? 1 : -1;  // of a loss in `difference`
-  const bool measurable = (s.ci_low > 0 || s.ci_high < 0) && s.p_holm < kAlpha;
+  const bool measurable = (s.ci_low > 0 || s.ci_high < 0) && s.p_holm < kSignificance;
   s.standing = !measurable || std::abs(s.loss) <= tolerance + kRounding ? Standing::kSame
                : s.loss > 0 && sign * s.difference > 0                  ? Standing::kWorse
                : s.loss < 0 && sign * s.difference < 0                  ? Standing::kBetter

@@ -13,7 +13,6 @@ namespace {
 constexpr size_t kLabelWidth = 10;
 constexpr size_t kNarrowest = 80;
 constexpr size_t kMostRunnersUp = 6;
-constexpr double kAlpha = 0.05;
 
 class Lines {
  public:
@@ -98,7 +97,7 @@ std::string quality_text(const Candidate& c) {
     const Comparison& d = score.cell->to_baseline;
     if (!d.comparable()) {
       parts.push_back(fmt::format("{} not comparable with the baseline ({})", score.task, d.not_comparable));
-    } else if (d.verdict == Verdict::kNone || d.p_holm >= kAlpha) {
+    } else if (!d.survives_holm()) {
       none.push_back(score.task);
       detectable.push_back(detectable_text(d));
     } else if (d.is_ratio) {
