@@ -57,7 +57,7 @@ case $verb in
     [ -e "$control/weights" ] && number=$(cat "$control/weights")
     rm -rf "$out"; mkdir -p "$out"
     echo "{\"model_sha256\": \"$number\", \"totals\": {\"file_bytes\": 600, \"bits_per_weight\": 4.625,
-      \"parameters\": 1000, \"seconds\": 1.5}}" > "$out/quantization_report.json" ;;
+      \"parameters\": 1000, \"seconds\": 1.5, \"peak_rss\": 1000}}" > "$out/quantization_report.json" ;;
   eval)
     echo '{"key": "0", "score": 1, "tokens": 3, "prediction": "yes", "gold": "yes", "prompt": "p", "output": "o",
       "detail": {"loglik": [-0.1, -2.5]}}' | tr -d '\n' > "$samples"

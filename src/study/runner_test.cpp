@@ -87,7 +87,7 @@ TEST_F(RunnerTest, CommandLinesSayThePlan) {
   EXPECT_EQ(all[5],
             "quantize tiny " + d + "/out/models/tiny.gptq-4bit-g16 --method gptq --bits 4 --group-size 16" +
                 " --symmetric --calibration " + d + "/c4.txt --samples 5 --seqlen 6 --seed 11 --threads 1" +
-                " --force --json " + tmp + "quantize.json");
+                " --force --json " + tmp + "tiny.gptq-4bit-g16.json");
 }
 
 TEST_F(RunnerTest, SecondCallDoesNothingTwice) {
@@ -270,6 +270,75 @@ TEST_F(RunnerTest, KilledRunnerResumesAsIfNothingHappened) {
   size_t done = 0;
   for (const Cell& cell : cells()) done += cell.status == CellStatus::kDone;
   EXPECT_EQ(done, 3u);  // what was done before the last kill is kept
+  EXPECT_TRUE(run().complete());
+  EXPECT_EQ(content("out"), content("undisturbed"));
+}
+
+TEST_F(RunnerTest, ShardsMeasureEveryCellOnce) {
+  plan_.models = {"tiny", "small"};
+  plan_.methods = {{"gptq", 4, {16, 64}}};
+  run("whole");
+  std::vector<std::string> measured;
+  for (size_t i = 1; i <= 3; ++i) {
+    options_.shard = {i, 3};
+    const std::string out = "shard" + std::to_string(i);
+    const StudyOutcome outcome = run(out.c_str());
+    EXPECT_TRUE(outcome.complete());
+    EXPECT_EQ(outcome.cells, 6u);  // two of six variants
+    EXPECT_THAT(outcome.message, HasSubstr("shard " + std::to_string(i) + "/3: all 6 cells done"));
+    for (const Cell& cell : cells(out.c_str())) {
+      if (cell.status == CellStatus::kDone) measured.push_back(cell.variant.name() + " " + cell.task);
+    }
+    EXPECT_EQ(cells(out.c_str()).size(), 18u);  // the rest is planned
+  }
+  std::sort(measured.begin(), measured.end());
+  EXPECT_EQ(std::unique(measured.begin(), measured.end()), measured.end());
+  EXPECT_EQ(measured.size(), 18u);
+  EXPECT_EQ(parse_shard("2/3").index, 2u);
+  EXPECT_EQ(parse_shard("2/3").count, 3u);
+  for (const char* wrong : {"", "2", "0/3", "4/3", "2/", "/3", "a/b", "1/3x", "-1/3"})
+    EXPECT_THROW(parse_shard(wrong), UsageError) << wrong;
+}
+
+TEST_F(RunnerTest, QuantizationsSideBySideEndTheSameAndBesideNothingTimed) {
+  plan_.methods = {{"gptq", 4, {16, 32, 64, 128}}, {"rtn", 4, {0}}};
+  ASSERT_TRUE(run("undisturbed").complete());
+  act("quantize.tiny.gptq-4bit-g64", "fail");
+  options_.jobs = 3;
+  EXPECT_EQ(run().failed, 3u);
+  // The first alone, to learn what it needs; then three, of which one fails; the last again alone.
+  const std::vector<std::string> quantize = {"g16", "g32", "g64", "g128", "row"};
+  const auto place = [&](const std::string& what) {
+    for (size_t i = 0; i < recorder_.started.size(); ++i) {
+      if (recorder_.started[i].find(what) != std::string::npos) return i;
+    }
+    return recorder_.started.size();
+  };
+  EXPECT_LT(place("g16 bench"), place("g32 quantize"));
+  for (const char* size : {"g32", "g64", "g128"})
+    EXPECT_LT(place(std::string(size) + " quantize"), place("g32 boolq")) << size;
+  EXPECT_LT(place("g128 bench"), place("row quantize"));
+  EXPECT_EQ(place("g64 boolq"), recorder_.started.size());
+  EXPECT_EQ(reasons()["tiny gptq-4bit-g64 boolq"], "quantize: tiny: no luck");
+  behave();
+  EXPECT_TRUE(run().complete());
+  EXPECT_EQ(content("out"), content("undisturbed"));
+}
+
+TEST_F(RunnerTest, InterruptReachesAllQuantizationsSideBySide) {
+  plan_.methods = {{"gptq", 4, {16, 32, 64}}};
+  run("undisturbed");
+  options_.jobs = 2;
+  act("quantize.tiny.gptq-4bit-g32", "hang");
+  std::thread later([&] {
+    EXPECT_TRUE(wait_for(control_ / "started"));
+    ::kill(::getpid(), SIGINT);
+  });
+  const StudyOutcome outcome = run();
+  later.join();
+  EXPECT_EQ(outcome.stop_signal, SIGINT);
+  EXPECT_EQ(outcome.failed, 0u);
+  behave();
   EXPECT_TRUE(run().complete());
   EXPECT_EQ(content("out"), content("undisturbed"));
 }
