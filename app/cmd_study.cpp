@@ -1,4 +1,5 @@
 // nibble study [STUDY.toml] [--models …] [--methods …] --out DIR
+#include "base/error.h"
 #include "base/file.h"
 #include "commands.h"
 #include "eval/task.h"
@@ -7,6 +8,7 @@
 #include "report/json.h"
 #include "report/report.h"
 #include "report/terminal.h"
+#include "study/merge.h"
 #include "study/plan.h"
 #include "study/runner.h"
 #include "study_display.h"
@@ -16,7 +18,9 @@ namespace {
 
 struct Options {
   std::string file, out;
-  std::vector<std::string> methods;
+  std::vector<std::string> methods, merge;
+  std::string shard;
+  int jobs = 1;
   StudyOptions plan;
 };
 
@@ -42,27 +46,44 @@ StudyPlan make_plan(const Options& options, const GlobalOptions& global, const K
   return plan;
 }
 
+// The report of what there is, in DIR and on standard output.
+void show_report(const Options& options, const GlobalOptions& global, bool print_it) {
+  const report::Report report =
+      report::make_report(Store::open(std::filesystem::path(options.out) / "results.db", true));
+  report::write_report(report, options.out);
+  if (!print_it) return;
+  if (!global.json_file.empty()) write_file_atomically(global.json_file, report::render_json(report));
+  const bool only_json = global.wants_json() && global.json_file.empty();
+  print(only_json ? report::render_json(report) : report::render_table1_terminal(report));
+}
+
+int merge(const Options& options, const GlobalOptions& global) {
+  if (!options.file.empty() || options.plan.models || !options.shard.empty())
+    throw UsageError("--merge: takes the plan of what it merges; leave the study and --shard out");
+  const std::vector<std::filesystem::path> sources(options.merge.begin(), options.merge.end());
+  const MergeOutcome outcome = merge_studies(sources, options.out, known_names());
+  show_report(options, global, true);
+  fmt::print(stderr, "nibble: {}\n", outcome.message);
+  return outcome.done == outcome.cells ? 0 : 1;
+}
+
 int run(const Options& options, const GlobalOptions& global) {
+  if (!options.merge.empty()) return merge(options, global);
   const KnownNames known = known_names();
-  const StudyPlan plan = make_plan(options, global, known);
-  // Fetched before the first cell, not in the middle of a measured one.
-  for (const std::string& model : plan.models) locate_model(model);
   RunnerOptions runner;
   runner.version = NIBBLE_VERSION;
   runner.known = known;
+  runner.jobs = options.jobs;
+  if (!options.shard.empty()) runner.shard = parse_shard(options.shard);
+  const StudyPlan plan = make_plan(options, global, known);
+  // Fetched before the first cell, not in the middle of a measured one.
+  for (const std::string& model : plan.models) locate_model(model);
   StudyOutcome outcome;
   {
     StudyDisplay display;
     outcome = run_study(plan, options.out, runner, display);
   }
-  const report::Report report =
-      report::make_report(Store::open(std::filesystem::path(options.out) / "results.db", true));
-  report::write_report(report, options.out);
-  if (outcome.stop_signal == 0) {
-    if (!global.json_file.empty()) write_file_atomically(global.json_file, report::render_json(report));
-    const bool only_json = global.wants_json() && global.json_file.empty();
-    print(only_json ? report::render_json(report) : report::render_table1_terminal(report));
-  }
+  show_report(options, global, outcome.stop_signal == 0);
   fmt::print(stderr, "nibble: {}\n", outcome.message);
   if (outcome.stop_signal != 0) return 128 + outcome.stop_signal;
   return outcome.complete() ? 0 : 1;
@@ -99,6 +120,13 @@ Run cmd_study(Arguments& verb, const GlobalOptions& global) {
   verb.option("--bench-prompt", plan.bench_prompt, "tokens of the prompt test");
   verb.option("--bench-generate", plan.bench_generate, "tokens of the generation test");
   verb.option("--bench-repetitions", plan.bench_repetitions, "of each test; 0: no bench");
+  verb.option("--jobs", options->jobs,
+              "quantizations at a time, where memory allows; measured cells always run alone")
+      .range(1, 256)
+      .show_default();
+  verb.option("--shard", options->shard, "this machine's part of a study that N machines like it share")
+      .type_name("i/N");
+  list("--merge", options->merge, "folders of shards: puts their results into --out, and runs nothing");
   return [options, &global] { return run(*options, global); };
 }
 
