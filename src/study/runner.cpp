@@ -78,16 +78,6 @@ struct Pending {
   std::vector<size_t> cells;
 };
 
-std::vector<Cell> cells_of_shard(std::vector<Cell> cells, const Shard& shard) {
-  std::vector<Cell> mine;
-  size_t variants = 0;
-  for (size_t i = 0; i < cells.size(); ++i) {
-    if (i > 0 && cells[i].variant != cells[i - 1].variant) ++variants;
-    if (shard.takes(variants)) mine.push_back(cells[i]);
-  }
-  return mine;
-}
-
 class Runner {
  public:
   Runner(const StudyPlan& plan, const fs::path& dir, const RunnerOptions& options, StudyObserver& observer)
@@ -412,6 +402,16 @@ StudyOutcome Runner::outcome() const {
 }
 
 }  // namespace
+
+std::vector<Cell> cells_of_shard(std::vector<Cell> cells, const Shard& shard) {
+  std::vector<Cell> mine;
+  size_t variants = 0;
+  for (size_t i = 0; i < cells.size(); ++i) {
+    if (i > 0 && cells[i].variant != cells[i - 1].variant) ++variants;
+    if (shard.takes(variants)) mine.push_back(cells[i]);
+  }
+  return mine;
+}
 
 Shard parse_shard(std::string_view text) {
   const char* end = text.data() + text.size();

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "study/plan.h"
 #include "study/store.h"
@@ -38,7 +39,8 @@ struct Shard {
   size_t index = 1, count = 1;
   bool takes(size_t variant) const { return variant % count == index - 1; }
 };
-Shard parse_shard(std::string_view text);  // "2/3"; throws UsageError
+Shard parse_shard(std::string_view text);                                       // "2/3"; throws UsageError
+std::vector<Cell> cells_of_shard(std::vector<Cell> cells, const Shard& shard);  // of planned_cells()
 
 struct RunnerOptions {
   std::filesystem::path program = "/proc/self/exe";  // nibble, or what a test gives for it
