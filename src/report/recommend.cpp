@@ -287,7 +287,10 @@ std::string why_not(const Recommendation& r, size_t i) {
         continue;
       }
       const auto print = [&](double v) { return s.is_ratio ? fixed(std::exp(v), 3) : percent(v, true); };
-      parts.push_back(fmt::format("{} on {}: {}{} {}", standing_name(which), s.task, s.is_ratio ? "×" : "",
+      parts.push_back(fmt::format("{} on {}: {}{} {}", standing_name(which), s.task,
+                                  s.bits_per_byte ? "bits per byte ×"
+                                  : s.is_ratio    ? "×"
+                                                  : "",
                                   print(s.difference), interval(print(s.ci_low), print(s.ci_high))));
     }
   }

@@ -108,12 +108,13 @@ void judge(Check& check) {
 class Checks {
  public:
   explicit Checks(std::vector<Check>& checks) : checks_(checks) {}
-  void add(const char* key, std::string name, Unit unit, const std::optional<double>& limit, bool at_most,
-           Figure figure) {
+  void add(const char* key, std::string name, std::string task, Unit unit, const std::optional<double>& limit,
+           bool at_most, Figure figure) {
     if (!limit) return;
     Check& check = checks_.emplace_back();
     check.key = key;
     check.name = std::move(name);
+    check.task = std::move(task);
     check.unit = unit;
     check.limit = *limit;
     check.at_most = at_most;
@@ -123,7 +124,8 @@ class Checks {
   void add_missing(const std::string& task, std::string reason) {
     Check& check = checks_.emplace_back();
     check.key = "score";
-    check.name = "score on " + task;
+    check.name = "score";
+    check.task = task;
     check.figure = missing(std::move(reason));
   }
 
@@ -188,25 +190,26 @@ std::optional<TaskScore> score_of(const ModelView& model, const VariantView& var
 void add_checks(Candidate& c, const Specification& spec, const std::vector<const TaskView*>& cells) {
   Checks checks(c.checks);
   const bool is_baseline = c.variant->variant.is_baseline();
-  checks.add("max_size", "size", Unit::kBytes, spec.max_size, true, c.size);
-  checks.add("max_memory", "peak memory", Unit::kBytes, spec.max_memory, true, c.memory);
-  checks.add("memory", "peak memory there", Unit::kBytes, spec.memory, true, c.memory);
-  checks.add("min_throughput", "decode speed", Unit::kTokensPerSecond, spec.min_throughput, false, c.decode);
+  checks.add("max_size", "size", "", Unit::kBytes, spec.max_size, true, c.size);
+  checks.add("max_memory", "peak memory", "", Unit::kBytes, spec.max_memory, true, c.memory);
+  checks.add("memory", "peak memory there", "", Unit::kBytes, spec.memory, true, c.memory);
+  checks.add("min_throughput", "decode speed", "", Unit::kTokensPerSecond, spec.min_throughput, false,
+             c.decode);
   for (const TaskView* cell : cells) {
     if (cell->result)
-      checks.add("max_latency", "latency on " + cell->task, Unit::kMilliseconds, spec.max_latency, true,
+      checks.add("max_latency", "latency", cell->task, Unit::kMilliseconds, spec.max_latency, true,
                  latency_of(*cell));
   }
   for (const TaskScore& score : c.scores) {
     if (score.is_perplexity) {
-      checks.add("max_perplexity_ratio", "perplexity ratio on " + score.task, Unit::kRatio,
+      checks.add("max_perplexity_ratio", "perplexity ratio", score.task, Unit::kRatio,
                  spec.max_perplexity_ratio, true, perplexity_ratio(score, is_baseline));
       continue;
     }
-    checks.add("min_accuracy", "accuracy on " + score.task, Unit::kShare, spec.min_accuracy, false,
+    checks.add("min_accuracy", "accuracy", score.task, Unit::kShare, spec.min_accuracy, false,
                accuracy_of(*score.cell));
-    checks.add("min_accuracy_kept", "accuracy kept on " + score.task, Unit::kShare, spec.min_accuracy_kept,
-               false, accuracy_kept(score, is_baseline));
+    checks.add("min_accuracy_kept", "accuracy kept", score.task, Unit::kShare, spec.min_accuracy_kept, false,
+               accuracy_kept(score, is_baseline));
   }
 }
 
@@ -307,9 +310,13 @@ std::string Check::limit_text() const {
   return fmt::format("at {} {}", at_most ? "most" : "least", figure_text(limit, unit));
 }
 
+std::string Check::full_name() const { return task.empty() ? name : fmt::format("{} on {}", name, task); }
+
 std::string Check::text() const {
-  if (status == Status::kMissing) return fmt::format("{} missing ({})", name, one_line(figure.missing));
-  return fmt::format("{} {}{}{}", name, figure_text(figure.value, unit), figure.predicted ? " predicted" : "",
+  if (status == Status::kMissing)
+    return fmt::format("{} missing ({})", full_name(), one_line(figure.missing));
+  return fmt::format("{} {}{}{}", full_name(), figure_text(figure.value, unit),
+                     figure.predicted ? " predicted" : "",
                      status == Status::kFailsNarrowly   ? " (within its uncertainty)"
                      : status == Status::kMeetsNarrowly ? " (narrowly)"
                                                         : "");

@@ -31,7 +31,8 @@ constexpr bool meets(Status status) { return status == Status::kMeets || status 
 
 // One limit held against one figure.
 struct Check {
-  std::string key, name;  // "max_memory"; "peak memory", "accuracy kept on boolq"
+  std::string key, name;  // "max_memory"; "peak memory", "accuracy kept"
+  std::string task;       // that the figure is of; empty where it is of the whole
   Unit unit = Unit::kBytes;
   double limit = 0;
   bool at_most = true;
@@ -39,6 +40,7 @@ struct Check {
   Status status = Status::kMissing;
 
   double excess() const;           // relative distance from the limit; 0 when met, infinite when missing
+  std::string full_name() const;   // "accuracy kept on boolq"
   std::string limit_text() const;  // "at most 600 MB"
   std::string text() const;        // "peak memory 560.2 MB, limit 450 MB, narrowly", or why it is missing
 };

@@ -38,7 +38,7 @@ const char* status_name(Status status) {
 }
 
 OrderedJson to_json(const Check& check) {
-  OrderedJson json{{"limit", check.key}, {"name", check.name}, {"status", status_name(check.status)}};
+  OrderedJson json{{"limit", check.key}, {"name", check.full_name()}, {"status", status_name(check.status)}};
   if (check.key != "score") json[check.at_most ? "at_most" : "at_least"] = number(check.limit);
   json["measured"] = to_json(check.figure);
   return json;
@@ -50,7 +50,7 @@ OrderedJson to_json(const TaskStanding& s) {
     json["missing"] = s.unknown;
     return json;
   }
-  json["scale"] = s.is_ratio ? "ln_ppl_ratio" : "share";
+  json["scale"] = s.bits_per_byte ? "ln_bits_per_byte_ratio" : s.is_ratio ? "ln_ppl_ratio" : "share";
   json["difference"] = number(s.difference);
   json["ci95"] = {number(s.ci_low), number(s.ci_high)};
   json["smallest_detectable"] = number(s.smallest_detectable);

@@ -55,6 +55,7 @@ TaskStanding compare_task(const Candidate& leader, const Candidate& other, const
   }
   s.is_ratio = a->is_perplexity;
   if (a->is_perplexity && b->is_perplexity && leader.model != other.model) {
+    s.bits_per_byte = true;
     compare_texts(*a, *b, s);
     return s;
   }

@@ -18,6 +18,7 @@ struct TaskStanding {
   Standing standing = Standing::kUnknown;
   double loss = 0;  // of the capped score: share of the leader's accuracy, or ln of the perplexity ratio
   bool is_ratio = false;                           // perplexity
+  bool bits_per_byte = false;                      // across models: the ratio is of bits per byte
   double difference = 0, ci_low = 0, ci_high = 0;  // candidate − leader, as in Comparison; 95 %
   double smallest_detectable = 0;                  // NaN where unknown
   double p = 1, p_holm = 1;                        // corrected over all candidates and tasks of one call

@@ -54,11 +54,31 @@ std::string short_figure(const Figure& figure, Unit unit) {
   return figure.predicted && unit == Unit::kTokensPerSecond ? "~" + text : text;
 }
 
-std::string asked_text(const Recommendation& r, const Candidate& example) {
-  std::vector<std::string> limits;
-  for (const Check& check : example.checks) {
-    if (check.key != "score") limits.push_back(fmt::format("{} {}", check.name, check.limit_text()));
+// A text a limit, its tasks together: "accuracy kept on boolq, gsm8k at least 95.0 %", with what `figure`
+// says of each task behind it.
+template <typename FigureText>
+std::vector<std::string> by_limit(const std::vector<const Check*>& checks, FigureText figure) {
+  std::vector<std::string> texts;
+  for (const Check* first : checks) {
+    std::vector<std::string> tasks;
+    for (const Check* check : checks) {
+      if (check->key == first->key) tasks.push_back(check->task + figure(*check));
+    }
+    std::string text = first->name;
+    if (!first->task.empty() || tasks.front() != "")
+      text += fmt::format("{} {}", first->task.empty() ? "" : " on", fmt::join(tasks, ", "));
+    text += " " + first->limit_text();
+    if (std::find(texts.begin(), texts.end(), text) == texts.end()) texts.push_back(std::move(text));
   }
+  return texts;
+}
+
+std::string asked_text(const Recommendation& r, const Candidate& example) {
+  std::vector<const Check*> checks;
+  for (const Check& check : example.checks) {
+    if (check.key != "score") checks.push_back(&check);
+  }
+  const std::vector<std::string> limits = by_limit(checks, [](const Check&) { return std::string(); });
   const std::string rule = fmt::format(
       "{}the best scores on {}; of equals {}", limits.empty() ? "" : "then ", fmt::join(r.tasks, ", "),
       r.spec.prefer == Prefer::kSize     ? "the smallest"
@@ -147,12 +167,18 @@ std::string sure_text(const Recommendation& r) {
     if (!unseen.empty())
       parts.back() += fmt::format("; gains {} could hide in so few rows", fmt::join(unseen, ", or "));
   }
+  std::vector<const Check*> narrow;
   for (const Check& check : r.candidates[*r.choice].checks) {
-    if (check.status != Status::kMeetsNarrowly) continue;
-    parts.push_back(fmt::format("{} {}, asked {}, is met only within its uncertainty", check.name,
-                                figure_text(check.figure.value, check.unit), check.limit_text()));
+    if (check.status == Status::kMeetsNarrowly) narrow.push_back(&check);
   }
-  if (!r.overturning.empty())
+  for (const std::string& limit : by_limit(narrow, [](const Check& c) {
+         return fmt::format("{}({})", c.task.empty() ? "" : " ", figure_text(c.figure.value, c.unit));
+       }))
+    parts.push_back(fmt::format("met only within the uncertainty: {}", limit));
+  const bool others = std::any_of(r.overturning.begin(), r.overturning.end(), [&](size_t i) {
+    return std::find(r.rivals.begin(), r.rivals.end(), i) == r.rivals.end();
+  });
+  if (others)
     parts.push_back(fmt::format("{}if a limit falls the other way in another run, {} would be chosen",
                                 r.rivals.empty() ? "a tie: " : "", some_of(r, r.overturning)));
   for (size_t i = 0; i < r.candidates.size(); ++i) {
