@@ -102,8 +102,10 @@ int forecast(const StudyPlan& plan, const Options& options, const GlobalOptions&
                       "time    unknown for {} steps; --like DIR takes a study of this machine as a guide\n",
                       f.without_seconds());
     if (const ForecastStep* most = f.most_memory()) {
-      text += fmt::format("memory  up to {} MB ({} {}); {} MB are free now\n",
+      const size_t unknown = f.without_memory();
+      text += fmt::format("memory  up to {} MB ({} {}){}; {} MB are free now\n",
                           report::megabytes(most->memory->value), most->variant.name(), most->work,
+                          unknown > 0 ? fmt::format(", unknown for {} steps", unknown) : "",
                           report::megabytes(available));
     }
   }

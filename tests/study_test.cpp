@@ -120,6 +120,21 @@ TEST_F(StudyEndToEnd, StoppedOrNotItEndsTheSameAndQuantizedNeedsLessMemory) {
   EXPECT_EQ(recommend("--max-size tiny"), 2);
   EXPECT_EQ(recommend("--task gsm8k"), 2);
 
+  const auto dry = [&](const char* out) {
+    const int status =
+        std::system((command(out).insert(command(out).find(" --out "),
+                                         " --dry-run --like '" + (dir_ / "whole").string() + "'"))
+                        .c_str());
+    return WEXITSTATUS(status);
+  };
+  EXPECT_EQ(dry("stopped"), 0) << read_file(dir_ / "stderr");
+  const std::string forecast = read_file(dir_ / "stdout");
+  EXPECT_NE(forecast.find("0 of 9 cells are done; 11 steps to run, predicted from 9 measured cells"),
+            std::string::npos)
+      << forecast;
+  EXPECT_NE(forecast.find("time    about "), std::string::npos) << forecast;
+  EXPECT_FALSE(fs::exists(dir_ / "stopped"));
+
   run_and_stop("stopped");
   const size_t before = done_quantized("stopped");
   EXPECT_GE(before, 1u);
