@@ -1,12 +1,21 @@
 // nibble study [STUDY.toml] [--models …] [--methods …] --out DIR
+#include <map>
+
+#include "base/error.h"
 #include "base/file.h"
+#include "base/memory_usage.h"
+#include "base/progress.h"
 #include "commands.h"
 #include "eval/task.h"
+#include "model/facts.h"
 #include "model/find_model.h"
 #include "open_model.h"
+#include "report/format.h"
 #include "report/json.h"
 #include "report/report.h"
 #include "report/terminal.h"
+#include "study/forecast.h"
+#include "study/merge.h"
 #include "study/plan.h"
 #include "study/runner.h"
 #include "study_display.h"
@@ -16,7 +25,10 @@ namespace {
 
 struct Options {
   std::string file, out;
-  std::vector<std::string> methods;
+  std::vector<std::string> methods, merge, like;
+  std::string shard;
+  int jobs = 1;
+  bool dry_run = false;
   StudyOptions plan;
 };
 
@@ -42,27 +54,93 @@ StudyPlan make_plan(const Options& options, const GlobalOptions& global, const K
   return plan;
 }
 
+// The report of what there is, in DIR and on standard output.
+void show_report(const Options& options, const GlobalOptions& global, bool print_it) {
+  const report::Report report =
+      report::make_report(Store::open(std::filesystem::path(options.out) / "results.db", true));
+  report::write_report(report, options.out);
+  if (!print_it) return;
+  if (!global.json_file.empty()) write_file_atomically(global.json_file, report::render_json(report));
+  const bool only_json = global.wants_json() && global.json_file.empty();
+  print(only_json ? report::render_json(report) : report::render_table1_terminal(report));
+}
+
+// What would be done, how long it may take and what it may need.
+int forecast(const StudyPlan& plan, const Options& options, const GlobalOptions& global, const Shard& shard) {
+  std::map<std::string, uint64_t> parameters;
+  for (const std::string& model : plan.models)
+    parameters[model] = model_facts(*open_model(model, global).model).parameters;
+  const std::vector<std::filesystem::path> like(options.like.begin(), options.like.end());
+  const Forecast f = forecast_study(plan, options.out, shard, like, parameters);
+  std::string text;
+  OrderedJson json{
+      {"cells", f.cells}, {"done", f.done}, {"measured", f.measured}, {"steps", OrderedJson::array()}};
+  for (const ForecastStep& step : f.steps) {
+    OrderedJson entry{{"variant", step.variant.name()}, {"work", step.work}};
+    std::string line = fmt::format("  {:<44}", fmt::format("{} {}", step.variant.name(), step.work));
+    if (step.seconds) entry["seconds"] = {{"value", step.seconds->value}, {"basis", step.seconds->basis}};
+    if (step.memory) entry["peak_rss"] = {{"value", step.memory->value}, {"basis", step.memory->basis}};
+    const auto time = [](double seconds) { return seconds < 1 ? "< 1 s" : duration_text(seconds); };
+    line += fmt::format("{:>12}", step.seconds ? time(step.seconds->value) : "unknown");
+    line += step.memory ? fmt::format("{:>12}", report::megabytes(step.memory->value) + " MB")
+                        : fmt::format("{:>12}", "unknown");
+    if (step.seconds) line += "  " + step.seconds->basis;
+    text += line + "\n";
+    json["steps"].push_back(std::move(entry));
+  }
+  const auto seconds = f.seconds();
+  const auto available = static_cast<double>(available_memory_bytes());
+  json["seconds"] = seconds ? OrderedJson(*seconds) : OrderedJson();
+  json["available_memory"] = available;
+  text += fmt::format("{} of {} cells are done; {} steps to run, predicted from {} measured cells\n", f.done,
+                      f.cells, f.steps.size(), f.measured);
+  const char* rough = f.rough() ? ", roughly: scaled from another model" : "";
+  if (!f.steps.empty()) {
+    text += seconds
+                ? fmt::format("time    about {}{}\n", duration_text(*seconds), rough)
+                : fmt::format(
+                      "time    unknown for {} steps; --like DIR takes a study of this machine as a guide\n",
+                      f.without_seconds());
+    if (const ForecastStep* most = f.most_memory()) {
+      const size_t unknown = f.without_memory();
+      text += fmt::format("memory  up to {} MB ({} {}){}; {} MB are free now\n",
+                          report::megabytes(most->memory->value), most->variant.name(), most->work,
+                          unknown > 0 ? fmt::format(", unknown for {} steps", unknown) : "",
+                          report::megabytes(available));
+    }
+  }
+  write_output(global, json, text);
+  return 0;
+}
+
+int merge(const Options& options, const GlobalOptions& global) {
+  if (!options.file.empty() || options.plan.models || !options.shard.empty())
+    throw UsageError("--merge: takes the plan of what it merges; leave the study and --shard out");
+  const std::vector<std::filesystem::path> sources(options.merge.begin(), options.merge.end());
+  const MergeOutcome outcome = merge_studies(sources, options.out, known_names());
+  show_report(options, global, true);
+  fmt::print(stderr, "nibble: {}\n", outcome.message);
+  return outcome.done == outcome.cells ? 0 : 1;
+}
+
 int run(const Options& options, const GlobalOptions& global) {
+  if (!options.merge.empty()) return merge(options, global);
   const KnownNames known = known_names();
-  const StudyPlan plan = make_plan(options, global, known);
-  // Fetched before the first cell, not in the middle of a measured one.
-  for (const std::string& model : plan.models) locate_model(model);
   RunnerOptions runner;
   runner.version = NIBBLE_VERSION;
   runner.known = known;
+  runner.jobs = options.jobs;
+  if (!options.shard.empty()) runner.shard = parse_shard(options.shard);
+  const StudyPlan plan = make_plan(options, global, known);
+  // Fetched before the first cell, not in the middle of a measured one.
+  for (const std::string& model : plan.models) locate_model(model);
+  if (options.dry_run) return forecast(plan, options, global, runner.shard);
   StudyOutcome outcome;
   {
     StudyDisplay display;
     outcome = run_study(plan, options.out, runner, display);
   }
-  const report::Report report =
-      report::make_report(Store::open(std::filesystem::path(options.out) / "results.db", true));
-  report::write_report(report, options.out);
-  if (outcome.stop_signal == 0) {
-    if (!global.json_file.empty()) write_file_atomically(global.json_file, report::render_json(report));
-    const bool only_json = global.wants_json() && global.json_file.empty();
-    print(only_json ? report::render_json(report) : report::render_table1_terminal(report));
-  }
+  show_report(options, global, outcome.stop_signal == 0);
   fmt::print(stderr, "nibble: {}\n", outcome.message);
   if (outcome.stop_signal != 0) return 128 + outcome.stop_signal;
   return outcome.complete() ? 0 : 1;
@@ -99,6 +177,16 @@ Run cmd_study(Arguments& verb, const GlobalOptions& global) {
   verb.option("--bench-prompt", plan.bench_prompt, "tokens of the prompt test");
   verb.option("--bench-generate", plan.bench_generate, "tokens of the generation test");
   verb.option("--bench-repetitions", plan.bench_repetitions, "of each test; 0: no bench");
+  verb.option("--jobs", options->jobs,
+              "quantizations at a time, where memory allows; measured cells always run alone")
+      .range(1, 256)
+      .show_default();
+  verb.option("--shard", options->shard, "this machine's part of a study that N machines like it share")
+      .type_name("i/N");
+  verb.flag("--dry-run", options->dry_run,
+            "only say what would be run, how long it may take and what it needs");
+  list("--like", options->like, "for --dry-run: studies measured on this machine to predict from");
+  list("--merge", options->merge, "folders of shards: puts their results into --out, and runs nothing");
   return [options, &global] { return run(*options, global); };
 }
 

@@ -1,5 +1,6 @@
 // The verbs of the program. Each declares its options on `verb` and returns what runs once they are
-// parsed; that returns the exit code, and throws Error (1) or UsageError (2) for what goes wrong.
+// parsed; that returns the exit code (0 done, 3 done but nothing meets a specification), and throws Error (1)
+// or UsageError (2) for what goes wrong.
 #pragma once
 
 #include <functional>
@@ -20,6 +21,7 @@ Run cmd_generate(Arguments& verb, const GlobalOptions& global);
 Run cmd_info(Arguments& verb, const GlobalOptions& global);
 Run cmd_logits(Arguments& verb, const GlobalOptions& global);
 Run cmd_quantize(Arguments& verb, const GlobalOptions& global);
+Run cmd_recommend(Arguments& verb, const GlobalOptions& global);
 Run cmd_report(Arguments& verb, const GlobalOptions& global);
 Run cmd_study(Arguments& verb, const GlobalOptions& global);
 Run cmd_tokenize(Arguments& verb, const GlobalOptions& global);

@@ -45,6 +45,9 @@ constexpr Verb kVerbs[] = {
       "out/study"},
      cmd_study},
     {{"report", "Table 1 and the critical issues of a study", "nibble report out/study -o md"}, cmd_report},
+    {{"recommend", "the configuration of a study to deploy, and why; exit 3 when none meets the limits",
+      "nibble recommend out/study --max-memory 600MB --min-accuracy-kept 98%"},
+     cmd_recommend},
 };
 
 int complain(const char* message, int code) {

@@ -5,6 +5,7 @@ usage: golden_statistics.py > tests/golden/statistics.json      (needs numpy, sc
 """
 import json
 import sys
+from fractions import Fraction
 
 import numpy as np
 import scipy
@@ -50,6 +51,19 @@ def seeded_bootstrap(values, clusters, seed, resamples):
     return np.percentile(means, [2.5, 97.5]).tolist()
 
 
+def sign_flip(differences, clusters):
+    """Exact: the distribution of the sum of independent signs times each cluster's difference, as a polynomial."""
+    sums = [int(round(sum(d for d, c in zip(differences, clusters) if c == k))) for k in dict.fromkeys(clusters)]
+    counts = {0: 1}
+    for d in sums:
+        flipped = {}
+        for s, n in counts.items():
+            for sign in (d, -d):
+                flipped[s + sign] = flipped.get(s + sign, 0) + n
+        counts = flipped
+    return float(Fraction(sum(n for s, n in counts.items() if abs(s) >= abs(sum(sums))), 2 ** len(sums)))
+
+
 def clustered(values, clusters):
     codes = np.unique(clusters, return_inverse=True)[1]
     fit = sm.OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": codes, "use_correction": True})
@@ -64,13 +78,24 @@ def ratio(a, b, clusters):
     return {"value": float(fit.params[0]), "stderr": float(fit.bse[0])}
 
 
+def t_p(estimate, units):
+    return float(2 * st.t.sf(abs(estimate["value"] / estimate["stderr"]), units - 1))
+
+
 def main():
     out = {"made_with": f"scipy {scipy.__version__}, statsmodels {statsmodels.__version__}, numpy {np.__version__}"}
     out["student_t_975"] = [{"df": d, "t": float(st.t.ppf(0.975, d))} for d in [1, 2, 3, 4, 5, 6, 7, 9, 12, 15, 20, 30, 59, 100, 1000]]
+    out["student_t_p"] = [{"t": t, "df": d, "p": float(2 * st.t.sf(t, d))} for d in (1, 2, 3, 4, 5, 10, 19, 39, 150, 2001)
+                          for t in (0., .3, 1.96, 2.8, 4.5)]
     out["wilson"] = [dict(zip(("k", "n", "low", "high"), (k, n, *map(float, proportion_confint(k, n, method="wilson")))))
                      for k, n in [(0, 1), (1, 1), (0, 10), (10, 10), (3, 10), (61, 100), (122, 200), (1, 3270), (2000, 3270)]]
     out["mcnemar"] = [{"b": b, "c": c, "p": float(mcnemar([[0, b], [c, 0]], exact=True).pvalue) if b + c else 1.0}
                       for b, c in [(0, 0), (1, 0), (0, 5), (3, 3), (10, 2), (4, 15), (40, 61), (0, 60), (500, 580), (900, 2000), (3000, 3100)]]
+    out["sign_flip"] = []
+    for d in ([1, 1], [1, -1], [2, 1, 1, -1, 0, 2], [2, 2, -2, 1, 1, 1, -1, 2, 0, 1], [1] * 9 + [-1] * 3, [3, -1, 2, 2, 0, 0, 1, -2, 4, 1, 1, 2]):
+        test = st.permutation_test((np.array(d, float),), lambda x, axis: np.sum(x, axis=axis), permutation_type="samples",
+                                   vectorized=True, n_resamples=np.inf, alternative="two-sided")
+        out["sign_flip"].append({"differences": d, "p": float(test.pvalue)})
     out["holm"] = []
     for p in ([0.01, 0.04, 0.03, 0.005], [0.5], [0.9, 0.8, 0.7], [0.02, 0.02, 0.02], [1e-10, 0.049, 0.2, 0.0001, 0.012, 0.6]):
         out["holm"].append({"p": p, "adjusted": multipletests(p, method="holm")[1].tolist()})
@@ -94,10 +119,12 @@ def main():
     tokens = rng.integers(40, 512, 24).astype(float)
     base = np.round(tokens * rng.normal(3.1, .25, 24), 6)
     quant = np.round(base + tokens * rng.normal(.06, .02, 24), 6)
+    noise = np.round(tokens * np.random.default_rng(11).normal(.01, .02, 24), 6)   # a difference that is not large
     own, pairs = [str(i) for i in range(24)], [str(i // 3) for i in range(24)]
     out["ppl"] = {"nll_base": base.tolist(), "nll_quant": quant.tolist(), "tokens": tokens.tolist(), "clusters": pairs,
                   "ln_ppl_base": ratio(base, tokens, own), "ln_ratio": ratio(quant - base, tokens, own),
                   "ln_ratio_clustered": ratio(quant - base, tokens, pairs),
+                  "noise": noise.tolist(), "ln_ratio_noise": ratio(noise, tokens, own), "p_noise": t_p(ratio(noise, tokens, own), 24),
                   "ppl_base": float(np.exp(base.sum() / tokens.sum())), "ppl_quant": float(np.exp(quant.sum() / tokens.sum()))}
 
     a = (rng.random(300) < .62).astype(float)
@@ -105,7 +132,7 @@ def main():
     keys = [f"q{i // 2}" for i in range(300)]
     boot = st.bootstrap((b - a,), np.mean, n_resamples=200000, method="percentile", rng=np.random.default_rng(1)).confidence_interval
     out["paired"] = {"base": a.tolist(), "quant": b.tolist(), "clusters": keys, "seed": 7, "diff": float((b - a).mean()),
-                     "stderr": float(st.sem(b - a)), "stderr_clustered": clustered(b - a, keys)["stderr"],
+                     "stderr": float(st.sem(b - a)), "stderr_clustered": clustered(b - a, keys)["stderr"], "p_clustered": sign_flip((b - a).tolist(), keys),
                      "right_to_wrong": int(((a == 1) & (b == 0)).sum()), "wrong_to_right": int(((a == 0) & (b == 1)).sum()),
                      "p_value": float(mcnemar([[0, int(((a == 1) & (b == 0)).sum())], [int(((a == 0) & (b == 1)).sum()), 0]], exact=True).pvalue),
                      "bootstrap_scipy_200000": [float(boot.low), float(boot.high)],

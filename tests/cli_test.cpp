@@ -56,8 +56,8 @@ class Cli : public ::testing::Test {
   fs::path dir_;
 };
 
-const std::vector<std::string> kVerbs = {"doctor", "info",    "tokenize", "logits", "generate",
-                                         "eval",   "compare", "bench",    "study",  "report"};
+const std::vector<std::string> kVerbs = {"doctor",  "info",  "tokenize", "logits", "generate", "eval",
+                                         "compare", "bench", "study",    "report", "recommend"};
 
 TEST_F(Cli, HelpOfEveryVerbShowsAnExample) {
   const Outcome top = run("--help");

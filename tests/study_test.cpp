@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "study/store.h"
 #include "test_data.h"
 
@@ -102,6 +103,37 @@ TEST_F(StudyEndToEnd, StoppedOrNotItEndsTheSameAndQuantizedNeedsLessMemory) {
       EXPECT_LT(cell.memory->peak_rss, baseline.at(cell.task)) << cell.variant.name() << ' ' << cell.task;
     }
   }
+
+  const auto recommend = [&](const std::string& limits) {
+    return WEXITSTATUS(
+        std::system(fmt::format("'{}' recommend '{}' {} --json '{}' >'{}' 2>'{}'", NIBBLE_PROGRAM,
+                                (dir_ / "whole").string(), limits, (dir_ / "recommend.json").string(),
+                                (dir_ / "stdout").string(), (dir_ / "stderr").string())
+                        .c_str()));
+  };
+  EXPECT_EQ(recommend("--max-size 100MB"), 0) << read_file(dir_ / "stderr");
+  EXPECT_EQ(read_file(dir_ / "stdout").rfind("Deploy qwen2-mini ", 0), 0u);
+  EXPECT_EQ(recommend("--max-size 1KB"), 3);
+  EXPECT_EQ(read_file(dir_ / "stdout").rfind("No configuration meets the specification. Nearest: ", 0), 0u);
+  EXPECT_EQ(read_file(dir_ / "stderr"), "");
+  EXPECT_EQ(read_json_file(dir_ / "recommend.json").at("verdict"), "none");
+  EXPECT_EQ(recommend("--max-size tiny"), 2);
+  EXPECT_EQ(recommend("--task gsm8k"), 2);
+
+  const auto dry = [&](const char* out) {
+    const int status =
+        std::system((command(out).insert(command(out).find(" --out "),
+                                         " --dry-run --like '" + (dir_ / "whole").string() + "'"))
+                        .c_str());
+    return WEXITSTATUS(status);
+  };
+  EXPECT_EQ(dry("stopped"), 0) << read_file(dir_ / "stderr");
+  const std::string forecast = read_file(dir_ / "stdout");
+  EXPECT_NE(forecast.find("0 of 9 cells are done; 11 steps to run, predicted from 9 measured cells"),
+            std::string::npos)
+      << forecast;
+  EXPECT_NE(forecast.find("time    about "), std::string::npos) << forecast;
+  EXPECT_FALSE(fs::exists(dir_ / "stopped"));
 
   run_and_stop("stopped");
   const size_t before = done_quantized("stopped");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <numeric>
 #include <unordered_map>
 
@@ -85,6 +86,28 @@ double student_t_975(double df) {
   const double g4 =
       z * (79 * z2 * z2 * z2 * z2 + 776 * z2 * z2 * z2 + 1482 * z2 * z2 - 1920 * z2 - 945) / 92160;
   return z + g1 / df + g2 / (df * df) + g3 / (df * df * df) + g4 / (df * df * df * df);
+}
+
+double student_t_p(double t, int64_t df) {
+  if (std::isnan(t) || df < 1) return kUnknown;
+  const double nu = static_cast<double>(df), theta = std::atan(std::abs(t) / std::sqrt(nu));
+  const double cosine = std::cos(theta), sine = std::sin(theta);
+  // A(t|ν) = P(|T| < |t|): for odd ν a sum of cos θ, cos³ θ·2/3, cos⁵ θ·2·4/(3·5), …; for even ν of
+  // 1, cos² θ/2, cos⁴ θ·1·3/(2·4), …
+  const bool odd = df % 2 == 1;
+  double term = odd ? cosine : 1, sum = df == 1 ? 0 : term;
+  for (int64_t k = odd ? 3 : 2; k <= df - 2; k += 2) {
+    const auto n = static_cast<double>(k);
+    term *= cosine * cosine * (n - 1) / n;
+    sum += term;
+  }
+  const double within = odd ? 2 / std::numbers::pi * (theta + sine * sum) : sine * sum;
+  return std::clamp(1 - within, 0.0, 1.0);
+}
+
+double t_test(const Estimate& estimate, int64_t units) {
+  if (!(estimate.stderr_ > 0) || units < 2) return 1;
+  return student_t_p(estimate.value / estimate.stderr_, units - 1);
 }
 
 Interval t_interval(const Estimate& estimate, double units) {
@@ -193,6 +216,35 @@ double mcnemar_exact(int64_t right_to_wrong, int64_t wrong_to_right) {
   return std::min(1.0, 2 * tail);
 }
 
+double sign_flip_exact(std::span<const int64_t> cluster_differences) {
+  int64_t observed = 0, reach = 0;
+  for (const int64_t d : cluster_differences) {
+    observed += d;
+    reach += std::abs(d);
+  }
+  // probability[reach + s]: of the sum s over the clusters so far.
+  std::vector<double> probability(static_cast<size_t>(2 * reach + 1)), next(probability.size());
+  probability[static_cast<size_t>(reach)] = 1;
+  int64_t so_far = 0;
+  for (const int64_t difference : cluster_differences) {
+    const int64_t d = std::abs(difference);
+    if (d == 0) continue;
+    std::fill(next.begin(), next.end(), 0.0);
+    for (int64_t s = -so_far; s <= so_far; ++s) {
+      const double half = probability[static_cast<size_t>(reach + s)] / 2;
+      next[static_cast<size_t>(reach + s + d)] += half;
+      next[static_cast<size_t>(reach + s - d)] += half;
+    }
+    so_far += d;
+    std::swap(probability, next);
+  }
+  double tail = 0;
+  for (int64_t s = -so_far; s <= so_far; ++s) {
+    if (std::abs(s) >= std::abs(observed)) tail += probability[static_cast<size_t>(reach + s)];
+  }
+  return std::min(1.0, tail);
+}
+
 Interval bootstrap_mean(std::span<const double> differences, std::span<const std::string> clusters,
                         uint64_t seed, int resamples) {
   NIBBLE_CHECK(resamples > 0);
@@ -238,8 +290,17 @@ PairedComparison compare_paired(std::span<const double> base, std::span<const do
       result.right_to_wrong += d < 0;
       result.wrong_to_right += d > 0;
     }
-    result.p_value = mcnemar_exact(result.right_to_wrong, result.wrong_to_right);
+    if (result.clusters < result.n) {
+      std::vector<int64_t> by_cluster;
+      for (const double d : sum_by_cluster(difference, {}, clusters).sum)
+        by_cluster.push_back(static_cast<int64_t>(std::lround(d)));
+      result.p_value = sign_flip_exact(by_cluster);
+    } else {
+      result.p_value = mcnemar_exact(result.right_to_wrong, result.wrong_to_right);
+    }
     error = std::max(error, 1.0 / static_cast<double>(base.size()));
+  } else {
+    result.p_value = t_test(estimate, result.clusters);
   }
   result.smallest_detectable = (kZ975 + kZ80) * error;
   return result;
@@ -275,6 +336,7 @@ LogPplRatio log_ppl_ratio(std::span<const double> nll_base, std::span<const doub
   result.stderr_ = estimate.stderr_;
   result.ci_low = interval.low;
   result.ci_high = interval.high;
+  result.p_value = t_test(estimate, static_cast<int64_t>(units));
   return result;
 }
 

@@ -29,6 +29,12 @@ struct Estimate {
 // Stegun 26.7.5 (off by less than 2e-3). Infinite for df < 1.
 double student_t_975(double df);
 
+// Two-sided p of Student's t: P(|T| ≥ |t|), df ≥ 1 whole; the finite series of Abramowitz and Stegun 26.7.3
+// and 26.7.4, so off by about 1e-15 in absolute terms. NaN for a NaN or for df < 1.
+double student_t_p(double t, int64_t df);
+// Of value/stderr over `units` rows or clusters; 1 where there is no error to judge by.
+double t_test(const Estimate& estimate, int64_t units);
+
 // value ± t·stderr with the t of `units` − 1 degrees of freedom; NaN when units < 2.
 Interval t_interval(const Estimate& estimate, double units);
 
@@ -68,6 +74,11 @@ Metric perplexity_metric(std::span<const double> nll, std::span<const double> to
 // at most 1; 1 when there are none.
 double mcnemar_exact(int64_t right_to_wrong, int64_t wrong_to_right);
 
+// The same where rows come in clusters: the exact two-sided sign-flip test on each cluster's wins minus
+// losses, P(|Σ ±d_g| ≥ |Σ d_g|) over all 2ᴳ signs, since under the null a cluster may as well have come out
+// the other way round (Obuchowski 1998 takes the χ² limit of this). Single rows give mcnemar_exact.
+double sign_flip_exact(std::span<const int64_t> cluster_differences);
+
 // 95 % percentile interval of the mean of paired differences, by resampling whole clusters with
 // replacement (single rows with empty `clusters`). The same on every platform for one seed.
 inline constexpr int kBootstrapResamples = 10000;
@@ -78,11 +89,11 @@ Interval bootstrap_mean(std::span<const double> differences, std::span<const std
 struct PairedComparison {
   int64_t n = 0;  // pairs
   int64_t clusters = 0;
-  double base = kUnknown, quant = kUnknown;        // mean scores
-  double diff = kUnknown;                          // quant − base
-  double stderr_ = kUnknown;                       // clustered
-  double ci_low = kUnknown, ci_high = kUnknown;    // bootstrap, 95 %
-  double p_value = kUnknown;                       // McNemar for 0/1 scores; NaN for others
+  double base = kUnknown, quant = kUnknown;      // mean scores
+  double diff = kUnknown;                        // quant − base
+  double stderr_ = kUnknown;                     // clustered
+  double ci_low = kUnknown, ci_high = kUnknown;  // bootstrap, 95 %
+  double p_value = kUnknown;  // 0/1 scores: McNemar, by clusters the sign-flip test; others: t_test()
   int64_t right_to_wrong = 0, wrong_to_right = 0;  // 0/1 scores
   // The true difference that a two-sided 5 % test on this many rows finds with 80 % power:
   // (1.96 + 0.84)·error, the error being at least that of one discordant pair for 0/1 scores.
@@ -103,6 +114,7 @@ struct LogPplRatio {
   double ppl_base = kUnknown, ppl_quant = kUnknown;
   double value = kUnknown, stderr_ = kUnknown;
   double ci_low = kUnknown, ci_high = kUnknown;  // t interval over the windows (or clusters)
+  double p_value = kUnknown;                     // t_test() of the same
 
   bool measurable() const { return ci_low > 0 || ci_high < 0; }
 };

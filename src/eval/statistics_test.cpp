@@ -44,6 +44,33 @@ TEST(Statistics, McNemar) {
   }
 }
 
+TEST(Statistics, SignFlipOfClusters) {
+  for (const Json& g : golden()["sign_flip"]) {
+    const auto differences = g["differences"].get<std::vector<int64_t>>();
+    EXPECT_NEAR(sign_flip_exact(differences), g["p"].get<double>(), 1e-12) << g;
+  }
+  EXPECT_EQ(sign_flip_exact({}), 1);
+  // Clusters of one row: McNemar's test.
+  for (const auto& [lost, won] :
+       std::vector<std::pair<size_t, size_t>>{{0, 5}, {10, 2}, {40, 61}, {500, 580}}) {
+    std::vector<int64_t> single(lost, -1);
+    single.insert(single.end(), won, 1);
+    single.insert(single.end(), 7, 0);
+    EXPECT_NEAR(
+        sign_flip_exact(single) / mcnemar_exact(static_cast<int64_t>(lost), static_cast<int64_t>(won)), 1,
+        1e-9);
+  }
+}
+
+TEST(Statistics, StudentTestP) {
+  for (const Json& g : golden()["student_t_p"]) {
+    EXPECT_NEAR(student_t_p(g["t"], g["df"]), g["p"].get<double>(), 2e-14) << g;
+    EXPECT_EQ(student_t_p(-g["t"].get<double>(), g["df"]), student_t_p(g["t"], g["df"]));
+  }
+  EXPECT_TRUE(std::isnan(student_t_p(1, 0)));
+  EXPECT_EQ(t_test({0.5, kUnknown}, 1), 1);
+}
+
 TEST(Statistics, Holm) {
   for (const Json& g : golden()["holm"]) {
     const std::vector<double> adjusted = holm(numbers(g["p"]));
@@ -111,6 +138,11 @@ TEST(Statistics, LogPplRatio) {
   EXPECT_NEAR(clustered.stderr_, g["ln_ratio_clustered"]["stderr"].get<double>(), 1e-12);
   EXPECT_FALSE(log_ppl_ratio(base, base, tokens).measurable());
   EXPECT_EQ(log_ppl_ratio(base, base, tokens).value, 0);
+  EXPECT_EQ(log_ppl_ratio(base, base, tokens).p_value, 1);
+  const auto noise = numbers(g["noise"]);
+  std::vector<double> near(base.size());
+  for (size_t i = 0; i < base.size(); ++i) near[i] = base[i] + noise[i];
+  EXPECT_NEAR(log_ppl_ratio(base, near, tokens).p_value, g["p_noise"].get<double>(), 1e-10);
 }
 
 TEST(Statistics, PairedComparison) {
@@ -135,6 +167,7 @@ TEST(Statistics, PairedComparison) {
   const PairedComparison k = compare_paired(base, quant, strings(g["clusters"]), g["seed"]);
   EXPECT_EQ(k.clusters, 150);
   EXPECT_NEAR(k.stderr_, g["stderr_clustered"].get<double>(), 1e-12);
+  EXPECT_NEAR(k.p_value, g["p_clustered"].get<double>(), 1e-12);
   EXPECT_NEAR(k.ci_low, g["bootstrap_seeded_clustered"][0].get<double>(), 1e-12);
   EXPECT_NEAR(k.ci_high, g["bootstrap_seeded_clustered"][1].get<double>(), 1e-12);
 }
@@ -157,10 +190,10 @@ TEST(Statistics, EqualAnswersShowNoDifferenceButNotInfinitePower) {
   EXPECT_NEAR(c.smallest_detectable, 2.8015852 / 50, 1e-6);
 }
 
-TEST(Statistics, ScoresThatAreNotBinaryHaveNoMcNemar) {
+TEST(Statistics, ScoresThatAreNotBinaryHaveATTest) {
   const double base[] = {0.5, 1, 2, 3}, quant[] = {0.25, 1, 2, 2.5};
   const PairedComparison c = compare_paired(base, quant, {}, 1);
-  EXPECT_TRUE(std::isnan(c.p_value));
+  EXPECT_NEAR(c.p_value, 0.215, 0.001);  // differences −0.25, 0, 0, −0.5: t = −1.567, 3 degrees of freedom
   EXPECT_EQ(c.right_to_wrong, 0);
   EXPECT_NEAR(c.diff, -0.1875, 1e-15);
 }

@@ -67,12 +67,6 @@ Verdict verdict_of(double low, double high, bool higher_is_better) {
   return (low > 0) == higher_is_better ? Verdict::kBetter : Verdict::kWorse;
 }
 
-// Two-sided p of a standard normal; 1 where there is no error to judge by.
-double normal_p(double value, double error) {
-  if (!(error > 0)) return 1;
-  return std::erfc(std::abs(value / error) / std::sqrt(2.0));
-}
-
 }  // namespace
 
 Row to_row(const Sample& sample) {
@@ -106,7 +100,7 @@ Comparison compare(const TaskResult& first, const std::vector<Row>& first_rows, 
     c.ci_low = ratio.ci_low;
     c.ci_high = ratio.ci_high;
     c.smallest_detectable = kDetectableErrors * ratio.stderr_;
-    c.p = normal_p(ratio.value, ratio.stderr_);
+    c.p = ratio.p_value;
   } else {
     const PairedComparison pc = compare_paired(paired.first, paired.second, paired.clusters, kBootstrapSeed);
     c.difference = pc.diff;
@@ -115,7 +109,7 @@ Comparison compare(const TaskResult& first, const std::vector<Row>& first_rows, 
     c.smallest_detectable = pc.smallest_detectable;
     c.right_to_wrong = static_cast<int>(pc.right_to_wrong);
     c.wrong_to_right = static_cast<int>(pc.wrong_to_right);
-    c.p = std::isnan(pc.p_value) ? normal_p(pc.diff, pc.stderr_) : pc.p_value;
+    c.p = pc.p_value;
   }
   c.p_holm = c.p;
   c.verdict = verdict_of(c.ci_low, c.ci_high, first.higher_is_better);

@@ -23,6 +23,8 @@ struct Row {
 };
 Row to_row(const Sample& sample);
 
+constexpr double kSignificance = 0.05;
+
 enum class Verdict { kNone, kBetter, kWorse };
 
 struct Comparison {
@@ -33,11 +35,13 @@ struct Comparison {
   double ci_low = 0, ci_high = 0;  // 95 %, paired
   double smallest_detectable = 0;  // what this many rows could have shown, same unit
   int right_to_wrong = 0, wrong_to_right = 0;
-  double p = 1;                      // McNemar's exact test; perplexity: paired, two-sided normal
-  double p_holm = 1;                 // corrected over all comparisons of the report
+  double p = 1;       // McNemar's exact test, by clusters the sign-flip test; perplexity: paired t
+  double p_holm = 1;  // corrected over all comparisons of the report
   Verdict verdict = Verdict::kNone;  // of the second, from the interval alone
 
   bool comparable() const { return not_comparable.empty(); }
+  // The verdict outlives the correction for the number of comparisons.
+  bool survives_holm() const { return verdict != Verdict::kNone && p_holm < kSignificance; }
 };
 
 // True where the primary metric is a perplexity, so that ratios are compared.

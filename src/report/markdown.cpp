@@ -119,9 +119,10 @@ std::string critical_issues(const CriticalIssues& found) {
 
 std::string scores(const StudyView& study) {
   std::string out = fmt::format(
-      "## Scores\n\nEvery cell against the baseline of its model, paired by row. p is McNemar's exact test "
-      "(perplexities: "
-      "two-sided normal on the paired error),\np (Holm) is corrected over all {} of this report.\n\n",
+      "## Scores\n\nEvery cell against the baseline of its model, paired by row. Significance is what the 95 "
+      "% "
+      "interval of the difference says;\np is McNemar's exact test, by clusters where rows share one "
+      "(perplexities: paired t-test), and p (Holm) is corrected over all {} of this report.\n\n",
       counted(study.comparisons, "comparison"));
   for (const std::string& task : study.tasks) {
     out += fmt::format("### {}\n\n", one_line(task));

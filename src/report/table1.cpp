@@ -6,6 +6,7 @@
 #include <cmath>
 #include <tuple>
 
+#include "eval/statistics.h"
 #include "report/answers.h"
 #include "report/format.h"
 
@@ -40,11 +41,21 @@ void pick_best(std::vector<Candidate> candidates, Table1Row& row) {
   row.candidates = candidates.size();
   if (candidates.empty()) return;
   Candidate best = candidates.front();
-  std::vector<Candidate> tied{best};
+  std::vector<Candidate> tied{best}, others;
+  std::vector<Comparison> comparisons;
+  std::vector<double> p;
   for (size_t i = 1; i < candidates.size(); ++i) {
-    const Comparison c =
+    Comparison c =
         compare(*best.cell->result, best.cell->rows, *candidates[i].cell->result, candidates[i].cell->rows);
-    if (c.comparable() && c.verdict == Verdict::kNone) tied.push_back(candidates[i]);
+    if (!c.comparable()) continue;
+    others.push_back(candidates[i]);
+    p.push_back(c.p);
+    comparisons.push_back(std::move(c));
+  }
+  const std::vector<double> corrected = holm(p);
+  for (size_t i = 0; i < others.size(); ++i) {
+    comparisons[i].p_holm = corrected[i];
+    if (!comparisons[i].survives_holm()) tied.push_back(others[i]);
   }
   if (tied.size() > 1) {
     for (const Candidate& c : tied) row.tied.push_back(c.variant);
@@ -110,14 +121,16 @@ std::string quality_clause(const Table1Row& row) {
   if (!c.comparable()) return "Not comparable with the baseline: " + c.not_comparable;
   const std::string flips =
       c.is_ratio ? "" : fmt::format("answers lost: {}, won: {}", c.right_to_wrong, c.wrong_to_right);
+  const std::string holm = c.survives_holm() ? "" : ", not significant after Holm's correction";
   if (c.verdict == Verdict::kBetter) {
-    return c.is_ratio ? fmt::format("Perplexity falls by {} %, which is improbable",
-                                    percent(1 - std::exp(c.difference)))
-                      : fmt::format("Beats its baseline, which is improbable ({})", flips);
+    return c.is_ratio ? fmt::format("Perplexity falls by {} %, which is improbable{}",
+                                    percent(1 - std::exp(c.difference)), holm)
+                      : fmt::format("Beats its baseline, which is improbable{} ({})", holm, flips);
   }
   if (c.verdict == Verdict::kWorse) {
-    return c.is_ratio ? fmt::format("Perplexity grows by {} %{}", percent(std::exp(c.difference) - 1), size)
-                      : fmt::format("Loses {} points{} ({})", percent(-c.difference), size, flips);
+    return c.is_ratio
+               ? fmt::format("Perplexity grows by {} %{}{}", percent(std::exp(c.difference) - 1), size, holm)
+               : fmt::format("Loses {} points{}{} ({})", percent(-c.difference), size, holm, flips);
   }
   const std::string none = "No measurable difference" + size;
   if (c.is_ratio) return none;
@@ -189,7 +202,8 @@ std::string change_in_full(const std::optional<Change>& change, const std::strin
 std::string significance_text(const Comparison& c) {
   if (!c.comparable()) return "not comparable: " + c.not_comparable;
   const std::string word(verdict_word(c.verdict));
-  if (c.verdict != Verdict::kNone) return word;
+  if (c.survives_holm()) return word;
+  if (c.verdict != Verdict::kNone) return word + ", not after Holm's correction";
   return fmt::format("{} ({} could have been shown)", word, detectable_text(c));
 }
 

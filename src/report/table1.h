@@ -33,7 +33,8 @@ struct Table1Row {
 };
 
 // The rows, by model, then by task, as planned. Views into `study`, which must outlive them.
-// Best is the best primary metric; among those with no measurable difference to it, the smallest file.
+// Best is the best primary metric; among those with no measurable difference to it (by Holm over the others),
+// the smallest file.
 std::vector<Table1Row> table1(const StudyView& study);
 
 // "75.0 [65.7, 82.5]", in % or as perplexity; "missing (reason)".

@@ -1,11 +1,16 @@
 #include "study/runner.h"
 
 #include <algorithm>
+#include <charconv>
+#include <exception>
 #include <map>
+#include <mutex>
 #include <system_error>
+#include <thread>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/memory_usage.h"
 #include "base/processor.h"
 #include "kernels/ops.h"
 #include "study/commands.h"
@@ -37,6 +42,42 @@ bool is_disk_full(const std::string& reason) {
          reason.find("Disk quota exceeded") != std::string::npos;
 }
 
+// Passes on one call at a time.
+class OneAtATime : public StudyObserver {
+ public:
+  explicit OneAtATime(StudyObserver& observer) : observer_(observer) {}
+  void step_started(const StudyStep& step) override {
+    const std::lock_guard lock(mutex_);
+    observer_.step_started(step);
+  }
+  void progress(const StudyStep& step, std::string_view line) override {
+    const std::lock_guard lock(mutex_);
+    observer_.progress(step, line);
+  }
+  void step_done(const StudyStep& step, double seconds) override {
+    const std::lock_guard lock(mutex_);
+    observer_.step_done(step, seconds);
+  }
+  void step_failed(const StudyStep& step, const std::string& reason) override {
+    const std::lock_guard lock(mutex_);
+    observer_.step_failed(step, reason);
+  }
+  void cell_done(const StudyStep& step, const Cell& cell) override {
+    const std::lock_guard lock(mutex_);
+    observer_.cell_done(step, cell);
+  }
+
+ private:
+  StudyObserver& observer_;
+  std::mutex mutex_;
+};
+
+// A variant with cells that are not done.
+struct Pending {
+  Variant variant;
+  std::vector<size_t> cells;
+};
+
 class Runner {
  public:
   Runner(const StudyPlan& plan, const fs::path& dir, const RunnerOptions& options, StudyObserver& observer)
@@ -47,7 +88,11 @@ class Runner {
  private:
   Store open_store() const;
   void begin();
+  std::vector<Pending> pending() const;
   void run_variant(const Variant& variant, const std::vector<size_t>& pending);
+  bool needs_quantizing(const Variant& variant) const;
+  size_t quantizations_that_fit(const std::string& model) const;
+  void quantize_together(const std::vector<const Pending*>& batch);
   void prepare(const Variant& variant, size_t first_cell);
   void quantize(const Variant& variant, size_t first_cell);
   Cell measure(const Variant& variant, const std::string& task, size_t cell, double& seconds);
@@ -56,15 +101,17 @@ class Runner {
   StudyStep make_step(const Variant& variant, const std::string& work, size_t cell) const;
   fs::path model_dir(const Variant& variant) const { return dir_ / "models" / file_name(variant); }
   std::string model_of(const Variant& v) const { return v.is_baseline() ? v.model : model_dir(v).string(); }
-  fs::path temporary(const char* name) const { return dir_ / "tmp" / name; }
+  fs::path temporary(const std::string& name) const { return dir_ / "tmp" / name; }
   StudyOutcome outcome() const;
 
   const StudyPlan& plan_;
   const fs::path dir_;
   const RunnerOptions& options_;
-  StudyObserver& observer_;
+  OneAtATime observer_;
   Store store_;
   StopSignals stop_;
+  std::mutex state_;  // store_, cells_, time_left_ and what follows, while quantizations run side by side
+  std::map<Variant, std::string> not_quantized_;  // reasons of this run
   std::vector<Cell> cells_;  // of the plan, in its order, with what the store knows (no samples)
   TimeLeft time_left_;
 };
@@ -92,7 +139,8 @@ void Runner::begin() {
   for (const char* name : {"logs", "models", "tmp"}) make_directory(dir_ / name);
   write_file_atomically(dir_ / "study.toml", toml);
   cells_ = planned_cells(plan_);
-  store_.plan(cells_);
+  store_.plan(cells_);  // all of them, so that the report of a shard says what it lacks
+  cells_ = cells_of_shard(std::move(cells_), options_.shard);
   std::map<std::pair<Variant, std::string>, Cell> known;
   for (Cell& cell : store_.cells()) known[{cell.variant, cell.task}] = std::move(cell);
   for (Cell& cell : cells_) {
@@ -106,22 +154,83 @@ void Runner::begin() {
   }
 }
 
+std::vector<Pending> Runner::pending() const {
+  std::vector<Pending> variants;
+  for (size_t i = 0; i < cells_.size(); ++i) {
+    if (cells_[i].status == CellStatus::kDone) continue;
+    if (variants.empty() || variants.back().variant != cells_[i].variant)
+      variants.push_back({cells_[i].variant, {}});
+    variants.back().cells.push_back(i);
+  }
+  return variants;
+}
+
 StudyOutcome Runner::run() {
   begin();
   try {
-    for (size_t i = 0; i < cells_.size();) {
-      std::vector<size_t> pending;
-      const Variant variant = cells_[i].variant;
-      for (; i < cells_.size() && cells_[i].variant == variant; ++i) {
-        if (cells_[i].status != CellStatus::kDone) pending.push_back(i);
+    const std::vector<Pending> variants = pending();
+    for (size_t i = 0; i < variants.size(); ++i) {
+      if (options_.jobs > 1 && needs_quantizing(variants[i].variant)) {
+        std::vector<const Pending*> batch;
+        const size_t fit = quantizations_that_fit(variants[i].variant.model);
+        for (size_t k = i; k < variants.size() && batch.size() < fit; ++k) {
+          if (variants[k].variant.model == variants[i].variant.model && needs_quantizing(variants[k].variant))
+            batch.push_back(&variants[k]);
+        }
+        if (batch.size() > 1) quantize_together(batch);
       }
-      if (!pending.empty()) run_variant(variant, pending);
+      run_variant(variants[i].variant, variants[i].cells);
     }
   } catch (const Stopped&) {
   }
   std::error_code ignored;  // a leftover is overwritten by the next run
   fs::remove_all(dir_ / "tmp", ignored);
   return outcome();
+}
+
+bool Runner::needs_quantizing(const Variant& variant) const {
+  if (variant.is_baseline() || not_quantized_.contains(variant)) return false;
+  const auto facts = store_.facts(variant);
+  return !facts || !is_complete_model(model_dir(variant), facts->quantization_report);
+}
+
+// By the highest peak that a quantization of this model reported; one, as long as none did.
+size_t Runner::quantizations_that_fit(const std::string& model) const {
+  constexpr double kShareOfMemory = 0.8;
+  double peak = 0;
+  for (const Cell& cell : cells_) {
+    if (cell.variant.model != model) continue;
+    const auto facts = store_.facts(cell.variant);
+    if (!facts || !facts->quantization_report.is_object()) continue;
+    const Json totals = facts->quantization_report.value("totals", Json::object());
+    peak = std::max(peak, json_get_or<double>(totals, "peak_rss", 0, "quantization_report.json"));
+  }
+  const auto available = static_cast<double>(available_memory_bytes());
+  if (peak <= 0 || available <= 0) return 1;
+  const double fit = std::clamp(kShareOfMemory * available / peak, 1.0, static_cast<double>(options_.jobs));
+  return static_cast<size_t>(fit);
+}
+
+// Side by side; nothing else runs meanwhile. What fails is told to the variant's cells later.
+void Runner::quantize_together(const std::vector<const Pending*>& batch) {
+  std::vector<std::exception_ptr> errors(batch.size());
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    threads.emplace_back([this, &errors, &batch, i] {
+      try {
+        quantize(batch[i]->variant, batch[i]->cells.front());
+      } catch (const StepFailed& failure) {
+        const std::lock_guard lock(state_);
+        not_quantized_[batch[i]->variant] = failure.what();
+      } catch (...) {
+        errors[i] = std::current_exception();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
 }
 
 void Runner::run_variant(const Variant& variant, const std::vector<size_t>& pending) {
@@ -163,13 +272,13 @@ void Runner::save(const StudyStep& step, size_t i, const Cell& cell) {
 
 // The weights and the facts about them; throws StepFailed.
 void Runner::prepare(const Variant& variant, size_t first_cell) {
-  const auto facts = store_.facts(variant);
   if (!variant.is_baseline()) {
-    if (!facts || !is_complete_model(model_dir(variant), facts->quantization_report))
-      quantize(variant, first_cell);
+    if (const auto failed = not_quantized_.find(variant); failed != not_quantized_.end())
+      throw StepFailed(failed->second);
+    if (needs_quantizing(variant)) quantize(variant, first_cell);
     return;
   }
-  if (facts) return;
+  if (store_.facts(variant)) return;
   StudyStep step = make_step(variant, "info", first_cell);
   const fs::path json = temporary("info.json");
   const ChildResult child = run_step(step, info_command(variant.model, json));
@@ -183,9 +292,14 @@ void Runner::prepare(const Variant& variant, size_t first_cell) {
 }
 
 void Runner::quantize(const Variant& variant, size_t first_cell) {
-  StudyStep step = make_step(variant, "quantize", first_cell);
-  const fs::path out = model_dir(variant);
-  const ChildResult child = run_step(step, quantize_command(plan_, variant, out, temporary("quantize.json")));
+  StudyStep step;
+  {
+    const std::lock_guard lock(state_);
+    step = make_step(variant, "quantize", first_cell);
+  }
+  const fs::path out = model_dir(variant), json = temporary(file_name(variant) + ".json");
+  const ChildResult child = run_step(step, quantize_command(plan_, variant, out, json));
+  const std::lock_guard lock(state_);
   try {
     const VariantFacts facts = read_quantization(out, child.seconds);
     const auto before = store_.facts(variant);
@@ -271,9 +385,12 @@ StudyOutcome Runner::outcome() const {
     outcome.done += cell.status == CellStatus::kDone;
     outcome.failed += cell.status == CellStatus::kFailed;
   }
-  const std::string counts = fmt::format("{} of {} cells done", outcome.done, outcome.cells);
+  const Shard& shard = options_.shard;
+  const std::string part = shard.count > 1 ? fmt::format("shard {}/{}: ", shard.index, shard.count) : "";
+  const std::string counts = fmt::format("{}{} of {} cells done", part, outcome.done, outcome.cells);
   if (outcome.complete()) {
-    outcome.message = fmt::format("all {} cells done, in {}", outcome.cells, dir_.string());
+    outcome.message = fmt::format("{}all {} cells done, in {}", part, outcome.cells, dir_.string());
+    if (shard.count > 1) outcome.message += "; nibble study --merge puts the shards together";
   } else if (stop_.received() != 0) {
     outcome.stop_signal = stop_.received();
     outcome.message = fmt::format("stopped, {}; the same command goes on from here", counts);
@@ -285,6 +402,29 @@ StudyOutcome Runner::outcome() const {
 }
 
 }  // namespace
+
+std::vector<Cell> cells_of_shard(std::vector<Cell> cells, const Shard& shard) {
+  std::vector<Cell> mine;
+  size_t variants = 0;
+  for (size_t i = 0; i < cells.size(); ++i) {
+    if (i > 0 && cells[i].variant != cells[i - 1].variant) ++variants;
+    if (shard.takes(variants)) mine.push_back(cells[i]);
+  }
+  return mine;
+}
+
+Shard parse_shard(std::string_view text) {
+  const char* end = text.data() + text.size();
+  Shard shard;
+  const auto index = std::from_chars(text.data(), end, shard.index);
+  if (index.ec == std::errc() && index.ptr != end && *index.ptr == '/') {
+    const auto count = std::from_chars(index.ptr + 1, end, shard.count);
+    if (count.ec == std::errc() && count.ptr == end && shard.index >= 1 && shard.index <= shard.count)
+      return shard;
+  }
+  throw UsageError(
+      fmt::format("--shard: '{}' is not understood; write 1/3, 2/3 and 3/3 on three machines", text));
+}
 
 StudyOutcome run_study(const StudyPlan& plan, const fs::path& dir, const RunnerOptions& options,
                        StudyObserver& observer) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "study/plan.h"
 #include "study/store.h"
@@ -21,7 +22,7 @@ struct StudyStep {
   std::optional<double> seconds_left;  // of the whole study, guessed from what is done; none: nothing is yet
 };
 
-// Hears what happens, in the thread of run_study(). What it throws ends the study as a crash would.
+// Hears what happens, one call at a time. What it throws ends the study as a crash would.
 class StudyObserver {
  public:
   virtual ~StudyObserver() = default;
@@ -32,14 +33,25 @@ class StudyObserver {
   virtual void cell_done(const StudyStep&, const Cell&) {}  // after it is stored, done or failed
 };
 
+// Which part of a study this run measures: variants index, index + count, … of the plan, counted from 1. A
+// variant is never split, so that it is quantized once.
+struct Shard {
+  size_t index = 1, count = 1;
+  bool takes(size_t variant) const { return variant % count == index - 1; }
+};
+Shard parse_shard(std::string_view text);                                       // "2/3"; throws UsageError
+std::vector<Cell> cells_of_shard(std::vector<Cell> cells, const Shard& shard);  // of planned_cells()
+
 struct RunnerOptions {
   std::filesystem::path program = "/proc/self/exe";  // nibble, or what a test gives for it
   std::string version;                               // of nibble, into the database
   KnownNames known;
+  Shard shard;   // the other cells stay planned
+  int jobs = 1;  // quantizations at a time, as far as memory allows; nothing timed runs beside them
 };
 
 struct StudyOutcome {
-  size_t cells = 0, done = 0, failed = 0;  // of the plan, done now or before
+  size_t cells = 0, done = 0, failed = 0;  // of this shard of the plan, done now or before
   int stop_signal = 0;                     // that ended the run early; 0: it went through
   std::string message;                     // one line: what there is now, and how to go on
   bool complete() const { return done == cells; }

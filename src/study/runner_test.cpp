@@ -1,14 +1,11 @@
 #include "study/runner.h"
 
 #include <signal.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
-#include <map>
-#include <sstream>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -16,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "study/runner_fixture.h"
 
 namespace nibble {
 namespace {
@@ -25,156 +23,9 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+using testing::Recorder;
+using testing::RunnerTest;
 namespace fs = std::filesystem;
-
-// Mimics the program's verbs. Every call goes into $control/calls; a file $control/act.KEY, where KEY is
-// VERB.MODEL, or eval.MODEL.TASK, says what goes wrong. Scores come from the model's and task's names.
-constexpr const char* kFakeProgram = R"sh(
-verb=$1; model=$2; base=$(basename "$2"); shift 2
-echo "$verb $base $*" >> "$control/calls"
-key=$verb.$base
-if [ $verb = quantize ]; then out=$1; key=$verb.$(basename "$out"); fi
-while [ $# -gt 0 ]; do
-  case $1 in
-    --tasks) task=$2; key=$key.$2 ;;
-    --json) json=$2 ;;
-    --log-samples) samples=$2 ;;
-  esac
-  shift
-done
-number=$(printf %s "$base$task" | cksum | cut -d' ' -f1)
-echo "working on $key" >&2
-act=; [ -e "$control/act.$key" ] && act=$(cat "$control/act.$key")
-half='{"model": '
-case $act in
-  fail) echo "nibble: $base: no luck" >&2; exit 1 ;;
-  full) echo "nibble: x: write failed: No space left on device" >&2; exit 1 ;;
-  crash) kill -SEGV $$ ;;
-  kill) kill -KILL $$ ;;
-  silent) exit 0 ;;
-  half) printf '%s' "$half" > "$json"; exit 0 ;;
-  wrong) echo '{"results": [{"task": "other"}]}' > "$json"; exit 0 ;;
-  hang) [ -n "$json" ] && printf '%s' "$half" > "$json"
-        [ -n "$out" ] && mkdir -p "$out" && printf '%s' "$half" > "$out/quantization_report.json"
-        echo $$ > "$control/started.new"; mv "$control/started.new" "$control/started"; exec sleep 60 ;;
-esac
-memory='{"file": 1, "weights": 2, "kv_cache": 3, "workspace": 4, "peak_rss": 5, "peak_gpu": 0}'
-case $verb in
-  info) echo "{\"parameters\": 1000, \"file_bytes\": 2000, \"bits_per_weight\": 16, \"sha256\": \"$number\"}" > "$json" ;;
-  quantize)
-    [ -e "$control/weights" ] && number=$(cat "$control/weights")
-    rm -rf "$out"; mkdir -p "$out"
-    echo "{\"model_sha256\": \"$number\", \"totals\": {\"file_bytes\": 600, \"bits_per_weight\": 4.625,
-      \"parameters\": 1000, \"seconds\": 1.5}}" > "$out/quantization_report.json" ;;
-  eval)
-    echo '{"key": "0", "score": 1, "tokens": 3, "prediction": "yes", "gold": "yes", "prompt": "p", "output": "o",
-      "detail": {"loglik": [-0.1, -2.5]}}' | tr -d '\n' > "$samples"
-    echo "{\"model\": \"$base\", \"results\": [{\"task\": \"$task\", \"task_version\": 1, \"split\": \"validation\",
-      \"rows\": 1, \"shots\": 0, \"seed\": 0, \"primary\": \"accuracy\", \"higher_is_better\": true,
-      \"metrics\": {\"accuracy\": {\"value\": 0.$number, \"stderr\": 0.1, \"ci95\": [0.2, 0.9]}},
-      \"checks\": {\"answer_share_yes\": 1}, \"latency_ms\": {\"mean\": 1, \"p50\": 1, \"p90\": 1, \"p95\": 1, \"p99\": 1},
-      \"throughput\": {\"prompt_tokens_per_s\": 10, \"output_tokens_per_s\": 20}, \"seconds\": 2}],
-      \"memory_bytes\": $memory}" > "$json" ;;
-  bench) echo "[{\"test\": \"pp8\", \"tokens_per_s\": {\"mean\": 9, \"sd\": 1}, \"memory_bytes\": $memory}]" ;;
-esac
-)sh";
-
-// Writes down what happens, in short.
-class Recorder : public StudyObserver {
- public:
-  void step_started(const StudyStep& step) override {
-    started.push_back(step.variant.name() + " " + step.work);
-    steps.push_back(step);
-  }
-  void progress(const StudyStep&, std::string_view line) override { lines.emplace_back(line); }
-  void step_failed(const StudyStep& step, const std::string& reason) override {
-    failed.push_back(step.variant.name() + " " + step.work + ": " + reason);
-  }
-  void cell_done(const StudyStep&, const Cell&) override { ++cells; }
-  std::vector<std::string> started, lines, failed;
-  std::vector<StudyStep> steps;
-  int cells = 0;
-};
-
-class RunnerTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "nibble_runner_XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    dir_ = name;
-    control_ = dir_ / "control";
-    fs::create_directories(control_);
-    options_.program = dir_ / "fake";
-    options_.version = "test";
-    std::ofstream(options_.program) << "#!/bin/sh\ncontrol='" << control_.string() << "'" << kFakeProgram;
-    ::chmod(options_.program.c_str(), 0755);
-    plan_.models = {"tiny"};
-    plan_.methods = {{"gptq", 4, {16}}};
-    plan_.tasks = {"boolq", "gsm8k"};
-    plan_.threads = 1;
-    plan_.limit = 7;
-  }
-  void TearDown() override { fs::remove_all(dir_); }
-
-  void act(const std::string& key, const char* what) const {
-    std::ofstream(control_ / ("act." + key)) << what;
-  }
-  void behave() const {
-    for (const auto& entry : fs::directory_iterator(control_)) {
-      if (entry.path().filename().string().starts_with("act.")) fs::remove(entry.path());
-    }
-  }
-  std::vector<std::string> calls() const {
-    std::vector<std::string> lines;
-    std::ifstream file(control_ / "calls");
-    for (std::string line; std::getline(file, line);) lines.push_back(line);
-    return lines;
-  }
-  StudyOutcome run(const char* out = "out") {
-    recorder_ = Recorder();
-    return run_study(plan_, dir_ / out, options_, recorder_);
-  }
-  std::vector<Cell> cells(const char* out = "out") const {
-    return Store::open(dir_ / out / "results.db", true).cells(true);
-  }
-  std::map<std::string, std::string> reasons() const {
-    std::map<std::string, std::string> all;
-    for (const Cell& cell : cells()) {
-      if (cell.status == CellStatus::kFailed) all[cell.variant.name() + " " + cell.task] = cell.reason;
-    }
-    return all;
-  }
-  // All that the database says, but for wall times.
-  std::string content(const char* out) const {
-    const Store store = Store::open(dir_ / out / "results.db", true);
-    std::ostringstream text;
-    for (const char* key : {"study_toml", "version", "cpu", "isa", "threads"})
-      text << *store.meta(key) << '\n';
-    for (const Cell& cell : store.cells(true)) {
-      text << cell.variant.name() << ' ' << cell.task << ' ' << static_cast<int>(cell.status) << ' '
-           << cell.reason << ' ' << cell.bench << '\n';
-      if (cell.result) {
-        text << to_json(*cell.result) << '\n';
-        for (const Sample& sample : cell.result->samples) text << to_json(sample) << '\n';
-      }
-      if (cell.memory) text << to_json(*cell.memory) << '\n';
-      if (const auto f = store.facts(cell.variant)) {
-        text << f->sha256 << ' ' << f->file_bytes << ' ' << f->bits_per_weight << ' ' << f->parameters << ' '
-             << f->quantize_seconds << ' ' << f->quantization_report << '\n';
-      }
-    }
-    return text.str();
-  }
-  bool wait_for(const fs::path& file) const {
-    for (int i = 0; i < 1000 && !fs::exists(file); ++i) ::usleep(10'000);
-    return fs::exists(file);
-  }
-
-  fs::path dir_, control_;
-  RunnerOptions options_;
-  StudyPlan plan_;
-  Recorder recorder_;
-};
 
 TEST_F(RunnerTest, WholeStudyInOrder) {
   const StudyOutcome outcome = run();
@@ -236,7 +87,7 @@ TEST_F(RunnerTest, CommandLinesSayThePlan) {
   EXPECT_EQ(all[5],
             "quantize tiny " + d + "/out/models/tiny.gptq-4bit-g16 --method gptq --bits 4 --group-size 16" +
                 " --symmetric --calibration " + d + "/c4.txt --samples 5 --seqlen 6 --seed 11 --threads 1" +
-                " --force --json " + tmp + "quantize.json");
+                " --force --json " + tmp + "tiny.gptq-4bit-g16.json");
 }
 
 TEST_F(RunnerTest, SecondCallDoesNothingTwice) {
@@ -419,6 +270,75 @@ TEST_F(RunnerTest, KilledRunnerResumesAsIfNothingHappened) {
   size_t done = 0;
   for (const Cell& cell : cells()) done += cell.status == CellStatus::kDone;
   EXPECT_EQ(done, 3u);  // what was done before the last kill is kept
+  EXPECT_TRUE(run().complete());
+  EXPECT_EQ(content("out"), content("undisturbed"));
+}
+
+TEST_F(RunnerTest, ShardsMeasureEveryCellOnce) {
+  plan_.models = {"tiny", "small"};
+  plan_.methods = {{"gptq", 4, {16, 64}}};
+  run("whole");
+  std::vector<std::string> measured;
+  for (size_t i = 1; i <= 3; ++i) {
+    options_.shard = {i, 3};
+    const std::string out = "shard" + std::to_string(i);
+    const StudyOutcome outcome = run(out.c_str());
+    EXPECT_TRUE(outcome.complete());
+    EXPECT_EQ(outcome.cells, 6u);  // two of six variants
+    EXPECT_THAT(outcome.message, HasSubstr("shard " + std::to_string(i) + "/3: all 6 cells done"));
+    for (const Cell& cell : cells(out.c_str())) {
+      if (cell.status == CellStatus::kDone) measured.push_back(cell.variant.name() + " " + cell.task);
+    }
+    EXPECT_EQ(cells(out.c_str()).size(), 18u);  // the rest is planned
+  }
+  std::sort(measured.begin(), measured.end());
+  EXPECT_EQ(std::unique(measured.begin(), measured.end()), measured.end());
+  EXPECT_EQ(measured.size(), 18u);
+  EXPECT_EQ(parse_shard("2/3").index, 2u);
+  EXPECT_EQ(parse_shard("2/3").count, 3u);
+  for (const char* wrong : {"", "2", "0/3", "4/3", "2/", "/3", "a/b", "1/3x", "-1/3"})
+    EXPECT_THROW(parse_shard(wrong), UsageError) << wrong;
+}
+
+TEST_F(RunnerTest, QuantizationsSideBySideEndTheSameAndBesideNothingTimed) {
+  plan_.methods = {{"gptq", 4, {16, 32, 64, 128}}, {"rtn", 4, {0}}};
+  ASSERT_TRUE(run("undisturbed").complete());
+  act("quantize.tiny.gptq-4bit-g64", "fail");
+  options_.jobs = 3;
+  EXPECT_EQ(run().failed, 3u);
+  // The first alone, to learn what it needs; then three, of which one fails; the last again alone.
+  const std::vector<std::string> quantize = {"g16", "g32", "g64", "g128", "row"};
+  const auto place = [&](const std::string& what) {
+    for (size_t i = 0; i < recorder_.started.size(); ++i) {
+      if (recorder_.started[i].find(what) != std::string::npos) return i;
+    }
+    return recorder_.started.size();
+  };
+  EXPECT_LT(place("g16 bench"), place("g32 quantize"));
+  for (const char* size : {"g32", "g64", "g128"})
+    EXPECT_LT(place(std::string(size) + " quantize"), place("g32 boolq")) << size;
+  EXPECT_LT(place("g128 bench"), place("row quantize"));
+  EXPECT_EQ(place("g64 boolq"), recorder_.started.size());
+  EXPECT_EQ(reasons()["tiny gptq-4bit-g64 boolq"], "quantize: tiny: no luck");
+  behave();
+  EXPECT_TRUE(run().complete());
+  EXPECT_EQ(content("out"), content("undisturbed"));
+}
+
+TEST_F(RunnerTest, InterruptReachesAllQuantizationsSideBySide) {
+  plan_.methods = {{"gptq", 4, {16, 32, 64}}};
+  run("undisturbed");
+  options_.jobs = 2;
+  act("quantize.tiny.gptq-4bit-g32", "hang");
+  std::thread later([&] {
+    EXPECT_TRUE(wait_for(control_ / "started"));
+    ::kill(::getpid(), SIGINT);
+  });
+  const StudyOutcome outcome = run();
+  later.join();
+  EXPECT_EQ(outcome.stop_signal, SIGINT);
+  EXPECT_EQ(outcome.failed, 0u);
+  behave();
   EXPECT_TRUE(run().complete());
   EXPECT_EQ(content("out"), content("undisturbed"));
 }

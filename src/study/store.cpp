@@ -111,7 +111,13 @@ class WriterLock {
     const std::string path = database.string() + ".lock";
     fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (fd_ < 0) fail("{}: cannot write: {}", path, std::strerror(errno));
-    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+    // A killed study's child may hold its lock for a moment yet, between fork and exec.
+    constexpr int kTries = 100;
+    int locked = -1;
+    for (int i = 0; i < kTries && (locked = ::flock(fd_, LOCK_EX | LOCK_NB)) != 0 && errno == EWOULDBLOCK;
+         ++i)
+      ::usleep(20'000);
+    if (locked != 0) {
       const int error = errno;
       ::close(fd_);
       if (error != EWOULDBLOCK) fail("{}: cannot lock: {}", path, std::strerror(error));
