@@ -58,7 +58,9 @@ TEST(ThreadPool, AnExceptionReachesTheCallerAndThePoolGoesOn) {
     }),
                  std::runtime_error);
     int ran = 0;
-    pool.run([&](int thread) { ran += thread == 0; });
+    pool.run([&](int thread) {
+      if (thread == 0) ++ran;
+    });
     EXPECT_EQ(ran, 1);
   }
 }
