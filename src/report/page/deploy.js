@@ -85,8 +85,8 @@ function deploySection() {
 }
 
 function table1Section() {
-  const columns = [{title: 'Model'}, {title: 'Dataset'}, {title: 'Baseline', right: true}, {title: 'Best quantized', right: true},
-    {title: 'Configuration'}, {title: 'Difference'}, {title: 'Memory', right: true}, {title: 'Size', right: true}, {title: 'Key observation', wide: true}];
+  const columns = [{title: 'Model'}, {title: 'Dataset'}, {title: 'Baseline', right: true}, {title: 'Best', right: true},
+    {title: 'Quantized as'}, {title: 'Difference'}, {title: 'Memory', right: true}, {title: 'Size', right: true}, {title: 'Key observation', wide: true}];
   const split = (text) => {
     const at = text.indexOf(' [');
     return at < 0 ? text : [text.slice(0, at), el('span', {class: 'interval'}, text.slice(at))];

@@ -242,7 +242,7 @@ function linearsTable(variant, q, names, errors, rounding, ratio) {
   const columns = {};
   for (const k of Object.keys(q.linears)) columns[k] = linearColumn(q, k);
   const number = (v, n = 3) => [digits(v, n), isNumber(v) ? v : undefined];
-  const rows = names.map((name, i) => [name || '–', (columns.shape[i] || []).join(' × ') || '–', columns.method[i] || '–', number(columns.bits[i]), columns.group_size[i] === 0 ? 'row' : number(columns.group_size[i]),
+  const rows = names.map((name, i) => [(name || '–').replace(/^model\./, ''), (columns.shape[i] || []).join(' × ') || '–', columns.method[i] || '–', number(columns.bits[i]), columns.group_size[i] === 0 ? 'row' : number(columns.group_size[i]),
     number(columns.remainder[i]), number(errors[i]), number(rounding[i]), number(ratio(i)), number(columns.damp[i]), number(columns.seconds[i]), columns.fallback[i] || '–', columns.reason[i] || '–']);
   return dataTable('linears', `Quantization report of ${variant.label}`, [{title: 'Linear'}, {title: 'Shape', right: true}, {title: 'Method'}, {title: 'Bits', right: true}, {title: 'Group', right: true},
     {title: 'Remainder', right: true}, {title: 'Error', right: true}, {title: "Rounding's", right: true}, {title: 'Ratio', right: true}, {title: 'Damp', right: true}, {title: 'Seconds', right: true}, {title: 'Fallback'}, {title: 'Reason', wide: true}], rows);
