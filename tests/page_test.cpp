@@ -25,8 +25,7 @@ class PageInBrowser : public ::testing::Test {
   void TearDown() override { fs::remove_all(dir_); }
 
   int run(const std::string& command) {
-    const int status =
-        std::system(fmt::format("{} >'{}' 2>&1", command, (dir_ / "output").string()).c_str());
+    const int status = std::system(fmt::format("{} >'{}' 2>&1", command, (dir_ / "output").string()).c_str());
     output_ = read_file(dir_ / "output");
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
@@ -40,7 +39,8 @@ class PageInBrowser : public ::testing::Test {
   }
   void study_and_check(const std::string& options, int charts) {
     const fs::path out = dir_ / "study";
-    ASSERT_EQ(run(fmt::format("'{}' study {} --bench-prompt 16 --bench-generate 4 --bench-repetitions 1 --out '{}'",
+    ASSERT_EQ(run(fmt::format("'{}' study {} --samples 2 --seqlen 32 --bench-prompt 16 --bench-generate 4 "
+                              "--bench-repetitions 1 --out '{}'",
                               NIBBLE_PROGRAM, options, out.string())),
               0)
         << output_;

@@ -1,7 +1,10 @@
 #include "report/changed_answers.h"
 
 #include <algorithm>
-#include <map>
+#include <optional>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
 
 namespace nibble::report {
 namespace {
@@ -32,52 +35,71 @@ size_t size_of(const ChangedRow& row) {
   return size;
 }
 
-// Rows whose rightness changed first, else as in the data.
-bool flips(const ChangedRow& row) {
-  return std::any_of(row.changed.begin(), row.changed.end(),
-                     [&](const auto& c) { return c.second.right != row.baseline.right; });
-}
+// A row of the baseline and where the variants that answer it otherwise keep theirs.
+struct Change {
+  size_t position;
+  bool flips;                                       // some of them right where it was wrong, or wrong
+  std::vector<std::pair<size_t, size_t>> variants;  // index in the model, position of its sample
+};
 
-ChangedAnswers of_task(const Store& store, const ModelView& model, const VariantView& baseline,
-                       const TaskView& reference, size_t budget) {
-  ChangedAnswers found{model.name, reference.task, reference.rows.size(), 0, {}};
-  const std::vector<Sample> before = store.samples(baseline.variant, reference.task);
-  std::map<std::string_view, ChangedRow> rows;
+bool is_right(const Row& row) { return row.score >= 0.5; }
+
+std::vector<Change> changes_of(const ModelView& model, const VariantView& baseline,
+                               const TaskView& reference) {
+  std::vector<Change> changes;
+  for (size_t i = 0; i < reference.rows.size(); ++i) changes.push_back({i, false, {}});
   for (size_t v = 0; v < model.variants.size(); ++v) {
     const VariantView& variant = model.variants[v];
     const TaskView* cell = variant.find(reference.task);
     if (&variant == &baseline || !cell || !cell->result || !cell->to_baseline.comparable()) continue;
-    std::map<std::string_view, const Sample*> partners;
-    const std::vector<Sample> after = store.samples(variant.variant, reference.task);
-    for (const Sample& sample : after) partners[sample.key] = &sample;
-    for (const Sample& sample : before) {
-      const auto partner = partners.find(sample.key);
-      if (partner == partners.end()) continue;
-      const Sample& other = *partner->second;
-      if (other.prediction == sample.prediction && (other.score >= 0.5) == (sample.score >= 0.5)) continue;
-      rows[sample.key].changed.emplace_back(v, to_answer(other));
+    std::unordered_map<std::string_view, size_t> places;
+    for (size_t i = 0; i < cell->rows.size(); ++i) places[cell->rows[i].key] = i;
+    for (size_t i = 0; i < reference.rows.size(); ++i) {
+      const auto place = places.find(reference.rows[i].key);
+      if (place == places.end()) continue;
+      const Row& before = reference.rows[i];
+      const Row& after = cell->rows[place->second];
+      if (before.prediction == after.prediction && is_right(before) == is_right(after)) continue;
+      changes[i].flips |= is_right(before) != is_right(after);
+      changes[i].variants.emplace_back(v, place->second);
     }
   }
-  found.changed = rows.size();
-  for (const Sample& sample : before) {
-    const auto row = rows.find(sample.key);
-    if (row == rows.end()) continue;
-    ChangedRow& r = row->second;
-    r.key = sample.key;
-    r.gold = sample.gold;
-    if (sample.prompt.size() > kLongestPrompt)
-      r.prompt_left_out = character_start(sample.prompt, sample.prompt.size() - kLongestPrompt);
-    r.prompt = sample.prompt.substr(r.prompt_left_out);
-    r.baseline = to_answer(sample);
-    found.shown.push_back(std::move(r));
+  std::erase_if(changes, [](const Change& c) { return c.variants.empty(); });
+  std::stable_partition(changes.begin(), changes.end(), [](const Change& c) { return c.flips; });
+  return changes;
+}
+
+// With the texts out of the store.
+std::optional<ChangedRow> read_row(const Store& store, const ModelView& model, const VariantView& baseline,
+                                   const std::string& task, const Change& change) {
+  std::optional<Sample> sample = store.sample(baseline.variant, task, change.position);
+  if (!sample) return std::nullopt;
+  ChangedRow row;
+  row.key = std::move(sample->key);
+  row.gold = std::move(sample->gold);
+  if (sample->prompt.size() > kLongestPrompt)
+    row.prompt_left_out = character_start(sample->prompt, sample->prompt.size() - kLongestPrompt);
+  row.prompt = sample->prompt.substr(row.prompt_left_out);
+  row.baseline = to_answer(*sample);
+  for (const auto& [variant, position] : change.variants) {
+    if (const auto other = store.sample(model.variants[variant].variant, task, position))
+      row.changed.emplace_back(variant, to_answer(*other));
   }
-  std::stable_partition(found.shown.begin(), found.shown.end(), flips);
-  size_t used = 0, fit = 0;
-  for (; fit < found.shown.size(); ++fit) {
-    used += size_of(found.shown[fit]);
+  return row;
+}
+
+ChangedAnswers of_task(const Store& store, const ModelView& model, const VariantView& baseline,
+                       const TaskView& reference, size_t budget) {
+  const std::vector<Change> changes = changes_of(model, baseline, reference);
+  ChangedAnswers found{model.name, reference.task, reference.rows.size(), changes.size(), {}};
+  size_t used = 0;
+  for (const Change& change : changes) {
+    auto row = read_row(store, model, baseline, reference.task, change);
+    if (!row) continue;
+    used += size_of(*row);
     if (used > budget) break;
+    found.shown.push_back(std::move(*row));
   }
-  found.shown.resize(fit);
   return found;
 }
 

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 
 #include "base/file.h"
 #include "report/synthetic_study.h"
@@ -114,8 +114,13 @@ TEST(Page, ALargeStudyRendersWithinASecondAndTwoMegabytes) {
   Json linears = Json::array();
   for (int i = 0; i < 200; ++i) {
     linears.push_back({{"name", fmt::format("model.layers.{}.self_attn.q_proj", i)},
-                       {"shape", {576, 576}}, {"error", 1e-4 * (1 + i)}, {"rtn_error", 3e-4 * (1 + i)},
-                       {"bits", 4}, {"seconds", 0.01 * i}, {"fallback", ""}, {"reason", ""}});
+                       {"shape", {576, 576}},
+                       {"error", 1e-4 * (1 + i)},
+                       {"rtn_error", 3e-4 * (1 + i)},
+                       {"bits", 4},
+                       {"seconds", 0.01 * i},
+                       {"fallback", ""},
+                       {"reason", ""}});
   }
   size_t flip = 0;
   const auto save = [&](Cell cell) {
@@ -135,15 +140,15 @@ TEST(Page, ALargeStudyRendersWithinASecondAndTwoMegabytes) {
       const auto some = base ? std::vector<size_t>{} : std::vector<size_t>{flip, flip + 3, flip + 11};
       save(testing::choice_cell(v, testing::flipped(right, some)));
       save(testing::choice_cell(v, testing::flipped(right, some), "msmarco"));
-      save(testing::math_cell(v, std::string(60 - (base ? 0 : flip % 7), 'r') +
-                                     std::string(40 + (base ? 0 : flip % 7), 'w')));
+      save(testing::math_cell(
+          v, std::string(60 - (base ? 0 : flip % 7), 'r') + std::string(40 + (base ? 0 : flip % 7), 'w')));
       save(testing::perplexity_cell(v, base ? 1.5 : 1.52, 0.01));
       study.store().save(testing::bench_cell(v, 400, 20));
     }
   }
-  const auto begin = std::chrono::steady_clock::now();
+  const std::clock_t begin = std::clock();  // of this process: other work on the machine does not count
   const std::string page = render_page(make_report(study.store()));
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
   RecordProperty("seconds", fmt::format("{:.3f}", seconds));
   RecordProperty("bytes", fmt::format("{}", page.size()));
   EXPECT_LT(seconds, 1.0);

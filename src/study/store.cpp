@@ -190,6 +190,13 @@ struct Store::Impl {
     if (!query.bind(v.model, v.method, v.bits, v.group_size).step()) return std::nullopt;
     return query.integer(0);
   }
+  std::optional<int64_t> find_cell(const Variant& v, const std::string& task) const {
+    const auto variant = find_variant(v);
+    if (!variant) return std::nullopt;
+    auto query = database.prepare("SELECT id FROM cells WHERE variant_id = ?1 AND task = ?2");
+    if (!query.bind(*variant, task).step()) return std::nullopt;
+    return query.integer(0);
+  }
   int64_t variant_id(const Variant& v) {
     if (const auto found = find_variant(v)) return *found;
     database.prepare("INSERT INTO variants (model, method, bits, group_size) VALUES (?1, ?2, ?3, ?4)")
@@ -266,16 +273,28 @@ void Store::Impl::read_result(int64_t cell, TaskResult& r) const {
   }
 }
 
+namespace {
+
+constexpr const char* kReadSamples =
+    "SELECT key, cluster, score, tokens, prediction, gold, prompt, output, detail FROM samples "
+    "WHERE cell_id = ?1 ORDER BY position";
+constexpr const char* kReadSample =
+    "SELECT key, cluster, score, tokens, prediction, gold, prompt, output, detail FROM samples "
+    "WHERE cell_id = ?1 AND position = ?2";
+
+Sample read_sample(const sqlite::Statement& row, const std::string& file) {
+  return {row.text(0), row.text(1), row.real(2),
+          row.real(3), row.text(4), row.text(5),
+          row.text(6), row.text(7), json_column(row, 8, file)};
+}
+
+}  // namespace
+
 std::vector<Sample> Store::Impl::read_samples(int64_t cell) const {
-  auto query = database.prepare(
-      "SELECT key, cluster, score, tokens, prediction, gold, prompt, output, detail FROM samples "
-      "WHERE cell_id = ?1 ORDER BY position");
+  auto query = database.prepare(kReadSamples);
   query.bind(cell);
   std::vector<Sample> samples;
-  while (query.step()) {
-    samples.push_back({query.text(0), query.text(1), query.real(2), query.real(3), query.text(4),
-                       query.text(5), query.text(6), query.text(7), json_column(query, 8, database.file())});
-  }
+  while (query.step()) samples.push_back(read_sample(query, database.file()));
   return samples;
 }
 
@@ -399,11 +418,16 @@ std::vector<Cell> Store::cells(bool with_samples) const {
 }
 
 std::vector<Sample> Store::samples(const Variant& variant, const std::string& task) const {
-  const auto variant_row = impl_->find_variant(variant);
-  if (!variant_row) return {};
-  auto query = impl_->database.prepare("SELECT id FROM cells WHERE variant_id = ?1 AND task = ?2");
-  if (!query.bind(*variant_row, task).step()) return {};
-  return impl_->read_samples(query.integer(0));
+  const auto cell = impl_->find_cell(variant, task);
+  return cell ? impl_->read_samples(*cell) : std::vector<Sample>{};
+}
+
+std::optional<Sample> Store::sample(const Variant& variant, const std::string& task, size_t position) const {
+  const auto cell = impl_->find_cell(variant, task);
+  if (!cell) return std::nullopt;
+  auto query = impl_->database.prepare(kReadSample);
+  if (!query.bind(*cell, static_cast<int64_t>(position)).step()) return std::nullopt;
+  return read_sample(query, impl_->database.file());
 }
 
 }  // namespace nibble

@@ -73,6 +73,8 @@ class Store {
 
   std::vector<Cell> cells(bool with_samples = false) const;  // in planned order
   std::vector<Sample> samples(const Variant& variant, const std::string& task) const;
+  // One of them, by its place in that list; none where there is no such sample.
+  std::optional<Sample> sample(const Variant& variant, const std::string& task, size_t position) const;
 
  private:
   struct Impl;

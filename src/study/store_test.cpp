@@ -174,6 +174,10 @@ TEST_F(StoreTest, CellComesBackAsItWas) {
 
   expect_same(store.samples(saved.variant, "boolq"), expected.samples);
   EXPECT_TRUE(store.samples(saved.variant, "gsm8k").empty());
+  expect_same({store.sample(saved.variant, "boolq", 1).value()}, {expected.samples[1]});
+  EXPECT_FALSE(store.sample(saved.variant, "boolq", 2));
+  EXPECT_FALSE(store.sample(saved.variant, "gsm8k", 0));
+  EXPECT_FALSE(store.sample(kBaseline, "boolq", 0));
   EXPECT_TRUE(store.samples(kBaseline, "boolq").empty());
   EXPECT_TRUE(store.cells()[0].result->samples.empty());
 }
