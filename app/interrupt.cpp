@@ -30,7 +30,9 @@ InterruptGuard::~InterruptGuard() {
 }
 
 void InterruptGuard::check() {
-  if (g_signal != 0) throw Interrupted{g_signal};
+  if (received()) throw Interrupted{g_signal};
 }
+
+bool InterruptGuard::received() { return g_signal != 0; }
 
 }  // namespace nibble::app

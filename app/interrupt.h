@@ -15,7 +15,8 @@ class InterruptGuard {
   ~InterruptGuard();
   InterruptGuard(const InterruptGuard&) = delete;
   InterruptGuard& operator=(const InterruptGuard&) = delete;
-  static void check();  // throws Interrupted once a signal came
+  static void check();     // throws Interrupted once a signal came
+  static bool received();  // whether one came
 };
 
 }  // namespace nibble::app

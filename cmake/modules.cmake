@@ -61,3 +61,14 @@ endfunction()
 add_library(nibble_test_support INTERFACE)
 target_compile_definitions(nibble_test_support INTERFACE NIBBLE_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
 target_include_directories(nibble_test_support INTERFACE ${PROJECT_SOURCE_DIR}/tests)
+
+# The page's files and Debian's Chart.js, compiled into the module.
+function(nibble_embed_page name)
+  set(page ${PROJECT_SOURCE_DIR}/src/report/page)
+  set(out ${PROJECT_BINARY_DIR}/page_files.cpp)
+  file(GLOB files CONFIGURE_DEPENDS ${page}/*)
+  add_custom_command(OUTPUT ${out}
+    COMMAND ${CMAKE_COMMAND} -DOUT=${out} -DPAGE=${page} -DCHART_JS=${NIBBLE_CHART_JS} -P ${PROJECT_SOURCE_DIR}/cmake/embed_page.cmake
+    DEPENDS ${files} ${NIBBLE_CHART_JS} ${PROJECT_SOURCE_DIR}/cmake/embed_page.cmake VERBATIM)
+  target_sources(nibble_${name} PRIVATE ${out})
+endfunction()

@@ -20,10 +20,11 @@ class Random {
   }
   // Uniform in [0, n), n ≥ 1, without modulo bias (Lemire 2019, rejection).
   uint64_t below(uint64_t n) {
-    const uint64_t threshold = (0 - n) % n;
     for (;;) {
       const __uint128_t product = static_cast<__uint128_t>(next()) * n;
-      if (static_cast<uint64_t>(product) >= threshold) return static_cast<uint64_t>(product >> 64);
+      const auto low = static_cast<uint64_t>(product);
+      // The threshold is below n: its division, the dear part, is needed for the few low parts below n only.
+      if (low >= n || low >= (0 - n) % n) return static_cast<uint64_t>(product >> 64);
     }
   }
   double uniform() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }  // [0, 1)

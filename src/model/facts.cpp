@@ -50,15 +50,27 @@ ModelFacts model_facts(const Model& model) {
   facts.weight_bytes = model.weight_bytes();
   for (const Linear* linear : model.linears()) {
     facts.body_bytes += linear->weight_bytes();
+    facts.body_parameters += static_cast<uint64_t>(linear->n * linear->k);
     ++facts.formats[format_text(model, *linear)];
   }
   facts.embedding_bytes = model.embedding.weight_bytes();
+  facts.embedding_parameters = static_cast<uint64_t>(model.embedding.n * model.embedding.k);
   facts.embedding_format = format_text(model, model.embedding);
   facts.head_bytes = model.config.tied_head ? 0 : model.head.weight_bytes();
+  facts.head_parameters = model.config.tied_head ? 0 : static_cast<uint64_t>(model.head.n * model.head.k);
   facts.head_format = model.config.tied_head ? "the embedding's (tied)" : format_text(model, model.head);
   facts.other_bytes = facts.weight_bytes - facts.body_bytes - facts.embedding_bytes - facts.head_bytes;
+  facts.other_parameters =
+      facts.parameters - facts.body_parameters - facts.embedding_parameters - facts.head_parameters;
   for (const auto& [name, type] : model.checkpoint().source_types) ++facts.source_types[type];
   return facts;
+}
+
+OrderedJson parts_json(const ModelFacts& f) {
+  return {{"body", {{"parameters", f.body_parameters}, {"bytes", f.body_bytes}}},
+          {"embedding", {{"parameters", f.embedding_parameters}, {"bytes", f.embedding_bytes}}},
+          {"head", {{"parameters", f.head_parameters}, {"bytes", f.head_bytes}}},
+          {"other", {{"parameters", f.other_parameters}, {"bytes", f.other_bytes}}}};
 }
 
 OrderedJson quantization_summary(const Model& model) {
@@ -106,6 +118,7 @@ OrderedJson to_json(const ModelFacts& facts, const Model& model, const std::stri
                           {"head", facts.head_bytes},
                           {"other", facts.other_bytes},
                           {"total", facts.weight_bytes}};
+  json["parts"] = parts_json(facts);
   json["formats"] = {
       {"body", facts.formats}, {"embedding", facts.embedding_format}, {"head", facts.head_format}};
   if (!facts.source_types.empty()) json["formats"]["in_file"] = facts.source_types;

@@ -18,11 +18,16 @@ struct ModelFacts {
   double bits_per_weight = 0;  // 8 · file_bytes / parameters: embedding, head and scales included
   uint64_t weight_bytes = 0;   // as they lie in memory
   uint64_t body_bytes = 0, embedding_bytes = 0, head_bytes = 0, other_bytes = 0;  // their parts
+  uint64_t body_parameters = 0, embedding_parameters = 0, head_parameters = 0, other_parameters = 0;
   std::map<std::string, int> formats;  // linears of the blocks: {"bf16": 42}, {"gptq 4-bit g64": 42}
   std::string embedding_format, head_format;
   std::map<std::string, int> source_types;  // GGUF: tensors by the type in the file, {"Q4_1": 210}
 };
 ModelFacts model_facts(const Model& model);
+
+// {"body", "embedding", "head", "other"}: {"parameters", "bytes"}, bytes as they lie in memory. A tied head
+// is 0; "other" holds norms and biases.
+OrderedJson parts_json(const ModelFacts& facts);
 
 // {"method", "bits", "group_size", "bits_per_weight"} of the commonest linear format; null when nothing
 // is quantized here.

@@ -18,6 +18,9 @@ TEST(ModelFacts, PartsAddUpToTheWeights) {
     EXPECT_EQ(facts.weight_bytes,
               facts.body_bytes + facts.embedding_bytes + facts.head_bytes + facts.other_bytes);
     const ModelConfig& c = model->config;
+    EXPECT_EQ(facts.parameters, facts.body_parameters + facts.embedding_parameters + facts.head_parameters +
+                                    facts.other_parameters);
+    EXPECT_EQ(facts.body_bytes, 2 * facts.body_parameters);  // bf16
     EXPECT_EQ(facts.embedding_bytes,
               2u * static_cast<uint64_t>(c.vocab_size) * static_cast<uint64_t>(c.hidden_size));
     EXPECT_EQ(facts.head_bytes, c.tied_head ? 0 : facts.embedding_bytes);

@@ -44,6 +44,14 @@ TEST_F(NibbleDirectory, HoldsWhatTheReportSays) {
     EXPECT_EQ(model->parameters(), original->parameters());
     EXPECT_EQ(report["model_sha256"], checkpoint_sha256(model->checkpoint()));
     EXPECT_EQ(report["totals"]["file_bytes"], model->checkpoint().file_bytes);
+    const OrderedJson& parts = report["totals"]["parts"];
+    uint64_t parameters = 0, bytes = 0;
+    for (const auto& [name, part] : parts.items()) {
+      parameters += part["parameters"].get<uint64_t>();
+      bytes += part["bytes"].get<uint64_t>();
+    }
+    EXPECT_EQ(parameters, model->parameters());
+    EXPECT_EQ(bytes, model->weight_bytes());
     EXPECT_LT(model->weight_bytes(), 0.45 * static_cast<double>(original->weight_bytes()));
     for (const Linear* linear : model->linears()) {
       ASSERT_TRUE(linear->packed) << linear->name;

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/memory_usage.h"
+#include "model/facts.h"
 #include "quant/methods.h"
 #include "quant/nibble_writer.h"
 
@@ -107,7 +108,8 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
                                {"calibration_sha256", calibration.sha256}};
   write_nibble_directory(*model, tensors, summary, out);
 
-  const Checkpoint written = open_checkpoint(out);
+  const Model quantized(open_checkpoint(out));
+  const Checkpoint& written = quantized.checkpoint();
   OrderedJson report = summary;
   report["model"] = model->name();
   report["model_sha256"] = checkpoint_sha256(written);
@@ -126,11 +128,13 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
                                    calibration.samples.size(), wanted.seqlen, wanted.samples));
   report["warnings"] = std::move(warnings);
   const double bits = static_cast<double>(written.file_bytes) * 8 / static_cast<double>(model->parameters());
+  const OrderedJson parts = parts_json(model_facts(quantized));
   report["totals"] = {
       {"file_bytes", written.file_bytes},
       {"bits_per_weight", bits},
       {"parameters", model->parameters()},
       {"peak_rss", peak_rss_bytes()},
+      {"parts", parts},
       {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()}};
   write_file_atomically(out / kReportName, report.dump(1) + "\n");
   return report;

@@ -189,6 +189,24 @@ Value compression(const ColumnRow& row, int bits) {
 Value against_bf16(const ColumnRow& row) { return compression(row, 16); }
 Value against_fp32(const ColumnRow& row) { return compression(row, 32); }
 
+Value of_distance(const ColumnRow& row, Value (*print)(const Distance&)) {
+  const TaskView* cell = row.variant.find(kDistance);
+  if (!cell) return not_applicable();
+  if (const auto distance = distance_of(row.variant)) return print(*distance);
+  return missing(cell->missing);
+}
+Value kl(const ColumnRow& row) {
+  return of_distance(row, [](const Distance& d) {
+    return number(
+        fmt::format("{} {}", three_digits(d.kl), interval(three_digits(d.kl_low), three_digits(d.kl_high))),
+        d.kl, d.kl_low, d.kl_high);
+  });
+}
+Value top1_agreement(const ColumnRow& row) {
+  return of_distance(row,
+                     [](const Distance& d) { return number(percent(d.top1_agreement), d.top1_agreement); });
+}
+
 Value bench_speed(const ColumnRow& row, std::string_view prefix) {
   if (const auto rate = bench_rate(row.variant, prefix)) {
     Value value =
@@ -278,6 +296,8 @@ constexpr Column kEfficiency[] = {
     {"bits_per_weight", "Bits/weight", Align::kRight, true, bits_per_weight},
     {"compression_bf16", "vs bf16", Align::kRight, true, against_bf16},
     {"compression_fp32", "vs fp32", Align::kRight, true, against_fp32},
+    {"kl_nats", "KL to baseline", Align::kRight, true, kl},
+    {"top1_agreement", "Same top-1 %", Align::kRight, true, top1_agreement},
     {"prefill_tokens_per_s", "Prefill tokens/s", Align::kRight, true, prefill_rate},
     {"decode_tokens_per_s", "Decode tokens/s", Align::kRight, true, decode_rate},
     {"decode_latency_p50_ms", "Decode p50 ms", Align::kRight, true, bench_p50},

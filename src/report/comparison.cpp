@@ -67,6 +67,23 @@ Verdict verdict_of(double low, double high, bool higher_is_better) {
   return (low > 0) == higher_is_better ? Verdict::kBetter : Verdict::kWorse;
 }
 
+// False where McNemar's exact test of independent rows rules it out; then the flips are counted.
+bool may_be_below(double alpha, const Paired& paired, Comparison& c) {
+  if (alpha > 1 || count_clusters(paired.clusters) != paired.first.size()) return true;
+  int lost = 0, won = 0;
+  for (size_t i = 0; i < paired.first.size(); ++i) {
+    const double a = paired.first[i], b = paired.second[i];
+    if ((a != 0 && a != 1) || (b != 0 && b != 1)) return true;
+    lost += a > b;
+    won += b > a;
+  }
+  if (mcnemar_exact(lost, won) < alpha) return true;
+  c.right_to_wrong = lost;
+  c.wrong_to_right = won;
+  c.difference = static_cast<double>(won - lost) / static_cast<double>(paired.first.size());
+  return false;
+}
+
 }  // namespace
 
 Row to_row(const Sample& sample) {
@@ -86,7 +103,7 @@ bool is_perplexity(const TaskResult& result) {
 }
 
 Comparison compare(const TaskResult& first, const std::vector<Row>& first_rows, const TaskResult& second,
-                   const std::vector<Row>& second_rows) {
+                   const std::vector<Row>& second_rows, double alpha) {
   Comparison c;
   c.is_ratio = is_perplexity(first);
   Paired paired;
@@ -101,6 +118,8 @@ Comparison compare(const TaskResult& first, const std::vector<Row>& first_rows, 
     c.ci_high = ratio.ci_high;
     c.smallest_detectable = kDetectableErrors * ratio.stderr_;
     c.p = ratio.p_value;
+  } else if (!may_be_below(alpha, paired, c)) {
+    c.ci_low = c.ci_high = c.smallest_detectable = kUnknown;
   } else {
     const PairedComparison pc = compare_paired(paired.first, paired.second, paired.clusters, kBootstrapSeed);
     c.difference = pc.diff;

@@ -56,7 +56,10 @@ std::string difference_text(const Comparison& comparison);
 std::string detectable_text(const Comparison& comparison);
 
 // Not comparable, with the reason, where split, shots, seed, version, keys or data differ.
+// Where McNemar's test of independent right and wrong answers yields p ≥ `alpha`, the interval, the dear
+// part, is left out (NaN) and p is 1: for families of which only what is below alpha matters, and for which
+// Holm's correction of those is the same.
 Comparison compare(const TaskResult& first, const std::vector<Row>& first_rows, const TaskResult& second,
-                   const std::vector<Row>& second_rows);
+                   const std::vector<Row>& second_rows, double alpha = 2);
 
 }  // namespace nibble::report

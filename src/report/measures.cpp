@@ -11,12 +11,12 @@ double other_bytes(const MemoryBytes& memory) {
 }
 
 const MemoryBytes* bench_memory(const VariantView& variant) {
-  const TaskView* bench = variant.find("bench");
+  const TaskView* bench = variant.find(kBench);
   return bench && bench->memory ? &*bench->memory : nullptr;
 }
 
 const Json* bench_test(const VariantView& variant, std::string_view prefix) {
-  const TaskView* bench = variant.find("bench");
+  const TaskView* bench = variant.find(kBench);
   if (!bench || !bench->bench.is_array()) return nullptr;
   const Json* best = nullptr;
   int64_t best_batch = 0;
@@ -29,6 +29,18 @@ const Json* bench_test(const VariantView& variant, std::string_view prefix) {
     best_batch = batch;
   }
   return best;
+}
+
+std::optional<Distance> distance_of(const VariantView& variant) {
+  constexpr double kZ975 = 1.959964;
+  const TaskView* cell = variant.find(kDistance);
+  if (!cell || !cell->distance.is_object()) return std::nullopt;
+  const Json kl = json_get<Json>(cell->distance, "kl", kDistance);
+  const double mean = number_from_json(kl, "mean", kDistance);
+  const double error = kZ975 * number_from_json(kl, "stderr", kDistance);
+  return Distance{mean, std::max(0.0, mean - error), mean + error,
+                  number_from_json(cell->distance, "top1_agreement", kDistance),
+                  json_get_or<int64_t>(cell->distance, "tokens", 0, kDistance)};
 }
 
 std::optional<Rate> bench_rate(const VariantView& variant, std::string_view prefix) {

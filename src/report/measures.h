@@ -23,4 +23,12 @@ struct Rate {
 };
 std::optional<Rate> bench_rate(const VariantView& variant, std::string_view prefix);
 
+// How far a variant lies from its baseline, of its cell "kl"; null when not measured.
+struct Distance {
+  double kl = 0, kl_low = 0, kl_high = 0;  // nats, mean with its 95 % interval
+  double top1_agreement = 0;               // share
+  int64_t tokens = 0;                      // positions scored
+};
+std::optional<Distance> distance_of(const VariantView& variant);
+
 }  // namespace nibble::report

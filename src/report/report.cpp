@@ -5,14 +5,22 @@
 #include "report/csv.h"
 #include "report/json.h"
 #include "report/markdown.h"
+#include "report/page.h"
 
 namespace nibble::report {
+namespace {
+
+constexpr size_t kAnswerBudget = 700000;  // bytes of the page
+
+}  // namespace
 
 Report make_report(const Store& store) {
   Report report;
   report.study = load_study(store);
   report.table1 = table1(report.study);
   report.issues = find_critical_issues(report.study);
+  report.choices = choose(report.study);
+  report.answers = changed_answers(store, report.study, kAnswerBudget);
   return report;
 }
 
@@ -26,6 +34,7 @@ void write_report(const Report& report, const std::filesystem::path& dir) {
   write_file_atomically(dir / "table1.md", render_markdown(report));
   write_file_atomically(dir / "results.csv", render_csv(report));
   write_file_atomically(dir / "report.json", render_json(report));
+  write_file_atomically(dir / "report.html", render_page(report));
 }
 
 }  // namespace nibble::report

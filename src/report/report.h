@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "report/changed_answers.h"
+#include "report/choice.h"
 #include "report/critical_issues.h"
 #include "report/study_view.h"
 #include "report/table1.h"
@@ -17,6 +19,8 @@ struct Report {
   StudyView study;
   std::vector<Table1Row> table1;
   CriticalIssues issues;
+  std::vector<Choice> choices;
+  std::vector<ChangedAnswers> answers;  // what the page can show of them
 
   Report() = default;
   Report(Report&&) = default;
@@ -25,7 +29,7 @@ struct Report {
 
 Report make_report(const Store& store);
 
-// Writes DIR/table1.md, DIR/results.csv and DIR/report.json, each whole or not at all.
+// Writes DIR/table1.md, DIR/results.csv, DIR/report.json and DIR/report.html, each whole or not at all.
 void write_report(const Store& store, const std::filesystem::path& dir);
 void write_report(const Report& report, const std::filesystem::path& dir);
 

@@ -37,7 +37,7 @@ Duels all_duels(const StudyView& study) {
         for (const TaskView& cell : b.tasks) {
           const TaskView* other = a.find(cell.task);
           if (!cell.result || !other || !other->result) continue;
-          Comparison c = compare(*other->result, other->rows, *cell.result, cell.rows);
+          Comparison c = compare(*other->result, other->rows, *cell.result, cell.rows, kAlpha);
           if (c.comparable())
             duels[{a.variant.method, b.variant.method}].push_back({&model, &a, &b, &cell, std::move(c)});
         }

@@ -9,11 +9,10 @@
 namespace nibble::report {
 namespace {
 
-constexpr std::string_view kBench = "bench";
-
 std::string why_missing(const Cell& cell) {
-  const bool has_result =
-      cell.task == kBench ? cell.bench.is_array() && !cell.bench.empty() : cell.result.has_value();
+  const bool has_result = cell.task == kBench      ? cell.bench.is_array() && !cell.bench.empty()
+                          : cell.task == kDistance ? cell.distance.is_object()
+                                                   : cell.result.has_value();
   switch (cell.status) {
     case CellStatus::kDone:
       return has_result ? "" : "stored as done, but without a result";
@@ -37,7 +36,8 @@ TaskView to_task_view(Cell cell, const Store& store) {
   if (!view.missing.empty()) return view;
   view.memory = cell.memory;
   view.bench = std::move(cell.bench);
-  if (cell.task != kBench) {
+  view.distance = std::move(cell.distance);
+  if (is_task(cell.task)) {
     // Cell by cell: the prompts of a whole study need not fit into memory.
     for (const Sample& sample : store.samples(cell.variant, cell.task)) view.rows.push_back(to_row(sample));
     view.result = std::move(cell.result);
@@ -131,7 +131,7 @@ StudyView load_study(const Store& store) {
         [&] {
           return VariantView{id, store.facts(id), {}};
         });
-    if (cell.task != kBench &&
+    if (is_task(cell.task) &&
         std::find(study.tasks.begin(), study.tasks.end(), cell.task) == study.tasks.end()) {
       study.tasks.push_back(cell.task);
     }

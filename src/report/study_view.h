@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "report/comparison.h"
@@ -16,15 +17,21 @@ namespace nibble::report {
 constexpr const char* kNotRunYet = "not run yet";
 constexpr const char* kBaselineMissing = "baseline missing";
 
+// Cells that are no tasks: a variant's speed, and its distance from its baseline.
+constexpr const char* kBench = "bench";
+constexpr const char* kDistance = "kl";
+inline bool is_task(std::string_view name) { return name != kBench && name != kDistance; }
+
 // A cell of the study: one variant on one task.
 struct TaskView {
   std::string task;
   std::string missing;               // why there is no result; empty when there is one
   double seconds = 0;                // wall time of its process
-  std::optional<TaskResult> result;  // without samples; none for "bench"
+  std::optional<TaskResult> result;  // without samples; of tasks only
   std::vector<Row> rows;             // its samples
   std::optional<MemoryBytes> memory;
   Json bench;              // task "bench": the array of `bench -o json`
+  Json distance;           // task "kl": the object of `compare --json`
   Comparison to_baseline;  // quantized variants; not comparable for a baseline
 
   // The metric of Table 1, or null.
@@ -51,7 +58,7 @@ struct ModelView {
 struct StudyView {
   std::map<std::string, std::string> meta;
   std::vector<ModelView> models;
-  std::vector<std::string> tasks;  // as planned, without "bench"
+  std::vector<std::string> tasks;  // as planned, without what is no task
   size_t comparisons = 0;          // the family that Holm's correction covers
 
   std::optional<std::string> meta_text(const std::string& key) const;

@@ -122,6 +122,7 @@ VariantFacts read_info(const fs::path& file) {
     facts.file_bytes = json_get<uint64_t>(json, "file_bytes", where);
     facts.bits_per_weight = json_get<double>(json, "bits_per_weight", where);
     facts.parameters = json_get<uint64_t>(json, "parameters", where);
+    facts.parts = json_get_or<Json>(json, "parts", nullptr, where);
     return facts;
   });
 }
@@ -137,6 +138,7 @@ VariantFacts read_quantization(const fs::path& model_dir, double seconds) {
     facts.bits_per_weight = json_get<double>(totals, "bits_per_weight", where);
     facts.parameters = json_get<uint64_t>(totals, "parameters", where);
     facts.quantize_seconds = json_get_or<double>(totals, "seconds", seconds, where);
+    facts.parts = json_get_or<Json>(totals, "parts", nullptr, where);
     return facts;
   });
 }

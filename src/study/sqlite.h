@@ -151,6 +151,21 @@ class Database {
     Statement statement = prepare(sql);
     return statement.bind().step() ? statement.integer(0) : 0;
   }
+  // From here on a copy of the database in memory is used; the file is left alone.
+  void continue_in_memory() {
+    sqlite3* copy = nullptr;
+    const int opened = sqlite3_open_v2(":memory:", &copy, SQLITE_OPEN_READWRITE, nullptr);
+    sqlite3_backup* backup =
+        opened == SQLITE_OK ? sqlite3_backup_init(copy, "main", handle_, "main") : nullptr;
+    if (backup) sqlite3_backup_step(backup, -1);
+    const int code = backup ? sqlite3_backup_finish(backup) : sqlite3_errcode(copy);
+    if (code != SQLITE_OK) {
+      const std::string message = sqlite3_errstr(code);
+      sqlite3_close(copy);
+      fail_with(file_, code, message);
+    }
+    sqlite3_close(std::exchange(handle_, copy));
+  }
   bool in_transaction() const { return sqlite3_get_autocommit(handle_) == 0; }
 
  private:

@@ -57,6 +57,10 @@ CREATE TABLE samples (
   key TEXT NOT NULL, cluster TEXT NOT NULL, score REAL, tokens REAL,
   prediction TEXT NOT NULL, gold TEXT NOT NULL, prompt TEXT NOT NULL, output TEXT NOT NULL, detail TEXT,
   PRIMARY KEY (cell_id, position)) WITHOUT ROWID;
+)sql",
+                                    R"sql(
+ALTER TABLE variants ADD COLUMN parts TEXT;
+ALTER TABLE cells ADD COLUMN distance TEXT;
 )sql"};
 constexpr auto kSchemaVersion = static_cast<int64_t>(kMigrations.size());
 
@@ -67,7 +71,7 @@ UPDATE cells SET
   prompt_tokens_per_s = NULL, output_tokens_per_s = NULL, task_seconds = NULL,
   file_bytes = NULL, weights_bytes = NULL, kv_cache_bytes = NULL, workspace_bytes = NULL,
   peak_rss_bytes = NULL, peak_gpu_bytes = NULL,
-  bench = NULL
+  bench = NULL, distance = NULL
 WHERE id = ?1)sql";
 
 constexpr const char* kWriteResult = R"sql(
@@ -83,7 +87,7 @@ SELECT
   c.task_version, c.split, c.rows, c.shots, c.seed, c.primary_metric, c.higher_is_better,
   c.prompt_tokens_per_s, c.output_tokens_per_s, c.task_seconds,
   c.file_bytes, c.weights_bytes, c.kv_cache_bytes, c.workspace_bytes, c.peak_rss_bytes, c.peak_gpu_bytes,
-  c.data_sha256
+  c.data_sha256, c.distance
 FROM cells c JOIN variants v ON v.id = c.variant_id ORDER BY c.id)sql";
 
 constexpr const char* kStatusNames[] = {"planned", "done", "failed"};
@@ -149,10 +153,7 @@ void prepare_schema(sqlite::Database& database, bool read_only) {
     fail("{}: schema {} was never in use; the file is damaged", file, version);
   }
   if (version == kSchemaVersion) return;
-  if (read_only) {
-    fail("{}: written by an older nibble (schema {}, now {}); run the study once more to bring it up to date",
-         file, version, kSchemaVersion);
-  }
+  if (read_only) database.continue_in_memory();
   sqlite::Transaction transaction(database);
   for (int64_t i = version; i < kSchemaVersion; ++i) database.execute(kMigrations[static_cast<size_t>(i)]);
   database.execute(fmt::format("PRAGMA application_id = {}", kApplicationId).c_str());
@@ -187,6 +188,13 @@ struct Store::Impl {
     auto query = database.prepare(
         "SELECT id FROM variants WHERE model = ?1 AND method = ?2 AND bits = ?3 AND group_size = ?4");
     if (!query.bind(v.model, v.method, v.bits, v.group_size).step()) return std::nullopt;
+    return query.integer(0);
+  }
+  std::optional<int64_t> find_cell(const Variant& v, const std::string& task) const {
+    const auto variant = find_variant(v);
+    if (!variant) return std::nullopt;
+    auto query = database.prepare("SELECT id FROM cells WHERE variant_id = ?1 AND task = ?2");
+    if (!query.bind(*variant, task).step()) return std::nullopt;
     return query.integer(0);
   }
   int64_t variant_id(const Variant& v) {
@@ -265,16 +273,28 @@ void Store::Impl::read_result(int64_t cell, TaskResult& r) const {
   }
 }
 
+namespace {
+
+constexpr const char* kReadSamples =
+    "SELECT key, cluster, score, tokens, prediction, gold, prompt, output, detail FROM samples "
+    "WHERE cell_id = ?1 ORDER BY position";
+constexpr const char* kReadSample =
+    "SELECT key, cluster, score, tokens, prediction, gold, prompt, output, detail FROM samples "
+    "WHERE cell_id = ?1 AND position = ?2";
+
+Sample read_sample(const sqlite::Statement& row, const std::string& file) {
+  return {row.text(0), row.text(1), row.real(2),
+          row.real(3), row.text(4), row.text(5),
+          row.text(6), row.text(7), json_column(row, 8, file)};
+}
+
+}  // namespace
+
 std::vector<Sample> Store::Impl::read_samples(int64_t cell) const {
-  auto query = database.prepare(
-      "SELECT key, cluster, score, tokens, prediction, gold, prompt, output, detail FROM samples "
-      "WHERE cell_id = ?1 ORDER BY position");
+  auto query = database.prepare(kReadSamples);
   query.bind(cell);
   std::vector<Sample> samples;
-  while (query.step()) {
-    samples.push_back({query.text(0), query.text(1), query.real(2), query.real(3), query.text(4),
-                       query.text(5), query.text(6), query.text(7), json_column(query, 8, database.file())});
-  }
+  while (query.step()) samples.push_back(read_sample(query, database.file()));
   return samples;
 }
 
@@ -313,28 +333,37 @@ void Store::set_facts(const Variant& variant, const VariantFacts& facts) {
   impl_->database
       .prepare(
           "UPDATE variants SET sha256 = ?2, file_bytes = ?3, bits_per_weight = ?4, parameters = ?5, "
-          "quantize_seconds = ?6, quantization_report = ?7 WHERE id = ?1")
+          "quantize_seconds = ?6, quantization_report = ?7, parts = ?8 WHERE id = ?1")
       .run(impl_->variant_id(variant), facts.sha256, facts.file_bytes, facts.bits_per_weight,
-           facts.parameters, facts.quantize_seconds, json_text(facts.quantization_report));
+           facts.parameters, facts.quantize_seconds, json_text(facts.quantization_report),
+           json_text(facts.parts));
   transaction.commit();
 }
 
 std::optional<VariantFacts> Store::facts(const Variant& v) const {
   auto query = impl_->database.prepare(
-      "SELECT sha256, file_bytes, bits_per_weight, parameters, quantize_seconds, quantization_report "
+      "SELECT sha256, file_bytes, bits_per_weight, parameters, quantize_seconds, quantization_report, parts "
       "FROM variants WHERE model = ?1 AND method = ?2 AND bits = ?3 AND group_size = ?4");
   if (!query.bind(v.model, v.method, v.bits, v.group_size).step() || query.is_null(0)) return std::nullopt;
-  return VariantFacts{query.text(0), query.unsigned_integer(1),
-                      query.real(2), query.unsigned_integer(3),
-                      query.real(4), json_column(query, 5, impl_->database.file())};
+  const std::string& file = impl_->database.file();
+  return VariantFacts{query.text(0),
+                      query.unsigned_integer(1),
+                      query.real(2),
+                      query.unsigned_integer(3),
+                      query.real(4),
+                      json_column(query, 5, file),
+                      json_column(query, 6, file)};
 }
 
 void Store::save(const Cell& cell) {
   sqlite::Transaction transaction(impl_->database);
   const int64_t id = impl_->cell_id(cell.variant, cell.task);
   impl_->clear(id);
-  impl_->database.prepare("UPDATE cells SET status = ?2, reason = ?3, seconds = ?4, bench = ?5 WHERE id = ?1")
-      .run(id, kStatusNames[static_cast<int>(cell.status)], cell.reason, cell.seconds, json_text(cell.bench));
+  impl_->database
+      .prepare(
+          "UPDATE cells SET status = ?2, reason = ?3, seconds = ?4, bench = ?5, distance = ?6 WHERE id = ?1")
+      .run(id, kStatusNames[static_cast<int>(cell.status)], cell.reason, cell.seconds, json_text(cell.bench),
+           json_text(cell.distance));
   if (cell.memory) {
     const MemoryBytes& m = *cell.memory;
     impl_->database
@@ -361,6 +390,7 @@ std::vector<Cell> Store::cells(bool with_samples) const {
     cell.reason = query.text(7);
     cell.seconds = query.is_null(8) ? 0 : query.real(8);
     cell.bench = json_column(query, 9, file);
+    cell.distance = json_column(query, 27, file);
     if (!query.is_null(10)) {
       TaskResult& r = cell.result.emplace();
       r.task = cell.task;
@@ -388,11 +418,16 @@ std::vector<Cell> Store::cells(bool with_samples) const {
 }
 
 std::vector<Sample> Store::samples(const Variant& variant, const std::string& task) const {
-  const auto variant_row = impl_->find_variant(variant);
-  if (!variant_row) return {};
-  auto query = impl_->database.prepare("SELECT id FROM cells WHERE variant_id = ?1 AND task = ?2");
-  if (!query.bind(*variant_row, task).step()) return {};
-  return impl_->read_samples(query.integer(0));
+  const auto cell = impl_->find_cell(variant, task);
+  return cell ? impl_->read_samples(*cell) : std::vector<Sample>{};
+}
+
+std::optional<Sample> Store::sample(const Variant& variant, const std::string& task, size_t position) const {
+  const auto cell = impl_->find_cell(variant, task);
+  if (!cell) return std::nullopt;
+  auto query = impl_->database.prepare(kReadSample);
+  if (!query.bind(*cell, static_cast<int64_t>(position)).step()) return std::nullopt;
+  return read_sample(query, impl_->database.file());
 }
 
 }  // namespace nibble

@@ -32,11 +32,13 @@ struct VariantFacts {
   uint64_t parameters = 0;
   double quantize_seconds = 0;
   Json quantization_report;  // null for the baseline
+  Json parts;  // {"body", "embedding", "head", "other"}: {"parameters", "bytes"} in memory; null: not stored
 };
 
 enum class CellStatus { kPlanned, kDone, kFailed };
 
-// One measurement: a variant on a task ("boolq", …, or "bench").
+// One measurement: a variant on a task ("boolq", …), its speed ("bench"), its distance from its baseline
+// ("kl").
 struct Cell {
   Variant variant;
   std::string task;
@@ -46,11 +48,13 @@ struct Cell {
   std::optional<TaskResult> result;   // tasks; samples only when loaded with them
   std::optional<MemoryBytes> memory;  // of its own process
   Json bench;                         // task "bench": the array of `bench -o json`; else null
+  Json distance;                      // task "kl": the object of `compare --json`; else null
 };
 
 class Store {
  public:
-  // Opens or creates; an older schema is migrated, a newer one refused. `read_only` never creates.
+  // Opens or creates; an older schema is migrated, a newer one refused. `read_only` never creates nor
+  // changes the file: an older schema is migrated in a copy in memory.
   static Store open(const std::filesystem::path& file, bool read_only = false);
   ~Store();
   Store(Store&&) noexcept;
@@ -69,6 +73,8 @@ class Store {
 
   std::vector<Cell> cells(bool with_samples = false) const;  // in planned order
   std::vector<Sample> samples(const Variant& variant, const std::string& task) const;
+  // One of them, by its place in that list; none where there is no such sample.
+  std::optional<Sample> sample(const Variant& variant, const std::string& task, size_t position) const;
 
  private:
   struct Impl;

@@ -174,6 +174,10 @@ TEST_F(StoreTest, CellComesBackAsItWas) {
 
   expect_same(store.samples(saved.variant, "boolq"), expected.samples);
   EXPECT_TRUE(store.samples(saved.variant, "gsm8k").empty());
+  expect_same({store.sample(saved.variant, "boolq", 1).value()}, {expected.samples[1]});
+  EXPECT_FALSE(store.sample(saved.variant, "boolq", 2));
+  EXPECT_FALSE(store.sample(saved.variant, "gsm8k", 0));
+  EXPECT_FALSE(store.sample(kBaseline, "boolq", 0));
   EXPECT_TRUE(store.samples(kBaseline, "boolq").empty());
   EXPECT_TRUE(store.cells()[0].result->samples.empty());
 }
@@ -226,8 +230,8 @@ TEST_F(StoreTest, FactsAndMeta) {
   EXPECT_FALSE(store.facts(kGptq));
   store.plan({make_cell(kGptq, "boolq")});
   EXPECT_FALSE(store.facts(kGptq));
-  store.set_facts(kGptq, {"abc", 1234, 4.625, 99, 3.5, {{"totals", {{"seconds", 3.5}}}}});
-  store.set_facts(kBaseline, {"def", 5, 16, 99, 0, nullptr});
+  store.set_facts(kGptq, {"abc", 1234, 4.625, 99, 3.5, {{"totals", {{"seconds", 3.5}}}}, {{"body", 1}}});
+  store.set_facts(kBaseline, {"def", 5, 16, 99, 0, nullptr, nullptr});
   const auto facts = store.facts(kGptq);
   ASSERT_TRUE(facts);
   EXPECT_EQ(facts->sha256, "abc");
@@ -236,12 +240,41 @@ TEST_F(StoreTest, FactsAndMeta) {
   EXPECT_EQ(facts->parameters, 99u);
   EXPECT_EQ(facts->quantize_seconds, 3.5);
   EXPECT_EQ(facts->quantization_report["totals"]["seconds"], 3.5);
+  EXPECT_EQ(facts->parts["body"], 1);
   EXPECT_TRUE(store.facts(kBaseline)->quantization_report.is_null());
 
   EXPECT_FALSE(store.meta("version"));
   store.set_meta("version", "0.1");
   store.set_meta("version", "0.2");
   EXPECT_EQ(store.meta("version"), "0.2");
+}
+
+// What version 1 wrote: a baseline and a quantized variant with a score and a bench each.
+TEST_F(StoreTest, OlderSchemaIsReadAsItIsAndMigratedByAWriter) {
+  execute(read_file(testing::source_dir() / "tests" / "golden" / "results_v1.sql"));
+  const std::string before = read_file(file_);
+  const auto expect_content = [&](const Store& store) {
+    const auto cells = store.cells(true);
+    ASSERT_EQ(cells.size(), 4u);
+    EXPECT_EQ(cells[0].variant.name(), "llama-mini baseline");
+    EXPECT_EQ(cells[0].result->samples.size(), 5u);
+    EXPECT_EQ(cells[1].bench.size(), 2u);
+    EXPECT_EQ(cells[2].variant.name(), "llama-mini gptq-4bit-g16");
+    EXPECT_TRUE(cells[2].distance.is_null());
+    const auto facts = store.facts(cells[2].variant);
+    EXPECT_EQ(facts->file_bytes, 3457024u);
+    EXPECT_TRUE(facts->parts.is_null());
+  };
+  expect_content(Store::open(file_, true));
+  EXPECT_EQ(read_file(file_), before);
+
+  Store writer = Store::open(file_);
+  expect_content(writer);
+  Cell kl = make_cell(kGptq, "kl", CellStatus::kDone);
+  kl.distance = {{"kl", {{"mean", 0.01}}}};
+  writer.save(kl);
+  EXPECT_EQ(Store::open(file_, true).cells().back().distance, kl.distance);
+  EXPECT_NE(read_file(file_), before);
 }
 
 TEST_F(StoreTest, QueriesOfTheDocumentationRun) {
@@ -306,7 +339,7 @@ TEST_F(StoreTest, DamagedFilesEndInOneLine) {
     EXPECT_NE(error_of_opening(true), "") << size;
   }
   std::string scrambled = whole;
-  for (size_t i = 4096; i < scrambled.size(); i += 7) scrambled[i] = static_cast<char>(scrambled[i] ^ 0x5a);
+  for (size_t i = 4096; i < scrambled.size(); ++i) scrambled[i] = static_cast<char>(scrambled[i] ^ 0x5a);
   write_file_atomically(file_, scrambled);
   EXPECT_NE(error_of_opening(true), "");
   write_file_atomically(file_, "");
