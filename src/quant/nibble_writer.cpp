@@ -1,7 +1,5 @@
 #include "quant/nibble_writer.h"
 
-#include <algorithm>
-
 #include "base/file.h"
 #include "io/foreign/repack.h"
 #include "io/safetensors.h"
@@ -10,16 +8,9 @@ namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
-using NamedTensors = std::vector<std::pair<std::string, TensorView>>;
 
 TensorView view_of(DType dtype, std::vector<int64_t> shape, const void* data) {
   return {dtype, std::move(shape), static_cast<const std::byte*>(data)};
-}
-
-// Alignment follows from the order: codes are multiples of 64 bytes, then 4-, 2- and 1-byte types.
-int rank(const std::pair<std::string, TensorView>& tensor) {
-  if (tensor.first.ends_with(".codes")) return 0;
-  return 9 - static_cast<int>(dtype_size(tensor.second.dtype));
 }
 
 Json config_of(const Model& model, const QuantizedTensors& tensors, const OrderedJson& summary) {
@@ -38,7 +29,7 @@ Json config_of(const Model& model, const QuantizedTensors& tensors, const Ordere
 
 void write_nibble_directory(const Model& model, const QuantizedTensors& tensors, const OrderedJson& summary,
                             const fs::path& out) {
-  NamedTensors all;
+  std::vector<std::pair<std::string, TensorView>> all;
   for (const auto& [name, packed] : tensors.packed) add_packed_tensors(name, packed.buffers.view(packed.format), {}, all);
   for (const auto& [name, values] : tensors.floats) {
     const auto original = model.checkpoint().tensors.find(name);
@@ -52,7 +43,7 @@ void write_nibble_directory(const Model& model, const QuantizedTensors& tensors,
         (model.config.tied_head && name == std::string(model.architecture().names.head) + ".weight");
     if (!replaced) all.emplace_back(name, view);
   }
-  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return rank(a) < rank(b); });
+  order_for_mapping(all);
   write_safetensors(out / "model.safetensors", all, {{"format", "nibble"}});
   const Checkpoint& from = model.checkpoint();
   if (!from.tokenizer.is_null()) write_file_atomically(out / "tokenizer.json", from.tokenizer.dump());

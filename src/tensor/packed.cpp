@@ -152,18 +152,22 @@ int packed_zero(const PackedView& v, int64_t row, int64_t group) {
   return v.format.zero_bytes_per_group() == 16 ? byte : byte >> zero_shift(v.format, row) & 15;
 }
 
+void unpack_row(const PackedView& v, int64_t row, uint8_t* codes) {
+  const PackedFormat& f = v.format;
+  const ChunkLayout& layout = chunk_layout(f.bits);
+  const int r = static_cast<int>(row % kPanelRows);
+  const uint8_t* chunk = v.codes + chunk_offset(f, row, 0);
+  for (int64_t begin = 0; begin < f.k; begin += f.chunk_inputs(), chunk += f.chunk_bytes()) {
+    const int count = static_cast<int>(std::min<int64_t>(f.chunk_inputs(), f.k - begin));
+    for (int i = 0; i < count; ++i) *codes++ = static_cast<uint8_t>(code_in_chunk(layout, chunk, r, i));
+  }
+}
+
 QuantizedMatrix unpack(const PackedView& v) {
   QuantizedMatrix m(v.format);
   const PackedFormat& f = v.format;
-  const ChunkLayout& layout = chunk_layout(f.bits);
   for (int64_t row = 0; row < f.n; ++row) {
-    const int r = static_cast<int>(row % kPanelRows);
-    const uint8_t* chunk = v.codes + chunk_offset(f, row, 0);
-    uint8_t* codes = m.codes.data() + row * f.k;
-    for (int64_t begin = 0; begin < f.k; begin += f.chunk_inputs(), chunk += f.chunk_bytes()) {
-      const int count = static_cast<int>(std::min<int64_t>(f.chunk_inputs(), f.k - begin));
-      for (int i = 0; i < count; ++i) *codes++ = static_cast<uint8_t>(code_in_chunk(layout, chunk, r, i));
-    }
+    unpack_row(v, row, m.codes.data() + row * f.k);
     for (int64_t g = 0; g < f.groups(); ++g) {
       m.scales[static_cast<size_t>(row * f.groups() + g)] = packed_scale(v, row, g);
       m.zeros[static_cast<size_t>(row * f.groups() + g)] = static_cast<uint8_t>(packed_zero(v, row, g));

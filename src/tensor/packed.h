@@ -89,6 +89,7 @@ struct PackedBuffers {
 };
 PackedBuffers pack(const QuantizedMatrix& matrix);
 QuantizedMatrix unpack(const PackedView& view);
+void unpack_row(const PackedView& view, int64_t row, uint8_t* codes);  // [k]
 
 // One code, scale or zero of a packed matrix; slow, for tests, exports and embedding rows.
 int packed_code(const PackedView& view, int64_t row, int64_t input);

@@ -36,6 +36,8 @@ const char* ForeignConfig::method_name() const {
 // Bits and group size of an object; −1 is the whole row.
 ForeignFormat ForeignConfig::read_format(const Json& object, const char* bits,
                                          const ForeignFormat& otherwise) const {
+  if (!object.is_object())
+    fail("{}: a JSON {} where bits and group size are expected", where_, object.type_name());
   ForeignFormat format;
   format.bits = json_get_or<int>(object, bits, otherwise.bits, where_);
   const int group = json_get_or<int>(object, "group_size", otherwise.group_size, where_);

@@ -70,6 +70,15 @@ void add_packed_tensors(const std::string& name, const PackedView& weight, const
   if (!order.empty()) add(".order", DType::kI32, {f.k}, order.data());
 }
 
+void order_for_mapping(std::vector<std::pair<std::string, TensorView>>& tensors) {
+  // Codes are multiples of 64 bytes; then 8-, 4-, 2- and 1-byte types.
+  const auto rank = [](const std::pair<std::string, TensorView>& tensor) {
+    return tensor.first.ends_with(".codes") ? 0 : 9 - static_cast<int>(dtype_size(tensor.second.dtype));
+  };
+  std::stable_sort(tensors.begin(), tensors.end(),
+                   [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
+}
+
 OrderedJson packed_entry(const std::string& method, const PackedFormat& f, bool ordered) {
   OrderedJson entry = {
       {"method", method}, {"bits", f.bits}, {"group_size", f.group_size}, {"symmetric", f.symmetric}};

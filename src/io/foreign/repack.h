@@ -2,6 +2,10 @@
 // scales and zero points are kept as they are.
 #pragma once
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "io/checkpoint.h"
 #include "tensor/packed.h"
 
@@ -18,6 +22,8 @@ void repack_foreign(Checkpoint& checkpoint);
 // The tensors of a packed weight, views of it, as a nibble directory holds them (names with their suffixes).
 void add_packed_tensors(const std::string& name, const PackedView& weight, const std::vector<int32_t>& order,
                         std::vector<std::pair<std::string, TensorView>>& out);
+// Sorts them so that each lies at a multiple of what it needs when written one after another.
+void order_for_mapping(std::vector<std::pair<std::string, TensorView>>& tensors);
 // Its entry of quantization_config.linears.
 OrderedJson packed_entry(const std::string& method, const PackedFormat& format, bool ordered);
 
