@@ -125,13 +125,15 @@ int run(Options options, const GlobalOptions& global) {
   }
   const ConvertReport written =
       convert_model(*load_model(out), {format, options.dequantize, options.force}, options.out);
-  const fs::path report_file = format == ExportFormat::kGguf ? fs::path(options.out + ".quantization_report.json")
-                                                             : fs::path(options.out) / kReport;
+  const fs::path report_file = format == ExportFormat::kGguf
+                                   ? fs::path(options.out + ".quantization_report.json")
+                                   : fs::path(options.out) / kReport;
   write_file_atomically(report_file, read_file(out / kReport));
   OrderedJson json = report;
   json["export"] = export_json(written, options.out, options.format);
-  write_output(global, json, render(report, report_file.string(), options.format) +
-                                 export_summary(written, options.out, options.format));
+  write_output(global, json,
+               render(report, report_file.string(), options.format) +
+                   export_summary(written, options.out, options.format));
   return 0;
 }
 

@@ -36,9 +36,11 @@ void check_source(const Model& model, const ConvertOptions& options) {
   if (options.dequantize) return;
   for (const auto& [name, type] : model.checkpoint().source_types) {
     if (type.starts_with("Q"))
-      fail("{}: {} is {} in the file, which is read dequantized and cannot be written again as it was; start from "
-           "the original model, or give --dequantize",
-           model.name(), name, type);
+      fail(
+          "{}: {} is {} in the file, which is read dequantized and cannot be written again as it was; start "
+          "from "
+          "the original model, or give --dequantize",
+          model.name(), name, type);
   }
 }
 
@@ -60,7 +62,8 @@ std::vector<std::string> export_format_names() {
 }
 
 std::string export_format_name(ExportFormat format) {
-  return std::find_if(std::begin(kFormats), std::end(kFormats), [&](const Named& n) { return n.format == format; })
+  return std::find_if(std::begin(kFormats), std::end(kFormats),
+                      [&](const Named& n) { return n.format == format; })
       ->name;
 }
 
@@ -76,7 +79,8 @@ std::string packed_text(const PackedFormat& f) {
                      f.symmetric ? " symmetric" : "");
 }
 
-void write_dequantized(const Linear& linear, const std::function<int64_t(int64_t)>& row_of, const ByteSink& sink) {
+void write_dequantized(const Linear& linear, const std::function<int64_t(int64_t)>& row_of,
+                       const ByteSink& sink) {
   std::vector<float> row(static_cast<size_t>(linear.k));
   std::vector<uint16_t> half(row.size());
   std::vector<float> columns(row.size());
@@ -94,7 +98,8 @@ void release_codes(const Model& model, const PackedView& weight) {
                                         static_cast<size_t>(weight.format.code_bytes()));
   for (const auto& file : model.checkpoint().files) {
     const auto whole = file->bytes();
-    if (part.data() >= whole.data() && part.data() + part.size() <= whole.data() + whole.size()) file->release(part);
+    if (part.data() >= whole.data() && part.data() + part.size() <= whole.data() + whole.size())
+      file->release(part);
   }
 }
 
@@ -108,9 +113,10 @@ void write_companions(const Model& model, const fs::path& out) {
   }
   if (!from.generation_config.is_null())
     write_file_atomically(out / "generation_config.json", from.generation_config.dump(2) + "\n");
-  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-                           "merges.txt", "chat_template.jinja", "chat_template.json"}) {
-    if (folder && fs::exists(from.path / name)) write_file_atomically(out / name, read_file(from.path / name));
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                           "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"}) {
+    if (folder && fs::exists(from.path / name))
+      write_file_atomically(out / name, read_file(from.path / name));
   }
   if (!fs::exists(out / "tokenizer_config.json") && fs::exists(out / "tokenizer.json"))
     write_file_atomically(out / "tokenizer_config.json",
@@ -146,7 +152,8 @@ ConvertReport convert_model(const Model& model, const ConvertOptions& options, c
   check_out(out, file, options.force);
   check_source(model, options);
   if (file) return export_gguf(model, options, out);
-  return options.to == ExportFormat::kNibble ? export_nibble(model, out) : export_hugging_face(model, options, out);
+  return options.to == ExportFormat::kNibble ? export_nibble(model, out)
+                                             : export_hugging_face(model, options, out);
 }
 
 }  // namespace nibble

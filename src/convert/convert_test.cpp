@@ -1,4 +1,5 @@
-// Models quantized by other tools, read, run, and written again: against those tools' own logits, and bit for bit.
+// Models quantized by other tools, read, run, and written again: against those tools' own logits, and bit for
+// bit.
 #include "convert/convert.h"
 
 #include <gtest/gtest.h>
@@ -33,7 +34,8 @@ float logits_error(const fs::path& model_path, const fs::path& expected_file) {
   const TensorView &ids = expected.tensors.at("ids"), &logits = expected.tensors.at("logits");
   std::vector<int32_t> tokens;
   for (int64_t i = 0; i < ids.elements(); ++i)
-    tokens.push_back(ids.dtype == DType::kI64 ? static_cast<int32_t>(ids.as<int64_t>()[i]) : ids.as<int32_t>()[i]);
+    tokens.push_back(ids.dtype == DType::kI64 ? static_cast<int32_t>(ids.as<int64_t>()[i])
+                                              : ids.as<int32_t>()[i]);
   ThreadPool pool(2);
   SessionOptions options;
   options.context = options.batch_tokens = static_cast<int>(tokens.size());
@@ -46,7 +48,8 @@ float logits_error(const fs::path& model_path, const fs::path& expected_file) {
   session.logits(session.hidden(), static_cast<int64_t>(tokens.size()), rows.data());
   EXPECT_EQ(static_cast<int64_t>(rows.size()), logits.elements());
   float worst = 0;
-  for (size_t i = 0; i < rows.size(); ++i) worst = std::max(worst, std::fabs(rows[i] - logits.as<float>()[i]));
+  for (size_t i = 0; i < rows.size(); ++i)
+    worst = std::max(worst, std::fabs(rows[i] - logits.as<float>()[i]));
   return worst;
 }
 
@@ -82,7 +85,8 @@ TEST(ForeignModel, InfoNamesMethodBitsAndGroup) {
   EXPECT_EQ(gptq_facts.format, "gptq");
   EXPECT_EQ(gptq_facts.formats.begin()->first, "gptq 4-bit g32 symmetric");
   EXPECT_EQ(summary("awq-asym-g32").second.formats.begin()->first, "awq 4-bit g32");
-  EXPECT_EQ(summary("compressed-tensors-asym-g64").second.formats.begin()->first, "compressed-tensors 4-bit g64");
+  EXPECT_EQ(summary("compressed-tensors-asym-g64").second.formats.begin()->first,
+            "compressed-tensors 4-bit g64");
   const auto mixed = summary("gptq-v2-dynamic").second.formats;
   EXPECT_EQ(mixed.at("gptq 8-bit g32"), 2);
   EXPECT_EQ(mixed.at("bf16") + mixed.at("gptq 4-bit g64"), 12);
@@ -124,8 +128,8 @@ TEST(Convert, KeepsEveryIntegerScaleAndZeroPointInEveryFormat) {
     for (const std::string& to : export_format_names()) {
       if (to == "gguf") continue;
       // Act-order, 8 bits and mixtures are more than AWQ says.
-      const bool plain = name.find("act-order") == std::string::npos && name.find("dynamic") == std::string::npos &&
-                         name.find("w8") == std::string::npos;
+      const bool plain = name.find("act-order") == std::string::npos &&
+                         name.find("dynamic") == std::string::npos && name.find("w8") == std::string::npos;
       if (to == "awq" && !plain) continue;
       if (to == "compressed-tensors" && name == "gptq-act-order-g32") continue;  // 600 inputs
       const fs::path out = dir / (name + "." + to);
@@ -189,30 +193,33 @@ TEST(Convert, RefusesWhatAFormatCannotSayAndNamesTheOption) {
   const TemporaryDirectory dir;
   const auto refusal = [&](const char* name, const char* to) {
     const fs::path out = dir / "refused";
-    const std::string message =
-        error_of([&] { convert_model(*load_model(foreign(name)), {export_format(to), false, false}, out); });
+    const std::string message = error_of([&] {
+      convert_model(*load_model(foreign(name)), {export_format(to), false, false}, out);
+    });
     EXPECT_FALSE(fs::exists(out)) << "nothing may be left";
     return message;
   };
   EXPECT_NE(refusal("gptq-act-order-g32", "awq").find("act-order"), std::string::npos);
   EXPECT_NE(refusal("gptq-act-order-g32", "gguf").find("act-order"), std::string::npos);
   EXPECT_NE(refusal("gptq-v2-dynamic", "awq").find("mlp.down_proj: 8 bits"), std::string::npos);
-  EXPECT_NE(refusal("gptq-act-order-g32", "compressed-tensors").find("600 inputs leave a short last group of 24"),
-            std::string::npos);
+  EXPECT_NE(
+      refusal("gptq-act-order-g32", "compressed-tensors").find("600 inputs leave a short last group of 24"),
+      std::string::npos);
   EXPECT_NE(error_of([&] {
-              convert_model(*load_model(testing::mini_dir() / "models/llama-mini"), {ExportFormat::kGptq, false, false},
-                            dir / "dense");
+              convert_model(*load_model(testing::mini_dir() / "models/llama-mini"),
+                            {ExportFormat::kGptq, false, false}, dir / "dense");
             }).find("nibble quantize"),
             std::string::npos);
   // Asked for, the layers that do not fit become F16 and are named.
-  const ConvertReport report = convert_model(*load_model(foreign("gptq-v2-dynamic")), {ExportFormat::kAwq, true, false},
-                                             dir / "awq");
+  const ConvertReport report =
+      convert_model(*load_model(foreign("gptq-v2-dynamic")), {ExportFormat::kAwq, true, false}, dir / "awq");
   EXPECT_EQ(report.dequantized.size(), 2u);
   EXPECT_NO_THROW(load_model(dir / "awq"));
-  EXPECT_NE(error_of([&] {
-              convert_model(*load_model(foreign("gptq-sym-g32")), {ExportFormat::kAwq, false, false}, dir / "awq");
-            }).find("--force"),
-            std::string::npos);
+  EXPECT_NE(
+      error_of([&] {
+        convert_model(*load_model(foreign("gptq-sym-g32")), {ExportFormat::kAwq, false, false}, dir / "awq");
+      }).find("--force"),
+      std::string::npos);
   EXPECT_THROW(export_format("ggml"), UsageError);
 }
 
@@ -232,7 +239,8 @@ TEST(HostileForeignDirectory, DamagedFilesEndInErrors) {
     for (const Json& bits : {Json(2), Json(3), Json(5), Json(-4), Json("x"), Json(1u << 31)}) {
       refuses("bits " + bits.dump(), [&](Json& c) {
         Json& q = c["quantization_config"];
-        (q.contains("config_groups") ? q["config_groups"]["group_0"]["weights"]["num_bits"] : q["bits"]) = bits;
+        (q.contains("config_groups") ? q["config_groups"]["group_0"]["weights"]["num_bits"] : q["bits"]) =
+            bits;
       });
     }
     refuses("another method", [](Json& c) { c["quantization_config"]["quant_method"] = "awq"; });
@@ -248,7 +256,8 @@ TEST(HostileForeignDirectory, DamagedFilesEndInErrors) {
     Random random(7);
     for (int i = 0; i < 10; ++i) {
       std::string damaged = whole;
-      for (int k = 0; k < 200; ++k) damaged[random.below(damaged.size())] = static_cast<char>(random.below(256));
+      for (int k = 0; k < 200; ++k)
+        damaged[random.below(damaged.size())] = static_cast<char>(random.below(256));
       fs::remove(weights);
       write_text(weights, damaged);
       error_of([&] { load_model(dir / "model"); });

@@ -23,7 +23,8 @@ std::pair<int, int> value_range(const PackedView& w) {
   for (int64_t row = 0; row < f.n; ++row) {
     unpack_row(w, row, codes.data());
     for (int64_t g = 0; g < f.groups(); ++g) {
-      const auto begin = codes.begin() + g * f.group(), end = codes.begin() + std::min(f.k, (g + 1) * f.group());
+      const auto begin = codes.begin() + g * f.group(),
+                 end = codes.begin() + std::min(f.k, (g + 1) * f.group());
       const auto [low, high] = std::minmax_element(begin, end);
       const int zero = packed_zero(w, row, g);
       least = std::min(least, int{*low} - zero);
@@ -53,15 +54,22 @@ Choice choose(const Linear& linear) {
   const PackedView& w = *linear.packed;
   const PackedFormat& f = w.format;
   if (linear.order)
-    return {{}, "its groups are not contiguous (act-order), GGUF has no order of inputs; --to gptq or compressed-tensors can"};
+    return {{},
+            "its groups are not contiguous (act-order), GGUF has no order of inputs; --to gptq or "
+            "compressed-tensors can"};
   if (f.float_scales) return {{}, "scales that fp16 cannot hold; --to compressed-tensors can"};
   if (f.k % kBlock != 0)
-    return {{}, fmt::format("{} inputs, not a multiple of GGUF's blocks of 32; leave this layer at 16 bits by a rule of "
-                            "--plan",
-                            f.k)};
+    return {{},
+            fmt::format(
+                "{} inputs, not a multiple of GGUF's blocks of 32; leave this layer at 16 bits by a rule of "
+                "--plan",
+                f.k)};
   if (f.group() < f.k && f.group() % kBlock != 0)
-    return {{}, fmt::format("groups of {}, GGUF's blocks share a scale by 32; quantize with --group-size 32 or a multiple",
-                            f.group())};
+    return {
+        {},
+        fmt::format(
+            "groups of {}, GGUF's blocks share a scale by 32; quantize with --group-size 32 or a multiple",
+            f.group())};
   if (f.bits <= 4) {
     const auto [least, greatest] = value_range(w);
     if (least >= -8 && greatest <= 7) return {GgmlType::kQ4_0, ""};
@@ -75,7 +83,8 @@ Choice choose(const Linear& linear) {
 }
 
 // One row of blocks.
-void encode_row(const PackedView& w, int64_t row, GgmlType type, std::vector<uint8_t>& codes, std::string& out) {
+void encode_row(const PackedView& w, int64_t row, GgmlType type, std::vector<uint8_t>& codes,
+                std::string& out) {
   const PackedFormat& f = w.format;
   unpack_row(w, row, codes.data());
   out.clear();
@@ -97,8 +106,8 @@ void encode_row(const PackedView& w, int64_t row, GgmlType type, std::vector<uin
   }
 }
 
-// llama.cpp keeps the two values of a rotary pair beside each other in Llama's q and k: row 2i + j of a head is row
-// j · head_dim/2 + i of Hugging Face's.
+// llama.cpp keeps the two values of a rotary pair beside each other in Llama's q and k: row 2i + j of a head
+// is row j · head_dim/2 + i of Hugging Face's.
 int64_t source_row(int64_t row, int64_t head_dim) {
   if (head_dim == 0) return row;
   const int64_t in_head = row % head_dim;
@@ -177,9 +186,11 @@ class Exporter {
   void add_tokenizer() {
     const Json& tokenizer = model_.checkpoint().tokenizer;
     const std::string where = model_.name();
-    if (tokenizer.is_null()) fail("{}: there is no tokenizer.json to go into the GGUF; copy it beside config.json", where);
+    if (tokenizer.is_null())
+      fail("{}: there is no tokenizer.json to go into the GGUF; copy it beside config.json", where);
     const std::string pre = gguf_pre_tokenizer(tokenizer);
-    if (pre.empty()) fail("{}: llama.cpp has no name known here for the way its tokenizer splits text", where);
+    if (pre.empty())
+      fail("{}: llama.cpp has no name known here for the way its tokenizer splits text", where);
     const Json model = json_get<Json>(tokenizer, "model", where);
     const size_t size = static_cast<size_t>(config_.vocab_size);
     std::vector<std::string> tokens(size), merges;
@@ -195,10 +206,12 @@ class Exporter {
     for (const auto& [token, id] : vocab.items()) place(token, id.get<int64_t>(), GgufTokenType::kNormal);
     for (const Json& added : json_get_or<Json>(tokenizer, "added_tokens", Json::array(), where))
       place(json_get<std::string>(added, "content", where), json_get<int64_t>(added, "id", where),
-            json_get_or<bool>(added, "special", false, where) ? GgufTokenType::kControl : GgufTokenType::kUserDefined);
+            json_get_or<bool>(added, "special", false, where) ? GgufTokenType::kControl
+                                                              : GgufTokenType::kUserDefined);
     for (const Json& merge : json_get<Json>(model, "merges", where))
-      merges.push_back(merge.is_string() ? merge.get<std::string>()
-                                         : merge.at(0).get<std::string>() + " " + merge.at(1).get<std::string>());
+      merges.push_back(merge.is_string()
+                           ? merge.get<std::string>()
+                           : merge.at(0).get<std::string>() + " " + merge.at(1).get<std::string>());
     writer_.add_text("tokenizer.ggml.model", "gpt2");
     writer_.add_text("tokenizer.ggml.pre", pre);
     writer_.add_texts("tokenizer.ggml.tokens", tokens);
@@ -246,7 +259,8 @@ class Exporter {
 
   // Rows of a head that are put in llama.cpp's order; 0: none.
   int64_t interleaved(const std::string& name) const {
-    const bool rotary = name.find(".q_proj") != std::string::npos || name.find(".k_proj") != std::string::npos;
+    const bool rotary =
+        name.find(".q_proj") != std::string::npos || name.find(".k_proj") != std::string::npos;
     return architecture_ == GgufArchitecture::kLlama && rotary ? config_.head_dim : 0;
   }
 
@@ -256,9 +270,11 @@ class Exporter {
     NIBBLE_CHECK(!to.empty());
     const int64_t head = interleaved(l.name);
     if (!choice.type) {
-      if (!dequantize_) fail("gguf cannot say {}: {}; or --dequantize to write it as F16", l.name, choice.reason);
+      if (!dequantize_)
+        fail("gguf cannot say {}: {}; or --dequantize to write it as F16", l.name, choice.reason);
       writer_.add_tensor(to, GgmlType::kF16, {l.n, l.k}, [&l, head](const ByteSink& sink) {
-        write_dequantized(l, [head](int64_t r) { return source_row(r, head); }, sink);
+        write_dequantized(
+            l, [head](int64_t r) { return source_row(r, head); }, sink);
       });
       report_.dequantized.push_back(l.name);
       ++report_.types["F16, dequantized"];
@@ -304,9 +320,8 @@ class Exporter {
 
   void add_floats(const std::string& name, std::vector<float> values) {
     const auto kept = std::make_shared<std::vector<float>>(std::move(values));
-    writer_.add_tensor(name, GgmlType::kF32, {static_cast<int64_t>(kept->size())}, [kept](const ByteSink& sink) {
-      sink(kept->data(), kept->size() * sizeof(float));
-    });
+    writer_.add_tensor(name, GgmlType::kF32, {static_cast<int64_t>(kept->size())},
+                       [kept](const ByteSink& sink) { sink(kept->data(), kept->size() * sizeof(float)); });
   }
 
   const Model& model_;

@@ -43,32 +43,37 @@ std::string obstacle(const Linear& linear, ExportFormat to, const PackedFormat& 
   const auto [least, greatest] = zero_range(*linear.packed);
   const bool gptq = to == ExportFormat::kGptq || to == ExportFormat::kGptqV2;
   if (to == ExportFormat::kAwq && f.bits != 4)
-    return fmt::format("{} bits, AWQ has 4; quantize with --bits 4, or this layer at 16 bits by a rule of --plan",
-                       f.bits);
+    return fmt::format(
+        "{} bits, AWQ has 4; quantize with --bits 4, or this layer at 16 bits by a rule of --plan", f.bits);
   if (gptq && f.bits == 6) return "6 bits, GPTQ has 2, 3, 4 and 8; quantize with --bits 4 or 8";
   if (f.float_scales && to != ExportFormat::kCompressedTensors)
     return "scales that fp16 cannot hold; --to compressed-tensors can";
-  if (linear.order && to == ExportFormat::kAwq) return "its groups are not contiguous (act-order); --to gptq can";
+  if (linear.order && to == ExportFormat::kAwq)
+    return "its groups are not contiguous (act-order); --to gptq can";
   const int from = to == ExportFormat::kGptq ? 1 : 0, until = f.max_code() + from;
   if (least < from || greatest > until)
-    return fmt::format("a zero point of {}, the format holds {} to {}; {}", least < from ? least : greatest, from,
-                       until,
-                       least < from        ? "--to gptq_v2 can, or quantize with --symmetric"
+    return fmt::format("a zero point of {}, the format holds {} to {}; {}", least < from ? least : greatest,
+                       from, until,
+                       least < from                ? "--to gptq_v2 can, or quantize with --symmetric"
                        : to == ExportFormat::kGptq ? "quantize with --symmetric"
                                                    : "--to gptq can");
   if (gptq && (f.n * f.bits % 32 != 0 || f.k * f.bits % 32 != 0))
-    return fmt::format("a shape of [{}, {}], whose {}-bit codes do not fill words of 32 bits; leave this layer at 16 "
-                       "bits by a rule of --plan",
-                       f.n, f.k, f.bits);
+    return fmt::format(
+        "a shape of [{}, {}], whose {}-bit codes do not fill words of 32 bits; leave this layer at 16 "
+        "bits by a rule of --plan",
+        f.n, f.k, f.bits);
   if (to == ExportFormat::kAwq && f.n % 8 != 0)
-    return fmt::format("{} outputs, not a multiple of 8; leave this layer at 16 bits by a rule of --plan", f.n);
+    return fmt::format("{} outputs, not a multiple of 8; leave this layer at 16 bits by a rule of --plan",
+                       f.n);
   if (!gptq && f.k % f.group() != 0)
-    return fmt::format("{} inputs leave a short last group of {} at group size {}; {}leave this layer at 16 bits by a "
-                       "rule of --plan, or --to gptq",
-                       f.k, f.k % f.group(), f.group(), dividing_group(f));
+    return fmt::format(
+        "{} inputs leave a short last group of {} at group size {}; {}leave this layer at 16 bits by a "
+        "rule of --plan, or --to gptq",
+        f.k, f.k % f.group(), f.group(), dividing_group(f));
   if (to == ExportFormat::kAwq && f.group_size != most_common.group_size)
-    return fmt::format("group size {} where others have {}, AWQ has one for all; quantize with one --group-size",
-                       f.group_size, most_common.group_size);
+    return fmt::format(
+        "group size {} where others have {}, AWQ has one for all; quantize with one --group-size",
+        f.group_size, most_common.group_size);
   return "";
 }
 
@@ -129,8 +134,9 @@ void add_packed(const Model& model, const Linear& linear, ExportFormat to, std::
 // Wide types first, so that all lie at multiples of their size; a packed linear's tensors stay together.
 int rank(const StreamedTensor& tensor, const std::set<std::string>& packed) {
   if (tensor.dtype == DType::kI64) return 0;
-  return packed.contains(tensor.name.substr(0, tensor.name.rfind('.'))) ? 10
-                                                                         : 9 - static_cast<int>(dtype_size(tensor.dtype));
+  return packed.contains(tensor.name.substr(0, tensor.name.rfind('.')))
+             ? 10
+             : 9 - static_cast<int>(dtype_size(tensor.dtype));
 }
 
 int group_of(const PackedFormat& f) { return f.group_size == 0 ? -1 : f.group_size; }
@@ -141,16 +147,17 @@ std::string escaped(const std::string& name) {
   return out;
 }
 
-OrderedJson gptq_config(const std::vector<const Linear*>& packed, const std::vector<std::string>& dense, bool v2,
-                        const PackedFormat& base) {
-  OrderedJson config = {{"quant_method", "gptq"},
-                        {"bits", base.bits},
-                        {"group_size", group_of(base)},
-                        {"sym", base.symmetric},
-                        {"desc_act", std::any_of(packed.begin(), packed.end(), [](auto* l) { return l->order; })},
-                        {"lm_head", false},
-                        {"checkpoint_format", v2 ? "gptq_v2" : "gptq"},
-                        {"pack_dtype", "int32"}};
+OrderedJson gptq_config(const std::vector<const Linear*>& packed, const std::vector<std::string>& dense,
+                        bool v2, const PackedFormat& base) {
+  OrderedJson config = {
+      {"quant_method", "gptq"},
+      {"bits", base.bits},
+      {"group_size", group_of(base)},
+      {"sym", base.symmetric},
+      {"desc_act", std::any_of(packed.begin(), packed.end(), [](auto* l) { return l->order; })},
+      {"lm_head", false},
+      {"checkpoint_format", v2 ? "gptq_v2" : "gptq"},
+      {"pack_dtype", "int32"}};
   OrderedJson dynamic = OrderedJson::object();
   for (const std::string& name : dense) {
     if (name.starts_with("model.layers.")) dynamic["-:^" + escaped(name) + "$"] = OrderedJson::object();
@@ -166,7 +173,7 @@ OrderedJson gptq_config(const std::vector<const Linear*>& packed, const std::vec
 }
 
 OrderedJson awq_config(const std::vector<std::string>& dense, const PackedFormat& base) {
-  return {{"quant_method", "awq"}, {"bits", 4},           {"group_size", group_of(base)},
+  return {{"quant_method", "awq"}, {"bits", 4},         {"group_size", group_of(base)},
           {"zero_point", true},    {"version", "gemm"}, {"modules_to_not_convert", dense}};
 }
 
@@ -202,9 +209,12 @@ OrderedJson compressed_tensors_config(const std::vector<const Linear*>& packed,
                                                                     {"output_activations", nullptr},
                                                                     {"format", "pack-quantized"}};
   }
-  return {{"quant_method", "compressed-tensors"}, {"format", "pack-quantized"},
-          {"quantization_status", "compressed"},  {"config_groups", config_groups},
-          {"ignore", dense},                      {"kv_cache_scheme", nullptr}};
+  return {{"quant_method", "compressed-tensors"},
+          {"format", "pack-quantized"},
+          {"quantization_status", "compressed"},
+          {"config_groups", config_groups},
+          {"ignore", dense},
+          {"kv_cache_scheme", nullptr}};
 }
 
 // The commonest bits and group size; symmetric only when all of them are.
@@ -225,8 +235,10 @@ PackedFormat common_format(const std::vector<const Linear*>& packed) {
 ConvertReport export_hugging_face(const Model& model, const ConvertOptions& options, const fs::path& out) {
   const std::string name = export_format_name(options.to);
   if (!model.rope_factors.empty())
-    fail("{}: its rope factors come as a tensor, which config.json cannot say; start from the Hugging Face directory",
-         model.name());
+    fail(
+        "{}: its rope factors come as a tensor, which config.json cannot say; start from the Hugging Face "
+        "directory",
+        model.name());
   std::vector<const Linear*> packed, as_f16;
   std::vector<std::string> dense;  // linears that stay as they are
   for (const Linear* l : model.linears()) {
@@ -234,7 +246,8 @@ ConvertReport export_hugging_face(const Model& model, const ConvertOptions& opti
     if (!l->packed) dense.push_back(l->name);
   }
   if (packed.empty())
-    fail("{}: no linear of its blocks is quantized; nibble quantize … --format {} does both", model.name(), name);
+    fail("{}: no linear of its blocks is quantized; nibble quantize … --format {} does both", model.name(),
+         name);
   const PackedFormat base = common_format(packed);
   std::erase_if(packed, [&](const Linear* l) {
     const std::string reason = obstacle(*l, options.to, base);
@@ -250,9 +263,11 @@ ConvertReport export_hugging_face(const Model& model, const ConvertOptions& opti
     if (end == &model.head) dense.push_back(end->name);
     if (!end->packed) continue;
     if (!options.dequantize)
-      fail("{} cannot say {}: {}, it has embedding and head at 16 bits; quantize with --head-bits 16, or --dequantize "
-           "to write it as F16",
-           name, end->name, packed_text(end->packed->format));
+      fail(
+          "{} cannot say {}: {}, it has embedding and head at 16 bits; quantize with --head-bits 16, or "
+          "--dequantize "
+          "to write it as F16",
+          name, end->name, packed_text(end->packed->format));
     as_f16.push_back(end);
   }
   if (model.config.tied_head) dense.emplace_back(model.architecture().names.head);
@@ -267,7 +282,8 @@ ConvertReport export_hugging_face(const Model& model, const ConvertOptions& opti
       add_packed(model, *l, options.to, tensors);
     } else {
       tensors.push_back({l->name + ".weight", DType::kF16, {l->n, l->k}, [l](const ByteSink& sink) {
-                           write_dequantized(*l, [](int64_t r) { return r; }, sink);
+                           write_dequantized(
+                               *l, [](int64_t r) { return r; }, sink);
                          }});
     }
   }
@@ -286,15 +302,16 @@ ConvertReport export_hugging_face(const Model& model, const ConvertOptions& opti
   write_companions(model, out);
 
   Json config = model.checkpoint().config;
-  const bool wide = std::any_of(packed.begin(), packed.end(), [](auto* l) { return l->packed->format.float_scales; });
+  const bool wide =
+      std::any_of(packed.begin(), packed.end(), [](auto* l) { return l->packed->format.float_scales; });
   // Readers make scales the model's type: only these keep every digit of them.
   config.erase("dtype");
   config["torch_dtype"] = wide ? "float32" : "float16";
   config["quantization_config"] =
-      Json(options.to == ExportFormat::kAwq                  ? awq_config(dense, base)
-           : options.to == ExportFormat::kCompressedTensors ? compressed_tensors_config(packed, dense)
-                                                             : gptq_config(packed, dense,
-                                                                           options.to == ExportFormat::kGptqV2, base));
+      Json(options.to == ExportFormat::kAwq ? awq_config(dense, base)
+           : options.to == ExportFormat::kCompressedTensors
+               ? compressed_tensors_config(packed, dense)
+               : gptq_config(packed, dense, options.to == ExportFormat::kGptqV2, base));
   write_file_atomically(out / "config.json", config.dump(2) + "\n");
 
   ConvertReport report;
@@ -302,7 +319,8 @@ ConvertReport export_hugging_face(const Model& model, const ConvertOptions& opti
   for (const Linear* l : packed) ++report.types[fmt::format("{} {}", name, packed_text(l->packed->format))];
   for (const Linear* l : as_f16) report.dequantized.push_back(l->name);
   if (!as_f16.empty()) report.types["F16, dequantized"] = static_cast<int>(as_f16.size());
-  if (!dense.empty()) report.types["dense"] = static_cast<int>(dense.size() - std::min(dense.size(), as_f16.size()));
+  if (!dense.empty())
+    report.types["dense"] = static_cast<int>(dense.size() - std::min(dense.size(), as_f16.size()));
   return report;
 }
 

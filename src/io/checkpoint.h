@@ -34,12 +34,12 @@ struct Checkpoint {
 enum class GgufDType { kBF16, kF32 };  // what quantized GGUF tensors are dequantized to
 
 // A directory with config.json and model.safetensors (or model.safetensors.index.json), or a
-// .gguf file. What other tools quantized is repacked into nibble's layout (io/foreign/repack.h). Tensors that need no change are views of the mapped file. GGUF: quantized types are
-// dequantized into buffers of `gguf_dtype`; F32, F16 and BF16 keep their type (norms stay float32),
-// copied only where rows must be put in another order. Llama 3's rope factors, where the file has
-// them, are the tensor "rope_freqs.weight" (F32 [rotary/2]; frequency i is divided by factor i).
-// Without tokenizer, `tokenizer` stays null: its JSON takes much more memory than the file.
-// Throws Error for anything missing, truncated or inconsistent.
+// .gguf file. What other tools quantized is repacked into nibble's layout (io/foreign/repack.h). Tensors that
+// need no change are views of the mapped file. GGUF: quantized types are dequantized into buffers of
+// `gguf_dtype`; F32, F16 and BF16 keep their type (norms stay float32), copied only where rows must be put in
+// another order. Llama 3's rope factors, where the file has them, are the tensor "rope_freqs.weight" (F32
+// [rotary/2]; frequency i is divided by factor i). Without tokenizer, `tokenizer` stays null: its JSON takes
+// much more memory than the file. Throws Error for anything missing, truncated or inconsistent.
 Checkpoint open_checkpoint(const std::filesystem::path& path, GgufDType gguf_dtype = GgufDType::kBF16,
                            bool with_tokenizer = true);
 

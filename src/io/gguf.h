@@ -14,7 +14,8 @@ namespace nibble {
 // qwen2, phi2. The tokenizer's regex follows `tokenizer.ggml.pre`.
 Checkpoint open_gguf(const std::filesystem::path& path, GgufDType dtype, bool with_tokenizer = true);
 
-// The name in a GGUF of a tensor that Hugging Face calls `name`; "" for one that the architecture does not have there.
+// The name in a GGUF of a tensor that Hugging Face calls `name`; "" for one that the architecture does not
+// have there.
 std::string gguf_tensor_name(GgufArchitecture architecture, const std::string& name);
 
 // Only the tokenizer, as tokenizer.json would say it; reads the metadata, not the tensors.

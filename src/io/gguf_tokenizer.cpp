@@ -50,8 +50,8 @@ std::optional<Family> family_named(std::string_view pre) {
                   .normalizer = {{"type", "NFC"}}};
   }
   if (pre == "smollm") {
-    return Family{
-        .pre_tokenizer = sequence({{"type", "Digits"}, {"individual_digits", true}}, byte_level(true))};
+    return Family{.pre_tokenizer =
+                      sequence({{"type", "Digits"}, {"individual_digits", true}}, byte_level(true))};
   }
   if (pre == "gpt-2" || pre == "phi-2" || pre == "default") return Family{.pre_tokenizer = byte_level(true)};
   return std::nullopt;
@@ -118,7 +118,8 @@ std::vector<Json> steps(const Json& pre_tokenizer) {
       for (Json& step : steps(part)) out.push_back(std::move(step));
     }
   } else if (type == "ByteLevel") {
-    out.push_back({type, pre_tokenizer.value("add_prefix_space", true), pre_tokenizer.value("use_regex", true)});
+    out.push_back(
+        {type, pre_tokenizer.value("add_prefix_space", true), pre_tokenizer.value("use_regex", true)});
   } else if (type == "Split") {
     // "Removed" inverted and "Isolated" cut these patterns, which match everything, at the same places.
     out.push_back({type, pre_tokenizer.value("pattern", Json())});

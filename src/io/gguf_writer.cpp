@@ -77,7 +77,8 @@ void GgufWriter::add_integers(std::string_view key, const std::vector<int32_t>& 
 
 void GgufWriter::add_tensor(std::string name, GgmlType type, std::vector<int64_t> shape,
                             std::function<void(const ByteSink&)> write) {
-  NIBBLE_CHECK(!shape.empty() && shape.back() % static_cast<int64_t>(ggml_type_info(type).block_elements) == 0);
+  NIBBLE_CHECK(!shape.empty() &&
+               shape.back() % static_cast<int64_t>(ggml_type_info(type).block_elements) == 0);
   tensors_.push_back({std::move(name), type, std::move(shape), std::move(write)});
 }
 

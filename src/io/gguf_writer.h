@@ -1,5 +1,5 @@
-// Writes a GGUF file, version 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): temporary name, sync,
-// rename. Tensors' bytes are made when their turn comes.
+// Writes a GGUF file, version 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): temporary name,
+// sync, rename. Tensors' bytes are made when their turn comes.
 #pragma once
 
 #include <cstdint>

@@ -167,8 +167,7 @@ SafetensorsFile open_safetensors(const std::filesystem::path& path) {
   return result;
 }
 
-void write_safetensors(const std::filesystem::path& path,
-                       const std::vector<StreamedTensor>& tensors,
+void write_safetensors(const std::filesystem::path& path, const std::vector<StreamedTensor>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   OrderedJson header = OrderedJson::object();
   if (!metadata.empty()) header[kMetadata] = metadata;

@@ -40,7 +40,8 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
 }
 
 uint64_t Linears::bytes() const {
-  return bf16_.bytes() + ordered_.bytes() + int8_.bytes() + int8_scales_.bytes() + int8_sums_.bytes() + scratch_.bytes();
+  return bf16_.bytes() + ordered_.bytes() + int8_.bytes() + int8_scales_.bytes() + int8_sums_.bytes() +
+         scratch_.bytes();
 }
 
 Linears::Form Linears::form_of(const Linear& linear) const {

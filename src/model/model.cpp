@@ -38,8 +38,8 @@ struct PackedEntry {
 };
 
 // What quantization_config says of this linear, if it is packed.
-std::optional<PackedEntry> packed_entry_of(const Checkpoint& checkpoint, const std::string& name,
-                                           int64_t n, int64_t k) {
+std::optional<PackedEntry> packed_entry_of(const Checkpoint& checkpoint, const std::string& name, int64_t n,
+                                           int64_t k) {
   if (!checkpoint.config.contains("quantization_config")) return std::nullopt;
   const Json& quantization = checkpoint.config.at("quantization_config");
   const std::string where = checkpoint.path.string() + "/config.json";
@@ -107,8 +107,9 @@ Linear Model::read_linear(const std::string& prefix, int64_t n, int64_t k, bool 
     const PackedFormat& format = entry->format;
     PackedView view{.format = format};
     view.codes = expect_bytes(checkpoint_, prefix + ".codes", DType::kU8, format.code_bytes());
-    const uint8_t* scales = expect_bytes(checkpoint_, prefix + ".scales",
-                                         format.float_scales ? DType::kF32 : DType::kF16, format.scale_count());
+    const uint8_t* scales =
+        expect_bytes(checkpoint_, prefix + ".scales", format.float_scales ? DType::kF32 : DType::kF16,
+                     format.scale_count());
     if (format.float_scales) {
       view.float_scales = reinterpret_cast<const float*>(scales);
     } else {

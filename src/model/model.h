@@ -20,8 +20,8 @@ struct Linear {
   int64_t n = 0, k = 0;
   DenseView dense;  // data null when packed
   std::optional<PackedView> packed;
-  // Of act-order: [k], the packed weight's column j multiplies input order[j]; null: as they come. Linears with the
-  // same order have the same pointer.
+  // Of act-order: [k], the packed weight's column j multiplies input order[j]; null: as they come. Linears
+  // with the same order have the same pointer.
   const int32_t* order = nullptr;
   std::vector<float> bias;  // [n] or empty
 

@@ -30,7 +30,8 @@ Json config_of(const Model& model, const QuantizedTensors& tensors, const Ordere
 void write_nibble_directory(const Model& model, const QuantizedTensors& tensors, const OrderedJson& summary,
                             const fs::path& out) {
   std::vector<std::pair<std::string, TensorView>> all;
-  for (const auto& [name, packed] : tensors.packed) add_packed_tensors(name, packed.buffers.view(packed.format), {}, all);
+  for (const auto& [name, packed] : tensors.packed)
+    add_packed_tensors(name, packed.buffers.view(packed.format), {}, all);
   for (const auto& [name, values] : tensors.floats) {
     const auto original = model.checkpoint().tensors.find(name);
     NIBBLE_CHECK(original != model.checkpoint().tensors.end());

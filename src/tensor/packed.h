@@ -11,8 +11,9 @@
 //           then the high two bits as for 2 bits.
 // The last panel is padded with rows of zero codes and zero scales, the last chunk with zero codes.
 // A code q in [0, 2^bits) stands for scale·(q − zero). Groups run along k; the last may be short.
-// Scales are fp16, zero points take 4 bits (a byte above 4 bits). What others made and these cannot say exactly
-// has two wider forms, by flags of the format: float32 scales, and zero points of a byte at any width.
+// Scales are fp16, zero points take 4 bits (a byte above 4 bits). What others made and these cannot say
+// exactly has two wider forms, by flags of the format: float32 scales, and zero points of a byte at any
+// width.
 #pragma once
 
 #include <cstddef>
@@ -32,10 +33,10 @@ constexpr bool is_packed_bits(int64_t bits) {
 }
 
 struct PackedFormat {
-  int bits = 4;            // 2, 3, 4, 6 or 8
-  int group_size = 64;     // a multiple of 16; 0: the whole row
-  bool symmetric = false;  // zero = 2^(bits−1), not stored
-  int64_t n = 0, k = 0;    // outputs, inputs
+  int bits = 4;               // 2, 3, 4, 6 or 8
+  int group_size = 64;        // a multiple of 16; 0: the whole row
+  bool symmetric = false;     // zero = 2^(bits−1), not stored
+  int64_t n = 0, k = 0;       // outputs, inputs
   bool float_scales = false;  // scales are float32
   bool wide_zeros = false;    // zero points take a byte each
 

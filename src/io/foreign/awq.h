@@ -1,5 +1,5 @@
-// AWQ in AutoAWQ's "gemm" layout: qweight I32 [k, n/8], qzeros I32 [groups, n/8], scales F16 [groups, n]; 4 bits;
-// nibble i of word c is output 8c + (0, 2, 4, 6, 1, 3, 5, 7)[i]. w = s·(q − z).
+// AWQ in AutoAWQ's "gemm" layout: qweight I32 [k, n/8], qzeros I32 [groups, n/8], scales F16 [groups, n]; 4
+// bits; nibble i of word c is output 8c + (0, 2, 4, 6, 1, 3, 5, 7)[i]. w = s·(q − z).
 #pragma once
 
 #include <string>

@@ -1,5 +1,6 @@
-// Codes packed one after another into little-endian 32-bit words from the lowest bit on; a code may cross into
-// the next word (3 and 6 bits). GPTQ, AWQ and compressed-tensors all pack so, along one dimension or another.
+// Codes packed one after another into little-endian 32-bit words from the lowest bit on; a code may cross
+// into the next word (3 and 6 bits). GPTQ, AWQ and compressed-tensors all pack so, along one dimension or
+// another.
 #pragma once
 
 #include <cstdint>

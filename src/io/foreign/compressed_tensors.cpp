@@ -17,7 +17,8 @@ ForeignLinear read_compressed_tensors(const TensorMap& tensors, const std::strin
   constexpr int64_t kMost = int64_t{1} << 31;
   if (n < 1 || k < 1 || n > kMost || k > kMost)
     fail("{}: weight_shape says [{}, {}], which is no matrix", where, n, k);
-  if (!is_packed_bits(format.bits)) fail("{}: {} bits: only 2, 3, 4, 6 and 8 are supported", where, format.bits);
+  if (!is_packed_bits(format.bits))
+    fail("{}: {} bits: only 2, 3, 4, 6 and 8 are supported", where, format.bits);
   // The packed matrix first: only what lies in the file may size the buffers.
   const int64_t words = packed_words(k, format.bits);
   const uint32_t* packed =
@@ -34,7 +35,8 @@ ForeignLinear read_compressed_tensors(const TensorMap& tensors, const std::strin
   if (tensors.contains(name + ".weight_zero_point")) {
     const int64_t rows = packed_words(n, format.bits);
     const uint32_t* zeros =
-        foreign_tensor(tensors, name + ".weight_zero_point", DType::kI32, {rows, groups}, file).as<uint32_t>();
+        foreign_tensor(tensors, name + ".weight_zero_point", DType::kI32, {rows, groups}, file)
+            .as<uint32_t>();
     std::vector<uint32_t> column(static_cast<size_t>(rows));
     std::vector<uint8_t> values(static_cast<size_t>(n));
     for (int64_t g = 0; g < groups; ++g) {

@@ -1,6 +1,7 @@
-// compressed-tensors, format "pack-quantized": weight_packed I32 [n, ⌈k·bits/32⌉] (signed codes + 2^(bits−1), packed
-// along the inputs), weight_scale [n, groups], weight_shape I64 [2], weight_zero_point I32 [⌈n·bits/32⌉, groups]
-// with the same offset, packed along the outputs, weight_g_idx I32 [k] of act-order. w = s·(q − z).
+// compressed-tensors, format "pack-quantized": weight_packed I32 [n, ⌈k·bits/32⌉] (signed codes + 2^(bits−1),
+// packed along the inputs), weight_scale [n, groups], weight_shape I64 [2], weight_zero_point I32
+// [⌈n·bits/32⌉, groups] with the same offset, packed along the outputs, weight_g_idx I32 [k] of act-order. w
+// = s·(q − z).
 #pragma once
 
 #include <string>

@@ -24,13 +24,15 @@ ForeignConfig::ForeignConfig(const Json& config, std::string where) : where_(std
   } else if (method == "compressed-tensors") {
     read_compressed_tensors(config);
   } else {
-    fail("{}: quantization {} is not read here; gptq, awq and compressed-tensors are, and nibble's own", where_,
-         quote_name(method));
+    fail("{}: quantization {} is not read here; gptq, awq and compressed-tensors are, and nibble's own",
+         where_, quote_name(method));
   }
 }
 
 const char* ForeignConfig::method_name() const {
-  return method_ == ForeignMethod::kGptq ? "gptq" : method_ == ForeignMethod::kAwq ? "awq" : "compressed-tensors";
+  return method_ == ForeignMethod::kGptq  ? "gptq"
+         : method_ == ForeignMethod::kAwq ? "awq"
+                                          : "compressed-tensors";
 }
 
 // Bits and group size of an object; −1 is the whole row.
@@ -42,7 +44,8 @@ ForeignFormat ForeignConfig::read_format(const Json& object, const char* bits,
   format.bits = json_get_or<int>(object, bits, otherwise.bits, where_);
   const int group = json_get_or<int>(object, "group_size", otherwise.group_size, where_);
   format.group_size = group == -1 ? 0 : group;
-  if (!is_packed_bits(format.bits)) fail("{}: {} bits: only 2, 3, 4, 6 and 8 are supported", where_, format.bits);
+  if (!is_packed_bits(format.bits))
+    fail("{}: {} bits: only 2, 3, 4, 6 and 8 are supported", where_, format.bits);
   if (format.group_size < 0 || format.group_size % 16 != 0)
     fail("{}: group size {}: a multiple of 16 is needed, or -1 for the whole row", where_, group);
   return format;
@@ -58,7 +61,8 @@ void ForeignConfig::read_gptq(const Json& config) {
   const Json meta = json_get_or<Json>(config, "meta", Json::object(), where_);
   gptqmodel_ = lower(meta.dump()).find("gptqmodel") != std::string::npos;
   const Json dynamic = json_get_or<Json>(config, "dynamic", Json::object(), where_);
-  if (!dynamic.is_object()) fail("{}: 'dynamic' is a JSON {}, expected an object", where_, dynamic.type_name());
+  if (!dynamic.is_object())
+    fail("{}: 'dynamic' is a JSON {}, expected an object", where_, dynamic.type_name());
   for (const auto& [key, value] : dynamic.items()) {
     Rule rule;
     rule.excluded = key.starts_with("-:");
@@ -75,7 +79,8 @@ void ForeignConfig::read_awq(const Json& config) {
   if (version != "gemm") fail("{}: AWQ's layout {} is not read here; gemm is", where_, quote_name(version));
   const char* bits = config.contains("w_bit") ? "w_bit" : "bits";
   base_ = read_format(config, bits, {4, 128});
-  if (config.contains("q_group_size")) base_ = read_format({{"group_size", config.at("q_group_size")}}, bits, base_);
+  if (config.contains("q_group_size"))
+    base_ = read_format({{"group_size", config.at("q_group_size")}}, bits, base_);
 }
 
 void ForeignConfig::read_compressed_tensors(const Json& config) {
@@ -121,7 +126,8 @@ ForeignFormat ForeignConfig::format(const std::string& linear) const {
   for (const Rule& rule : rules_) {
     if (rule.whole_class || !(rule.pattern ? rule.pattern->matches(linear) : rule.name == linear)) continue;
     if (rule.excluded)
-      fail("{}: {} is excluded from quantization there, but is quantized in the file", where_, quote_name(linear));
+      fail("{}: {} is excluded from quantization there, but is quantized in the file", where_,
+           quote_name(linear));
     return rule.format;
   }
   for (const Rule& rule : rules_) {

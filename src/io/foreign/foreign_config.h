@@ -20,8 +20,8 @@ class ForeignConfig {
   ForeignConfig(const Json& quantization_config, std::string where);
 
   ForeignMethod method() const { return method_; }
-  const char* method_name() const;            // "gptq", "awq", "compressed-tensors"
-  const ForeignFormat& base() const { return base_; }  // of linears without a rule of their own
+  const char* method_name() const;                        // "gptq", "awq", "compressed-tensors"
+  const ForeignFormat& base() const { return base_; }     // of linears without a rule of their own
   ForeignFormat format(const std::string& linear) const;  // throws Error when it says nothing of it
   bool says_gptq_v2() const { return gptq_v2_; }          // by its label, which may be wrong
   bool made_by_gptqmodel() const { return gptqmodel_; }

@@ -16,7 +16,8 @@ using TensorMap = std::map<std::string, TensorView>;
 
 struct ForeignLinear {
   QuantizedMatrix matrix;
-  // Of act-order: column j of the matrix is input order[j], so that groups are contiguous. Empty: as they come.
+  // Of act-order: column j of the matrix is input order[j], so that groups are contiguous. Empty: as they
+  // come.
   std::vector<int32_t> order;
 };
 
@@ -50,8 +51,8 @@ const TensorView& foreign_tensor(const TensorMap& tensors, const std::string& na
 // The matrix of a linear of n outputs and k inputs; throws Error for what the packed layout cannot say.
 QuantizedMatrix foreign_matrix(const ForeignFormat& format, int64_t n, int64_t k, const std::string& where);
 
-// Scales of any float type, [n, groups] or, transposed, [groups, n]: fp16 in the matrix when every one is exactly
-// that, float32 otherwise.
+// Scales of any float type, [n, groups] or, transposed, [groups, n]: fp16 in the matrix when every one is
+// exactly that, float32 otherwise.
 void read_foreign_scales(const TensorView& scales, bool transposed, QuantizedMatrix& matrix,
                          const std::string& where);
 

@@ -15,20 +15,24 @@
 namespace nibble {
 namespace {
 
-ForeignLinear random_linear(int bits, int group, int64_t n, int64_t k, bool ordered, int least, int greatest) {
+ForeignLinear random_linear(int bits, int group, int64_t n, int64_t k, bool ordered, int least,
+                            int greatest) {
   Random random(static_cast<uint64_t>(bits * 1000 + group + n + k));
   ForeignLinear linear{QuantizedMatrix(PackedFormat{bits, group, false, n, k}), {}};
   QuantizedMatrix& m = linear.matrix;
   for (auto& c : m.codes)
     c = static_cast<uint8_t>(random.below(static_cast<uint64_t>(m.format.max_code()) + 1));
   for (auto& s : m.scales) s = fp16_to_float(static_cast<uint16_t>(0x1800 + random.below(0x1000)));
-  for (auto& z : m.zeros) z = static_cast<uint8_t>(least + static_cast<int>(random.below(static_cast<uint64_t>(greatest - least + 1))));
+  for (auto& z : m.zeros)
+    z = static_cast<uint8_t>(least +
+                             static_cast<int>(random.below(static_cast<uint64_t>(greatest - least + 1))));
   m.zeros[0] = static_cast<uint8_t>(least);
   m.zeros[m.zeros.size() - 1] = static_cast<uint8_t>(greatest);
   if (ordered && m.format.groups() > 1) {
     // A random group for every input, then the stable order that the readers make of it.
     std::vector<int32_t> groups(static_cast<size_t>(k));
-    for (size_t i = 0; i < groups.size(); ++i) groups[i] = static_cast<int32_t>(static_cast<int64_t>(i) / m.format.group());
+    for (size_t i = 0; i < groups.size(); ++i)
+      groups[i] = static_cast<int32_t>(static_cast<int64_t>(i) / m.format.group());
     for (size_t i = groups.size() - 1; i > 0; --i) std::swap(groups[i], groups[random.below(i + 1)]);
     linear.order.resize(groups.size());
     std::iota(linear.order.begin(), linear.order.end(), 0);
@@ -70,7 +74,8 @@ TEST(BitStream, PacksEveryWidthFromTheLowestBitOn) {
       for (int64_t i = 0; i < count; ++i) {
         for (int b = 0; b < bits; ++b) {
           const int64_t at = i * bits + b;
-          EXPECT_EQ(words[static_cast<size_t>(at / 32)] >> at % 32 & 1u, codes[static_cast<size_t>(i)] >> b & 1u);
+          EXPECT_EQ(words[static_cast<size_t>(at / 32)] >> at % 32 & 1u,
+                    codes[static_cast<size_t>(i)] >> b & 1u);
         }
       }
       unpack_bits(words.data(), bits, count, back.data());
@@ -95,7 +100,8 @@ TEST(Gptq, HoldsWhatItWasGivenInBothVersionsWithShortGroupsAndActOrder) {
               for (int64_t row = 0; row < n; row += 5) {
                 const int32_t g = tensors[3].as<int32_t>()[i];
                 const int q = static_cast<int>(tensors[0].as<uint32_t>()[i / 8 * n + row] >> i % 8 * 4 & 15);
-                const int z = static_cast<int>(tensors[1].as<uint32_t>()[g * (n / 8) + row / 8] >> row % 8 * 4 & 15);
+                const int z =
+                    static_cast<int>(tensors[1].as<uint32_t>()[g * (n / 8) + row / 8] >> row % 8 * 4 & 15);
                 const float s = fp16_to_float(tensors[2].as<uint16_t>()[g * n + row]);
                 EXPECT_EQ(value(plain, row, i), s * static_cast<float>(q - z));
               }
@@ -104,12 +110,14 @@ TEST(Gptq, HoldsWhatItWasGivenInBothVersionsWithShortGroupsAndActOrder) {
           const bool byte = bits == 8;  // a zero of 256 has no place
           const ForeignLinear one = random_linear(bits, group, n, k, ordered, 1, byte ? 255 : most + 1);
           fill_gptq(one, GptqZeros::kMinusOne, tensors);
-          const ForeignLinear back = read_gptq(views(tensors), "x", {bits, group}, GptqZeros::kMinusOne, "test");
+          const ForeignLinear back =
+              read_gptq(views(tensors), "x", {bits, group}, GptqZeros::kMinusOne, "test");
           expect_equal(back, one);
           EXPECT_EQ(back.matrix.format.wide_zeros, !byte) << "a zero point of 2^bits takes a byte";
           if (bits != 3) {  // whole-word arithmetic keeps a zero of 0
             fill_gptq(plain, GptqZeros::kMinusOneCarried, tensors);
-            expect_equal(read_gptq(views(tensors), "x", {bits, group}, GptqZeros::kMinusOneCarried, "test"), plain);
+            expect_equal(read_gptq(views(tensors), "x", {bits, group}, GptqZeros::kMinusOneCarried, "test"),
+                         plain);
           }
         }
       }
@@ -158,7 +166,8 @@ TEST(ForeignConfig, OverridesAndTargetsAreByName) {
       Json{{"quant_method", "gptq"},
            {"bits", 4},
            {"group_size", 128},
-           {"dynamic", {{"+:.*\\.down_proj", {{"bits", 8}, {"group_size", 32}}}, {"-:.*o_proj", Json::object()}}}},
+           {"dynamic",
+            {{"+:.*\\.down_proj", {{"bits", 8}, {"group_size", 32}}}, {"-:.*o_proj", Json::object()}}}},
       "config.json");
   EXPECT_EQ(gptq.format("model.layers.0.mlp.up_proj"), (ForeignFormat{4, 128}));
   EXPECT_EQ(gptq.format("model.layers.0.mlp.down_proj"), (ForeignFormat{8, 32}));
@@ -184,26 +193,38 @@ TEST(HostileForeignConfig, EndsInOneLine) {
   };
   const Json good = {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 128}};
   EXPECT_FALSE(refused(good));
-  for (const auto& [key, value] : std::vector<std::pair<const char*, Json>>{
-           {"bits", 5}, {"bits", -4}, {"bits", "four"}, {"bits", 1e9}, {"group_size", 24}, {"group_size", -2},
-           {"group_size", Json::array()}, {"checkpoint_format", "marlin"}, {"dynamic", 7}, {"quant_method", "bitsandbytes"},
-           {"quant_method", 3}, {"dynamic", {{"+:(", {{"bits", 8}}}}}, {"dynamic", {{"+:(a+)+b", 3}}},
-           {"dynamic", {{std::string(5000, 'a'), Json::object()}}}, {"quant_method", "awq"}}) {
+  for (const auto& [key, value] :
+       std::vector<std::pair<const char*, Json>>{{"bits", 5},
+                                                 {"bits", -4},
+                                                 {"bits", "four"},
+                                                 {"bits", 1e9},
+                                                 {"group_size", 24},
+                                                 {"group_size", -2},
+                                                 {"group_size", Json::array()},
+                                                 {"checkpoint_format", "marlin"},
+                                                 {"dynamic", 7},
+                                                 {"quant_method", "bitsandbytes"},
+                                                 {"quant_method", 3},
+                                                 {"dynamic", {{"+:(", {{"bits", 8}}}}},
+                                                 {"dynamic", {{"+:(a+)+b", 3}}},
+                                                 {"dynamic", {{std::string(5000, 'a'), Json::object()}}},
+                                                 {"quant_method", "awq"}}) {
     Json bad = good;
     bad[key] = value;
     if (bad["quant_method"] == "awq") bad["version"] = "gemv";
     EXPECT_TRUE(refused(bad)) << key << " " << value.dump().substr(0, 40);
   }
   const Json slow = {{"quant_method", "gptq"}, {"dynamic", {{"+:(a|aa)+[!?]", Json::object()}}}};
-  EXPECT_TRUE(error_of([&] {
-                ForeignConfig(slow, "c").format(std::string(80, 'a'));
-              }).find("too long") != std::string::npos);
-  for (const Json& groups : {Json(3), Json::object(), Json{{"g", 1}}, Json{{"g", {{"weights", 1}, {"targets", {"Linear"}}}}},
-                             Json{{"g", {{"weights", {{"num_bits", 4}, {"strategy", "block"}}}, {"targets", {"Linear"}}}}},
-                             Json{{"g", {{"weights", {{"num_bits", 4}, {"type", "float"}}}, {"targets", {"Linear"}}}}},
-                             Json{{"g", {{"weights", {{"num_bits", 4}}}, {"targets", 5}}}},
-                             Json{{"g", {{"weights", {{"num_bits", 4}}}, {"targets", {"Conv"}}}}}}) {
-    EXPECT_TRUE(refused({{"quant_method", "compressed-tensors"}, {"config_groups", groups}})) << groups.dump();
+  EXPECT_TRUE(error_of([&] { ForeignConfig(slow, "c").format(std::string(80, 'a')); }).find("too long") !=
+              std::string::npos);
+  for (const Json& groups :
+       {Json(3), Json::object(), Json{{"g", 1}}, Json{{"g", {{"weights", 1}, {"targets", {"Linear"}}}}},
+        Json{{"g", {{"weights", {{"num_bits", 4}, {"strategy", "block"}}}, {"targets", {"Linear"}}}}},
+        Json{{"g", {{"weights", {{"num_bits", 4}, {"type", "float"}}}, {"targets", {"Linear"}}}}},
+        Json{{"g", {{"weights", {{"num_bits", 4}}}, {"targets", 5}}}},
+        Json{{"g", {{"weights", {{"num_bits", 4}}}, {"targets", {"Conv"}}}}}}) {
+    EXPECT_TRUE(refused({{"quant_method", "compressed-tensors"}, {"config_groups", groups}}))
+        << groups.dump();
   }
 }
 

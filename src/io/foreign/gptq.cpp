@@ -18,7 +18,8 @@ uint32_t ones(int bits) {
   return word;
 }
 
-const TensorView& matrix_of_words(const TensorMap& tensors, const std::string& name, const std::string& where) {
+const TensorView& matrix_of_words(const TensorMap& tensors, const std::string& name,
+                                  const std::string& where) {
   const auto found = tensors.find(name);
   if (found == tensors.end()) fail("{}: tensor {} is missing", where, quote_name(name));
   const TensorView& view = found->second;
@@ -67,8 +68,9 @@ ForeignLinear read_gptq(const TensorMap& tensors, const std::string& name, const
     fail("{}: its scales are {}, but {} inputs in groups of {} ask for [{}, {}]", where,
          shape_string(scales->second.shape), f.k, f.group(), f.groups(), n);
   read_foreign_scales(scales->second, true, m, where);
-  read_zeros(foreign_tensor(tensors, name + ".qzeros", DType::kI32, {f.groups(), packed_words(n, f.bits)}, file),
-             zeros, m, where);
+  read_zeros(
+      foreign_tensor(tensors, name + ".qzeros", DType::kI32, {f.groups(), packed_words(n, f.bits)}, file),
+      zeros, m, where);
   settle_zeros(m);
   if (const auto g_idx = tensors.find(name + ".g_idx"); g_idx != tensors.end())
     out.order = order_from_groups(g_idx->second, f, where);

@@ -1,4 +1,5 @@
-// Patterns over the names of modules, as quantization configurations hold them (Python's re.match: from the start).
+// Patterns over the names of modules, as quantization configurations hold them (Python's re.match: from the
+// start).
 #pragma once
 
 #include <memory>

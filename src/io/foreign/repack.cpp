@@ -19,7 +19,7 @@ struct Repacked {
   std::vector<int32_t> order;
 };
 
-constexpr const char* kSuffixes[] = {".qweight",      ".qzeros",       ".scales",       ".g_idx",
+constexpr const char* kSuffixes[] = {".qweight",       ".qzeros",       ".scales",       ".g_idx",
                                      ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point",
                                      ".weight_g_idx"};
 
@@ -42,7 +42,8 @@ void release(const Checkpoint& checkpoint, const TensorView& view) {
   const std::span<const std::byte> part(view.data, view.bytes());
   for (const auto& file : checkpoint.files) {
     const auto whole = file->bytes();
-    if (part.data() >= whole.data() && part.data() + part.size() <= whole.data() + whole.size()) file->release(part);
+    if (part.data() >= whole.data() && part.data() + part.size() <= whole.data() + whole.size())
+      file->release(part);
   }
 }
 
@@ -66,7 +67,8 @@ void add_packed_tensors(const std::string& name, const PackedView& weight, const
   add(".codes", DType::kU8, {f.panels(), f.chunks() * f.chunk_bytes()}, weight.codes);
   add(".scales", f.float_scales ? DType::kF32 : DType::kF16, {f.panels(), f.groups(), kPanelRows},
       f.float_scales ? static_cast<const void*>(weight.float_scales) : weight.scales);
-  if (!f.symmetric) add(".zeros", DType::kU8, {f.panels(), f.groups(), f.zero_bytes_per_group()}, weight.zeros);
+  if (!f.symmetric)
+    add(".zeros", DType::kU8, {f.panels(), f.groups(), f.zero_bytes_per_group()}, weight.zeros);
   if (!order.empty()) add(".order", DType::kI32, {f.k}, order.data());
 }
 
@@ -105,20 +107,21 @@ void repack_foreign(Checkpoint& checkpoint) {
       config.method() == ForeignMethod::kGptq ? gptq_zeros(checkpoint, config, linears) : GptqZeros::kPlain;
 
   std::vector<std::shared_ptr<Repacked>> all(linears.size());
-  ThreadPool pool(static_cast<int>(std::min<size_t>(static_cast<size_t>(available_threads()), linears.size())));
+  ThreadPool pool(
+      static_cast<int>(std::min<size_t>(static_cast<size_t>(available_threads()), linears.size())));
   pool.parallel_each(linears.size(), [&](size_t i, int) {
     const std::string& name = linears[i];
     const ForeignFormat format = config.format(name);
-    const ForeignLinear linear =
-        compressed                               ? read_compressed_tensors(checkpoint.tensors, name, format, where)
-        : config.method() == ForeignMethod::kAwq ? read_awq(checkpoint.tensors, name, format, where)
-                                                 : read_gptq(checkpoint.tensors, name, format, zeros, where);
+    const ForeignLinear linear = compressed ? read_compressed_tensors(checkpoint.tensors, name, format, where)
+                                 : config.method() == ForeignMethod::kAwq
+                                     ? read_awq(checkpoint.tensors, name, format, where)
+                                     : read_gptq(checkpoint.tensors, name, format, zeros, where);
     for (const char* suffix : kSuffixes) {
       if (const auto used = checkpoint.tensors.find(name + suffix); used != checkpoint.tensors.end())
         release(checkpoint, used->second);
     }
-    all[i] = std::make_shared<Repacked>(
-        Repacked{name, linear.matrix.format, pack(linear.matrix), linear.order});
+    all[i] =
+        std::make_shared<Repacked>(Repacked{name, linear.matrix.format, pack(linear.matrix), linear.order});
   });
 
   Json entries = Json::object();
