@@ -6,7 +6,7 @@ usage: scripts/check_exports.py [MODEL …] [--work DIR] [--llama DIR]
 MODEL: names or directories, default the three bundled models. Each is quantized (--method rtn: the proof is of the
 format, not of the method), exported, and read by
   transformers + compressed-tensors         compressed-tensors, symmetric; asymmetric by its decompressor alone
-  transformers + optimum + GPTQModel        gptq, gptq_v2, awq
+  transformers + optimum + GPTQModel        gptq, gptq_v2; awq by GPTQModel's dequantization
   llama.cpp                                 gguf: the same tokens, and the same greedy text, as nibble's own
 on the CPU in float32; printed is the largest difference of a logit over the tokens of a text, and the share of
 positions with the same first token. Fails when a difference is above 2e-3 or a token or greedy text differs. A reader that is not installed is named as not run; --require NAME …
@@ -81,14 +81,12 @@ def logits_of(model, ids):
 def by_transformers(folder, ids, form):
     """Logits by transformers' own reader of the format, and the class of the layers that did it."""
     import torch
-    from transformers import AutoModelForCausalLM, AwqConfig, GPTQConfig
+    from transformers import AutoModelForCausalLM, GPTQConfig
 
     options = {}
     # The plain kernels: what `auto` takes on this processor multiplies bf16.
     if form.startswith("gptq"):
         options["quantization_config"] = GPTQConfig(bits=4, backend="gptq_torch")
-    elif form == "awq":
-        options["quantization_config"] = AwqConfig(bits=4, backend="torch_awq")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", **options)
     if options:
         for module in model.modules():
@@ -97,18 +95,33 @@ def by_transformers(folder, ids, form):
     return logits_of(model, ids), type(model.model.layers[0].self_attn.q_proj).__name__
 
 
+def load_dense(config, kept, dense, ids):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
+    absent, unknown = model.load_state_dict({**{k: v.float() for k, v in kept.items()}, **dense}, strict=False)
+    if unknown or set(absent) - {"lm_head.weight"}:
+        raise RuntimeError(f"missing {absent}, unknown {unknown}")
+    model.tie_weights()
+    return logits_of(model, ids)
+
+
+def read_export(folder):
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text())
+    return config, config.pop("quantization_config"), load_file(folder / "model.safetensors")
+
+
 def by_decompressor(folder, ids):
     """The same with compressed-tensors' own decompression of every linear. transformers 5.24 cannot load asymmetric
     pack-quantized files, llm-compressor's own included: it expects zero points of the unpacked shape."""
-    import torch
     from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
     from compressed_tensors.quantization import QuantizationScheme
-    from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    tensors = load_file(folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    (group,) = config.pop("quantization_config")["config_groups"].values()
+    config, quantization, tensors = read_export(folder)
+    (group,) = quantization["config_groups"].values()
     scheme = QuantizationScheme.model_validate(group)
     dense = {}
     for key in [k for k in tensors if k.endswith(".weight_packed")]:
@@ -116,17 +129,27 @@ def by_decompressor(folder, ids):
         part = {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix + "weight_")}
         part["weight_scale"] = part["weight_scale"].float()
         dense[prefix + "weight"] = PackedQuantizationCompressor.decompress(part, scheme)["weight"]
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
-    absent, unknown = model.load_state_dict({**{k: v.float() for k, v in tensors.items()}, **dense}, strict=False)
-    if unknown or set(absent) - {"lm_head.weight"}:
-        raise RuntimeError(f"missing {absent}, unknown {unknown}")
-    model.tie_weights()
-    return logits_of(model, ids), "compressed-tensors' decompressor"
+    return load_dense(config, tensors, dense, ids), "compressed-tensors' decompressor"
+
+
+def by_awq_dequantization(folder, ids):
+    """Linears dequantized by GPTQModel's AWQ routine in float32: its CPU kernels, which transformers would take,
+    multiply in 16 bits."""
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+
+    config, quantization, tensors = read_export(folder)
+    dense = {}
+    for key in [k for k in tensors if k.endswith(".qweight")]:
+        prefix = key.removesuffix("qweight")
+        codes, zeros, scales = (tensors.pop(prefix + part) for part in ("qweight", "qzeros", "scales"))
+        weight = dequantize_gemm(codes, zeros, scales.float(), quantization["bits"], quantization["group_size"])
+        dense[prefix + "weight"] = weight.float().T
+    return load_dense(config, tensors, dense, ids), "GPTQModel's AWQ dequantization"
 
 
 def check_transformers(args, model, name, work):
     rows = []
-    wide = needs_plan(model)
+    odd = needs_plan(model)
     for label, options in EXPORTS.items():
         form = label.split()[0]
         out = work / f"{name}.{label.replace(' ', '-')}"
@@ -135,12 +158,17 @@ def check_transformers(args, model, name, work):
         if missing:
             rows.append((name, label, "transformers", f"not run: {', '.join(missing)} not installed"))
             continue
-        plan = ["--plan", work / "plan.toml"] if wide and not form.startswith("gptq") else []
+        plan = ["--plan", work / "plan.toml"] if odd and not form.startswith("gptq") else []
         nibble(args.nibble, "quantize", model, out, "--method", "rtn", *options.split(), *plan, "--format", form, "--force")
         ids, ours = nibble_logits(args.nibble, out, work)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                theirs, layer = by_decompressor(out, ids) if label == "compressed-tensors" else by_transformers(out, ids, form)
+                if label == "compressed-tensors":
+                    theirs, layer = by_decompressor(out, ids)
+                elif form == "awq":
+                    theirs, layer = by_awq_dequantization(out, ids)
+                else:
+                    theirs, layer = by_transformers(out, ids, form)
         except Exception as error:  # whatever the reader throws is the finding
             rows.append((name, label, "transformers", f"FAILED to load: {type(error).__name__}: {str(error)[:300]}"))
             continue
