@@ -1,8 +1,15 @@
 // nibble quantize MODEL OUT
-#include <algorithm>
+#include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+
+#include "base/file.h"
 #include "base/progress.h"
 #include "commands.h"
+#include "convert/convert.h"
+#include "export_summary.h"
 #include "interrupt.h"
 #include "model/find_model.h"
 #include "open_model.h"
@@ -12,11 +19,34 @@
 namespace nibble::app {
 namespace {
 
+namespace fs = std::filesystem;
+
 struct Options {
   std::string model, out, plan_file, format = "nibble";
   std::vector<std::string> calibration;
   QuantizeOptions quantize;
-  bool force = false;
+  bool force = false, dequantize = false;
+  std::function<bool()> head_bits_given;
+};
+
+constexpr const char* kReport = "quantization_report.json";
+
+// Where the packed model lies until it is exported.
+fs::path beside(const std::string& out) {
+  fs::path path = fs::path(out).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  return path.string() + fmt::format(".packed{}", ::getpid());
+}
+
+struct TemporaryModel {
+  fs::path path;  // empty: nothing to remove
+  explicit TemporaryModel(fs::path path_) : path(std::move(path_)) {}
+  TemporaryModel(const TemporaryModel&) = delete;
+  TemporaryModel& operator=(const TemporaryModel&) = delete;
+  ~TemporaryModel() {
+    std::error_code ignored;
+    if (!path.empty()) fs::remove_all(path, ignored);
+  }
 };
 
 std::string method_help() {
@@ -27,7 +57,7 @@ std::string method_help() {
 }
 
 // The worst layers and every fallback; the whole table stands in the report.
-std::string render(const OrderedJson& report, const std::string& out) {
+std::string render(const OrderedJson& report, const std::string& out, const std::string& format) {
   constexpr size_t kWorst = 5;
   const OrderedJson& totals = report["totals"];
   std::string text =
@@ -54,13 +84,19 @@ std::string render(const OrderedJson& report, const std::string& out) {
                         (*layer)["fallback"].get<std::string>(), (*layer)["reason"].get<std::string>());
   for (const OrderedJson& warning : report["warnings"])
     text += fmt::format("  {}\n", warning.get<std::string>());
-  return text + fmt::format("every layer: {}/quantization_report.json\n", out);
+  return text + fmt::format("every layer: {}\n", format == "nibble" ? out + "/" + kReport : out);
 }
 
 int run(Options options, const GlobalOptions& global) {
-  if (options.format != "nibble")
-    throw UsageError(fmt::format("--format {}: only nibble can be written yet", options.format));
   QuantizeOptions& quantize = options.quantize;
+  const ExportFormat format = export_format(options.format);
+  const bool exported = format != ExportFormat::kNibble;
+  // Embedding and head at 16 bits is all that these formats can say.
+  if (exported && format != ExportFormat::kGguf && !options.head_bits_given()) quantize.head_bits = 16;
+  const fs::path out = exported ? beside(options.out) : fs::path(options.out);
+  const TemporaryModel temporary(exported ? out : fs::path());
+  if (exported && !options.force && fs::exists(options.out))
+    fail("{}: exists; give another name, or --force to write over it", options.out);
   quantize.version = NIBBLE_VERSION;
   if (!options.plan_file.empty()) quantize.plan.rules = read_plan_rules(options.plan_file);
   quantize.validate();
@@ -78,12 +114,26 @@ int run(Options options, const GlobalOptions& global) {
   ThreadPool pool(global.thread_count(), global.pin);
   Progress progress(stderr, "quantize", "blocks");
   const OrderedJson report =
-      quantize_model(model, quantize, options.out, options.force, pool, [&](int done, int total) {
+      quantize_model(model, quantize, out, options.force, pool, [&](int done, int total) {
         InterruptGuard::check();
         progress.update(static_cast<size_t>(done), static_cast<size_t>(total));
       });
   progress.finish();
-  write_output(global, report, render(report, options.out));
+  if (!exported) {
+    write_output(global, report, render(report, options.out, "nibble"));
+    return 0;
+  }
+  const ConvertReport written =
+      convert_model(*load_model(out), {format, options.dequantize, options.force}, options.out);
+  const fs::path report_file = format == ExportFormat::kGguf
+                                   ? fs::path(options.out + ".quantization_report.json")
+                                   : fs::path(options.out) / kReport;
+  write_file_atomically(report_file, read_file(out / kReport));
+  OrderedJson json = report;
+  json["export"] = export_json(written, options.out, options.format);
+  write_output(global, json,
+               render(report, report_file.string(), options.format) +
+                   export_summary(written, options.out, options.format));
   return 0;
 }
 
@@ -107,14 +157,21 @@ Run cmd_quantize(Arguments& verb, const GlobalOptions& global) {
   verb.option("--plan", options->plan_file,
               "TOML file of [[rule]]s: pattern, method, bits, group_size, symmetric")
       .type_name("F.toml");
-  verb.option("--head-bits", q.head_bits, "embedding and head: 2, 3, 4, 6, 8 or 16").show_default();
+  const Argument head_bits =
+      verb.option("--head-bits", q.head_bits,
+                  "embedding and head: 2, 3, 4, 6, 8 or 16; 16 by default for the other formats but gguf");
+  Argument(head_bits).show_default();
+  options->head_bits_given = [head_bits] { return head_bits.given(); };
   verb.option("--calibration", options->calibration,
               "text or JSONL of training data; default: the bundled text")
       .type_name("F");
   verb.option("--samples", q.calibration.samples, "calibration samples").show_default();
   verb.option("--seqlen", q.calibration.seqlen, "tokens a sample").show_default();
   verb.option("--seed", q.calibration.seed, "draws the samples").show_default();
-  verb.option("--format", options->format, "of the result").show_default();
+  verb.option("--format", options->format,
+              "of the result: nibble, gptq, gptq_v2, awq, compressed-tensors or gguf (OUT is a file then)")
+      .show_default();
+  verb.flag("--dequantize", options->dequantize, "what the format cannot say as F16, rounded");
   verb.flag("--force", options->force, "write over OUT");
   return [options, &global] { return run(*options, global); };
 }

@@ -15,6 +15,7 @@ using DeclareVerb = Run (*)(Arguments& verb, const GlobalOptions& global);
 
 Run cmd_bench(Arguments& verb, const GlobalOptions& global);
 Run cmd_compare(Arguments& verb, const GlobalOptions& global);
+Run cmd_convert(Arguments& verb, const GlobalOptions& global);
 Run cmd_doctor(Arguments& verb, const GlobalOptions& global);
 Run cmd_eval(Arguments& verb, const GlobalOptions& global);
 Run cmd_generate(Arguments& verb, const GlobalOptions& global);

@@ -20,6 +20,7 @@ ALLOWED = {
     "model": LIBRARY[:-1],
     "store": ("base",),
     "quant": LIBRARY,
+    "convert": LIBRARY,
     "train": LIBRARY,
     "eval": LIBRARY + ("store",),
     "study": LIBRARY + ("quant", "train", "eval", "store"),

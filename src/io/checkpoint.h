@@ -17,7 +17,7 @@ namespace nibble {
 
 struct Checkpoint {
   std::filesystem::path path;  // what was opened
-  std::string format;          // "safetensors", "gguf", "nibble"
+  std::string format;          // "safetensors", "gguf", "nibble"; or "gptq", "awq", "compressed-tensors"
   Json config;                 // config.json, or the same keys made from GGUF metadata
   Json tokenizer;              // tokenizer.json, or the same made from GGUF metadata; null if absent
   Json generation_config;      // generation_config.json; null if absent
@@ -28,18 +28,18 @@ struct Checkpoint {
 
   // What the views point into.
   std::vector<std::shared_ptr<const MappedFile>> files;
-  std::vector<std::shared_ptr<AlignedBuffer<std::byte>>> buffers;
+  std::vector<std::shared_ptr<const void>> buffers;
 };
 
 enum class GgufDType { kBF16, kF32 };  // what quantized GGUF tensors are dequantized to
 
 // A directory with config.json and model.safetensors (or model.safetensors.index.json), or a
-// .gguf file. Tensors that need no change are views of the mapped file. GGUF: quantized types are
-// dequantized into buffers of `gguf_dtype`; F32, F16 and BF16 keep their type (norms stay float32),
-// copied only where rows must be put in another order. Llama 3's rope factors, where the file has
-// them, are the tensor "rope_freqs.weight" (F32 [rotary/2]; frequency i is divided by factor i).
-// Without tokenizer, `tokenizer` stays null: its JSON takes much more memory than the file.
-// Throws Error for anything missing, truncated or inconsistent.
+// .gguf file. What other tools quantized is repacked into nibble's layout (io/foreign/repack.h). Tensors that
+// need no change are views of the mapped file. GGUF: quantized types are dequantized into buffers of
+// `gguf_dtype`; F32, F16 and BF16 keep their type (norms stay float32), copied only where rows must be put in
+// another order. Llama 3's rope factors, where the file has them, are the tensor "rope_freqs.weight" (F32
+// [rotary/2]; frequency i is divided by factor i). Without tokenizer, `tokenizer` stays null: its JSON takes
+// much more memory than the file. Throws Error for anything missing, truncated or inconsistent.
 Checkpoint open_checkpoint(const std::filesystem::path& path, GgufDType gguf_dtype = GgufDType::kBF16,
                            bool with_tokenizer = true);
 

@@ -235,6 +235,30 @@ Checkpoint open_gguf(const std::filesystem::path& path, GgufDType dtype, bool wi
   return checkpoint;
 }
 
+std::string gguf_tensor_name(GgufArchitecture architecture, const std::string& name) {
+  const size_t last_dot = name.rfind('.');
+  if (last_dot == std::string::npos) return "";
+  const std::string_view stem = std::string_view(name).substr(0, last_dot);
+  const std::string kind = name.substr(last_dot);
+  std::vector<std::string> candidates = {"token_embd" + kind, "output" + kind, "output_norm" + kind};
+  if (constexpr std::string_view kLayers = "model.layers."; stem.starts_with(kLayers)) {
+    const size_t dot = stem.find('.', kLayers.size());
+    if (dot == std::string_view::npos) return "";
+    const std::string_view layer = stem.substr(kLayers.size(), dot - kLayers.size());
+    const auto add = [&](const auto& table) {
+      for (const NamePair& pair : table) {
+        if (pair.hugging_face == stem.substr(dot + 1))
+          candidates.push_back(fmt::format("blk.{}.{}{}", layer, pair.gguf, kind));
+      }
+    };
+    architecture == GgufArchitecture::kPhi2 ? add(kPhiParts) : add(kLlamaParts);
+  }
+  for (const std::string& candidate : candidates) {
+    if (hugging_face_name(architecture, candidate) == name) return candidate;
+  }
+  return "";
+}
+
 Json read_gguf_tokenizer(const std::filesystem::path& path) { return gguf_tokenizer(GgufFile::open(path)); }
 
 }  // namespace nibble

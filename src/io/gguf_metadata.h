@@ -30,4 +30,11 @@ Json gguf_generation_config(const GgufFile& gguf);
 // follows `tokenizer.ggml.pre`. Throws Error for kinds that are not supported, by their names.
 Json gguf_tokenizer(const GgufFile& gguf);
 
+// The name that llama.cpp has for the way this tokenizer.json splits text; "" when it has none that is known
+// here.
+std::string gguf_pre_tokenizer(const Json& tokenizer);
+
+// llama.cpp's types of tokens.
+enum class GgufTokenType : int32_t { kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5 };
+
 }  // namespace nibble

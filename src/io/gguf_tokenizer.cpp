@@ -1,4 +1,5 @@
 #include <limits>
+#include <optional>
 
 #include "base/error.h"
 #include "io/gguf_metadata.h"
@@ -12,8 +13,9 @@ constexpr const char* kLlama3Pattern =
 constexpr const char* kQwen2Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-// llama.cpp's token types that tokenizer.json lists as added tokens.
-constexpr int64_t kControl = 3, kUserDefined = 4;
+// Types that tokenizer.json lists as added tokens.
+constexpr int64_t kControl = static_cast<int64_t>(GgufTokenType::kControl),
+                  kUserDefined = static_cast<int64_t>(GgufTokenType::kUserDefined);
 
 Json byte_level(bool use_regex) {
   return {
@@ -36,6 +38,25 @@ struct Family {
   bool start_token = false;  // what holds when the file does not say
 };
 
+// The family of a name; nullopt when it is not known here.
+std::optional<Family> family_named(std::string_view pre) {
+  if (pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3") {
+    return Family{.pre_tokenizer = sequence(split(kLlama3Pattern), byte_level(false)),
+                  .ignore_merges = true,
+                  .start_token = true};
+  }
+  if (pre == "qwen2") {
+    return Family{.pre_tokenizer = sequence(split(kQwen2Pattern), byte_level(false)),
+                  .normalizer = {{"type", "NFC"}}};
+  }
+  if (pre == "smollm") {
+    return Family{.pre_tokenizer =
+                      sequence({{"type", "Digits"}, {"individual_digits", true}}, byte_level(true))};
+  }
+  if (pre == "gpt-2" || pre == "phi-2" || pre == "default") return Family{.pre_tokenizer = byte_level(true)};
+  return std::nullopt;
+}
+
 Family family(const GgufFile& gguf) {
   const std::string where = gguf.file()->path().string();
   if (!gguf.has("tokenizer.ggml.pre") && gguf_architecture(gguf) != GgufArchitecture::kPhi2) {
@@ -46,19 +67,7 @@ Family family(const GgufFile& gguf) {
         where);
   }
   const std::string pre = gguf.text_or("tokenizer.ggml.pre", "gpt-2");
-  if (pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3") {
-    return {.pre_tokenizer = sequence(split(kLlama3Pattern), byte_level(false)),
-            .ignore_merges = true,
-            .start_token = true};
-  }
-  if (pre == "qwen2") {
-    return {.pre_tokenizer = sequence(split(kQwen2Pattern), byte_level(false)),
-            .normalizer = {{"type", "NFC"}}};
-  }
-  if (pre == "smollm") {
-    return {.pre_tokenizer = sequence({{"type", "Digits"}, {"individual_digits", true}}, byte_level(true))};
-  }
-  if (pre == "gpt-2" || pre == "phi-2" || pre == "default") return {.pre_tokenizer = byte_level(true)};
+  if (auto known = family_named(pre)) return *std::move(known);
   fail("{}: pre-tokenizer {} is not supported; llama-bpe, qwen2, smollm, gpt-2, phi-2 and default are", where,
        quote_name(pre));
 }
@@ -99,7 +108,39 @@ Json template_processing(const GgufFile& gguf, const std::vector<std::string_vie
   return {{"type", "TemplateProcessing"}, {"single", single}, {"pair", pair}, {"special_tokens", special}};
 }
 
+// What a pre-tokenizer does, without what makes no difference to the pieces.
+std::vector<Json> steps(const Json& pre_tokenizer) {
+  if (!pre_tokenizer.is_object()) return {};
+  const std::string type = pre_tokenizer.value("type", "");
+  std::vector<Json> out;
+  if (type == "Sequence") {
+    for (const Json& part : pre_tokenizer.value("pretokenizers", Json::array())) {
+      for (Json& step : steps(part)) out.push_back(std::move(step));
+    }
+  } else if (type == "ByteLevel") {
+    out.push_back(
+        {type, pre_tokenizer.value("add_prefix_space", true), pre_tokenizer.value("use_regex", true)});
+  } else if (type == "Split") {
+    // "Removed" inverted and "Isolated" cut these patterns, which match everything, at the same places.
+    out.push_back({type, pre_tokenizer.value("pattern", Json())});
+  } else if (type == "Digits") {
+    out.push_back({type, pre_tokenizer.value("individual_digits", false)});
+  } else {
+    out.push_back(pre_tokenizer);
+  }
+  return out;
+}
+
 }  // namespace
+
+std::string gguf_pre_tokenizer(const Json& tokenizer) {
+  if (!tokenizer.is_object() || !tokenizer.contains("pre_tokenizer")) return "";
+  const std::vector<Json> wanted = steps(tokenizer.at("pre_tokenizer"));
+  for (const char* name : {"llama-bpe", "qwen2", "smollm", "gpt-2"}) {
+    if (steps(family_named(name)->pre_tokenizer) == wanted) return name;
+  }
+  return "";
+}
 
 Json gguf_tokenizer(const GgufFile& gguf) {
   const std::string where = gguf.file()->path().string();

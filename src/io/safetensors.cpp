@@ -114,6 +114,10 @@ void check_tiling(std::vector<Entry>& entries, const std::string& where, uint64_
   }
 }
 
+size_t tensor_bytes(const StreamedTensor& tensor) {
+  return TensorView{tensor.dtype, tensor.shape, nullptr}.bytes();
+}
+
 }  // namespace
 
 SafetensorsFile open_safetensors(const std::filesystem::path& path) {
@@ -163,19 +167,19 @@ SafetensorsFile open_safetensors(const std::filesystem::path& path) {
   return result;
 }
 
-void write_safetensors(const std::filesystem::path& path,
-                       const std::vector<std::pair<std::string, TensorView>>& tensors,
+void write_safetensors(const std::filesystem::path& path, const std::vector<StreamedTensor>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   OrderedJson header = OrderedJson::object();
   if (!metadata.empty()) header[kMetadata] = metadata;
   uint64_t at = 0;
   std::set<std::string_view> names = {kMetadata};
-  for (const auto& [name, view] : tensors) {
-    if (!names.insert(name).second) {
-      fail("{}: tensor {} cannot be written: the name is taken", path.string(), quote_name(name));
+  for (const StreamedTensor& tensor : tensors) {
+    if (!names.insert(tensor.name).second) {
+      fail("{}: tensor {} cannot be written: the name is taken", path.string(), quote_name(tensor.name));
     }
-    const uint64_t end = at + view.bytes();
-    header[name] = {{"dtype", dtype_name(view.dtype)}, {"shape", view.shape}, {"data_offsets", {at, end}}};
+    const uint64_t end = at + tensor_bytes(tensor);
+    header[tensor.name] = {
+        {"dtype", dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {at, end}}};
     at = end;
   }
   std::string text;
@@ -194,8 +198,25 @@ void write_safetensors(const std::filesystem::path& path,
   const uint64_t header_size = text.size();
   file.write(&header_size, sizeof header_size);
   file.write(text);
-  for (const auto& [name, view] : tensors) file.write(view.data, view.bytes());
+  for (const StreamedTensor& tensor : tensors) {
+    size_t written = 0;
+    tensor.write([&](const void* data, size_t size) {
+      file.write(data, size);
+      written += size;
+    });
+    NIBBLE_CHECK(written == tensor_bytes(tensor));
+  }
   file.commit();
+}
+
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<std::pair<std::string, TensorView>>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<StreamedTensor> streamed;
+  for (const auto& [name, view] : tensors)
+    streamed.push_back({name, view.dtype, view.shape,
+                        [&view = view](const ByteSink& sink) { sink(view.data, view.bytes()); }});
+  write_safetensors(path, streamed, metadata);
 }
 
 }  // namespace nibble

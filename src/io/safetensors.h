@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -31,5 +32,16 @@ SafetensorsFile open_safetensors(const std::filesystem::path& path);
 void write_safetensors(const std::filesystem::path& path,
                        const std::vector<std::pair<std::string, TensorView>>& tensors,
                        const std::map<std::string, std::string>& metadata = {});
+
+// A tensor whose bytes are made when its turn comes: `write` hands them to the sink, in any number of pieces.
+using ByteSink = std::function<void(const void* data, size_t size)>;
+struct StreamedTensor {
+  std::string name;
+  DType dtype;
+  std::vector<int64_t> shape;
+  std::function<void(const ByteSink&)> write;
+};
+void write_safetensors(const std::filesystem::path& path, const std::vector<StreamedTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata);
 
 }  // namespace nibble

@@ -103,14 +103,20 @@ TEST_P(Kernels, DenseBf16PairsMatchFloat64) {
   }
 }
 
-QuantizedMatrix random_quantized(int bits, int group, bool symmetric, int64_t n, int64_t k, uint64_t seed) {
+// wide: scales that fp16 cannot hold, and zero points up to one above the codes.
+QuantizedMatrix random_quantized(int bits, int group, bool symmetric, int64_t n, int64_t k, uint64_t seed,
+                                 bool wide = false) {
   PackedFormat f{bits, group, symmetric, n, k};
+  f.float_scales = wide;
+  f.wide_zeros = wide && bits <= 4;
   QuantizedMatrix q(f);
   Random random(seed);
   for (auto& c : q.codes) c = static_cast<uint8_t>(random.below(static_cast<uint64_t>(f.max_code()) + 1));
-  for (auto& s : q.scales) s = fp16_to_float(float_to_fp16(0.01f * normal(random)));
+  for (auto& s : q.scales)
+    s = wide ? 0.01f * normal(random) : fp16_to_float(float_to_fp16(0.01f * normal(random)));
   if (!symmetric)
-    for (auto& z : q.zeros) z = static_cast<uint8_t>(random.below(static_cast<uint64_t>(f.max_code()) + 1));
+    for (auto& z : q.zeros)
+      z = static_cast<uint8_t>(random.below(static_cast<uint64_t>(f.max_code()) + (f.wide_zeros ? 2 : 1)));
   return q;
 }
 
@@ -120,8 +126,9 @@ TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
       for (const bool symmetric : {false, true}) {
         for (const auto& [n, k] :
              std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {17, 100}, {33, 256}, {8, 600}, {47, 129}}) {
-          const auto q =
-              random_quantized(bits, group, symmetric, n, k, static_cast<uint64_t>(bits * 1000 + group));
+          const bool wide = n == 17 || n == 8;
+          const auto q = random_quantized(bits, group, symmetric, n, k,
+                                          static_cast<uint64_t>(bits * 1000 + group), wide);
           const PackedBuffers packed = pack(q);
           const PackedView w = packed.view(q.format);
           const auto bias = normals(static_cast<size_t>(n), 7);
@@ -262,11 +269,13 @@ INSTANTIATE_TEST_SUITE_P(Isa, Kernels, ::testing::Values("ref", "avx2", "avxvnni
 TEST(Packed, RoundTripsEveryFormat) {
   for (const int bits : {2, 3, 4, 6, 8}) {
     for (const bool symmetric : {false, true}) {
-      const auto q = random_quantized(bits, 32, symmetric, 21, 77, 5);
-      const auto back = unpack(pack(q).view(q.format));
-      EXPECT_EQ(back.codes, q.codes);
-      EXPECT_EQ(back.scales, q.scales);
-      EXPECT_EQ(back.zeros, q.zeros);
+      for (const bool wide : {false, true}) {
+        const auto q = random_quantized(bits, 32, symmetric, 21, 77, 5, wide);
+        const auto back = unpack(pack(q).view(q.format));
+        EXPECT_EQ(back.codes, q.codes);
+        EXPECT_EQ(back.scales, q.scales);
+        EXPECT_EQ(back.zeros, q.zeros);
+      }
     }
   }
 }

@@ -48,6 +48,18 @@ void read_end_tokens(const Json& json, std::string_view where, std::vector<int32
   }
 }
 
+// The supported relative of a family that is not; "" for one of no known kin.
+std::string_view nearest_supported(std::string_view model_type) {
+  constexpr std::pair<std::string_view, std::string_view> kKin[] = {
+      {"qwen", "qwen2"},    {"phi3", "llama"},    {"phi", "phi"},      {"llama", "llama"},
+      {"mistral", "llama"}, {"gemma", "llama"},   {"smollm", "llama"}, {"olmo", "llama"},
+      {"granite", "llama"}, {"stablelm", "llama"}};
+  for (const auto& [start, kin] : kKin) {
+    if (model_type.starts_with(start)) return kin;
+  }
+  return "";
+}
+
 }  // namespace
 
 const Architecture& find_architecture(std::string_view model_type, std::string_view where) {
@@ -56,7 +68,9 @@ const Architecture& find_architecture(std::string_view model_type, std::string_v
     if (a->model_type == model_type) return *a;
     known += fmt::format("{}{}", known.empty() ? "" : ", ", a->model_type);
   }
-  fail("{}: model_type '{}' is not supported; supported are {}", where, model_type, known);
+  const std::string_view nearest = nearest_supported(model_type);
+  fail("{}: model_type '{}' is not supported; supported are {}{}", where, model_type, known,
+       nearest.empty() ? "" : fmt::format("; the nearest is {}, but its blocks differ", nearest));
 }
 
 void ModelConfig::validate(std::string_view where) const {

@@ -20,10 +20,15 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
   const ModelConfig& c = model.config;
   const int64_t widest = std::max({c.hidden_size, c.intermediate_size, c.query_size()});
   bool any_packed = expect_packed || model.head.packed, any_dense = !model.head.packed;
-  for (const Linear* l : model.linears()) (l->packed ? any_packed : any_dense) = true;
+  bool any_order = model.head.order != nullptr;
+  for (const Linear* l : model.linears()) {
+    (l->packed ? any_packed : any_dense) = true;
+    any_order = any_order || l->order;
+  }
   const size_t rows = static_cast<size_t>(max_rows);
   if (any_dense && precision.bf16 && kernels.dense_bf16_bf16)
     bf16_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(widest));
+  if (any_order) ordered_ = AlignedBuffer<float>(rows * static_cast<size_t>(widest));
   if (any_packed && precision.int8) {
     int8_ = AlignedBuffer<int8_t>(rows * static_cast<size_t>(act_i8_stride(widest)));
     int8_scales_ = AlignedBuffer<float>(rows * static_cast<size_t>(act_i8_stride(widest) / kActSegment));
@@ -35,15 +40,26 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
 }
 
 uint64_t Linears::bytes() const {
-  return bf16_.bytes() + int8_.bytes() + int8_scales_.bytes() + int8_sums_.bytes() + scratch_.bytes();
+  return bf16_.bytes() + ordered_.bytes() + int8_.bytes() + int8_scales_.bytes() + int8_sums_.bytes() +
+         scratch_.bytes();
 }
 
 Linears::Form Linears::form_of(const Linear& linear) const {
-  if (linear.packed) return {.int8_group = precision_.int8 ? linear.packed->format.group() : 0};
+  if (linear.packed)
+    return {.int8_group = precision_.int8 ? linear.packed->format.group() : 0, .order = linear.order};
   return {.bf16 = linear.dense.dtype == DType::kBF16 && precision_.bf16 && kernels_.dense_bf16_bf16};
 }
 
-void Linears::convert(const Form& form, const float* x, int64_t rows, int64_t k) {
+const float* Linears::convert(const Form& form, const float* x, int64_t rows, int64_t k) {
+  if (form.order) {
+    float* ordered = ordered_.data();
+    pool_.parallel_for(static_cast<size_t>(rows), 4, [&, x](size_t begin, size_t end, int) {
+      for (int64_t r = static_cast<int64_t>(begin); r < static_cast<int64_t>(end); ++r) {
+        for (int64_t j = 0; j < k; ++j) ordered[r * k + j] = x[r * k + form.order[j]];
+      }
+    });
+    x = ordered;
+  }
   if (form.bf16) {
     pool_.parallel_for(static_cast<size_t>(rows * k), 8192, [&](size_t begin, size_t end, int) {
       kernels_.to_bf16(x + begin, bf16_.data() + begin, static_cast<int64_t>(end - begin));
@@ -58,6 +74,7 @@ void Linears::convert(const Form& form, const float* x, int64_t rows, int64_t k)
                            int8_sums_.data() + r * groups);
     });
   }
+  return x;
 }
 
 void Linears::compute(const LinearCall& call, const float* x, int64_t rows, int64_t begin, int64_t end,
@@ -107,13 +124,13 @@ void Linears::run(std::span<const LinearCall> calls, const float* x, int64_t row
       NIBBLE_CHECK(calls[last].linear->k == calls[first].linear->k);
       units += units_of(*calls[last++].linear);
     }
-    convert(form, x, rows, calls[first].linear->k);
-    deal(units, [&](int64_t begin, int64_t end, int thread) {
+    const float* input = convert(form, x, rows, calls[first].linear->k);
+    deal(units, [&, input](int64_t begin, int64_t end, int thread) {
       int64_t at = 0;
       for (size_t i = first; i < last && at < end; ++i) {
         const int64_t here = units_of(*calls[i].linear);
         const int64_t from = std::max<int64_t>(begin - at, 0), to = std::min(end - at, here);
-        if (from < to) compute(calls[i], x, rows, from, to, thread);
+        if (from < to) compute(calls[i], input, rows, from, to, thread);
         at += here;
       }
     });
@@ -128,7 +145,7 @@ void Linears::run_gated(const Linear& gate, const Linear& up, const float* x, in
   const LinearCall calls[] = {{&gate, g}, {&up, y}};
   const bool together = form_of(gate) == form_of(up);
   if (together) {
-    convert(form_of(up), x, rows, up.k);
+    x = convert(form_of(up), x, rows, up.k);
   } else {
     run(calls, x, rows);
   }
@@ -144,7 +161,7 @@ void Linears::run_gated(const Linear& gate, const Linear& up, const float* x, in
 
 void Linears::run_gelu(const Linear& up, const float* x, int64_t rows, float* y) {
   const int64_t n = up.n;
-  convert(form_of(up), x, rows, up.k);
+  x = convert(form_of(up), x, rows, up.k);
   deal(units_of(up), [&](int64_t begin, int64_t end, int thread) {
     compute({&up, y}, x, rows, begin, end, thread);
     const int64_t first = begin * kUnit, last = std::min(n, end * kUnit);

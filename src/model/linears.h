@@ -33,14 +33,17 @@ class Linears {
   void run_gelu(const Linear& up, const float* x, int64_t rows, float* y);
 
  private:
-  // The type in which a linear wants its input: int8 with sums of groups, bf16, or float32 as it is.
+  // The type in which a linear wants its input: int8 with sums of groups, bf16, or float32 as it is; and in
+  // which order.
   struct Form {
     int64_t int8_group = 0;
     bool bf16 = false;
+    const int32_t* order = nullptr;
     bool operator==(const Form&) const = default;
   };
   Form form_of(const Linear& linear) const;
-  void convert(const Form& form, const float* x, int64_t rows, int64_t k);
+  // Makes the linears' input of x; returns what takes its place for those that read float32.
+  const float* convert(const Form& form, const float* x, int64_t rows, int64_t k);
   // Rows [16·begin, 16·end) of the output.
   void compute(const LinearCall& call, const float* x, int64_t rows, int64_t begin, int64_t end, int thread);
   template <typename Body>
@@ -53,6 +56,7 @@ class Linears {
   AlignedBuffer<int8_t> int8_;
   AlignedBuffer<float> int8_scales_;
   AlignedBuffer<float> int8_sums_;
+  AlignedBuffer<float> ordered_;  // inputs in the order of their weight's columns
   AlignedBuffer<float> scratch_;  // [threads][scratch_per_thread_], of float32 activations
   size_t scratch_per_thread_ = 0;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/memory_usage.h"
+#include "io/foreign/repack.h"
 
 namespace nibble {
 namespace {
@@ -31,30 +32,38 @@ const uint8_t* expect_bytes(const Checkpoint& checkpoint, const std::string& nam
   return reinterpret_cast<const uint8_t*>(view.data);
 }
 
-// The packed format of this linear by quantization_config, if it is packed.
-std::optional<PackedFormat> packed_format(const Checkpoint& checkpoint, const std::string& name, int64_t n,
-                                          int64_t k) {
+struct PackedEntry {
+  PackedFormat format;
+  bool ordered = false;
+};
+
+// What quantization_config says of this linear, if it is packed.
+std::optional<PackedEntry> packed_entry_of(const Checkpoint& checkpoint, const std::string& name, int64_t n,
+                                           int64_t k) {
   if (!checkpoint.config.contains("quantization_config")) return std::nullopt;
   const Json& quantization = checkpoint.config.at("quantization_config");
   const std::string where = checkpoint.path.string() + "/config.json";
   const std::string method = json_get<std::string>(quantization, "quant_method", where);
-  if (method != "nibble")
-    fail("{}: quantization '{}' cannot be read yet; only nibble's own can", where, method);
+  NIBBLE_CHECK(method == "nibble");  // open_checkpoint repacks or refuses every other
   const int version = json_get<int>(quantization, "layout_version", where);
-  if (version != kLayoutVersion)
-    fail("{}: packed layout version {}, this program reads {}; quantize the model again", where, version,
+  if (version < 1 || version > kLayoutVersion)
+    fail("{}: packed layout version {}, this program reads 1 to {}; quantize the model again", where, version,
          kLayoutVersion);
   const Json linears = json_get<Json>(quantization, "linears", where);
   if (!linears.is_object() || !linears.contains(name)) return std::nullopt;
   const Json& entry = linears.at(name);
-  PackedFormat format;
+  PackedEntry result;
+  PackedFormat& format = result.format;
   format.bits = json_get<int>(entry, "bits", where);
   format.group_size = json_get<int>(entry, "group_size", where);
   format.symmetric = json_get<bool>(entry, "symmetric", where);
+  format.float_scales = json_get_or<bool>(entry, "float_scales", false, where);
+  format.wide_zeros = json_get_or<bool>(entry, "wide_zeros", false, where);
   format.n = n;
   format.k = k;
   format.validate();
-  return format;
+  result.ordered = json_get_or<bool>(entry, "ordered", false, where);
+  return result;
 }
 
 }  // namespace
@@ -72,19 +81,44 @@ Norm Model::read_norm(const std::string& prefix) const {
   return norm;
 }
 
-Linear Model::read_linear(const std::string& prefix, int64_t n, int64_t k, bool has_bias) const {
+const int32_t* Model::read_order(const std::string& linear, int64_t k) {
+  const int32_t* order =
+      reinterpret_cast<const int32_t*>(expect_bytes(checkpoint_, linear + ".order", DType::kI32, k));
+  std::vector<bool> seen(static_cast<size_t>(k));
+  for (int64_t j = 0; j < k; ++j) {
+    if (order[j] < 0 || order[j] >= k || seen[static_cast<size_t>(order[j])])
+      fail("{}: tensor '{}.order' does not name each of {} inputs once", name_, linear, k);
+    seen[static_cast<size_t>(order[j])] = true;
+  }
+  for (size_t i = 0; i < orders_.size(); ++i) {
+    if (order_sizes_[i] == k && std::equal(order, order + k, orders_[i])) return orders_[i];
+  }
+  orders_.push_back(order);
+  order_sizes_.push_back(k);
+  return order;
+}
+
+Linear Model::read_linear(const std::string& prefix, int64_t n, int64_t k, bool has_bias) {
   Linear linear;
   linear.name = prefix;
   linear.n = n;
   linear.k = k;
-  if (const auto format = packed_format(checkpoint_, prefix, n, k)) {
-    PackedView view{*format, expect_bytes(checkpoint_, prefix + ".codes", DType::kU8, format->code_bytes()),
-                    reinterpret_cast<const uint16_t*>(
-                        expect_bytes(checkpoint_, prefix + ".scales", DType::kF16, format->scale_count())),
-                    format->symmetric
-                        ? nullptr
-                        : expect_bytes(checkpoint_, prefix + ".zeros", DType::kU8, format->zero_bytes())};
+  if (const auto entry = packed_entry_of(checkpoint_, prefix, n, k)) {
+    const PackedFormat& format = entry->format;
+    PackedView view{.format = format};
+    view.codes = expect_bytes(checkpoint_, prefix + ".codes", DType::kU8, format.code_bytes());
+    const uint8_t* scales =
+        expect_bytes(checkpoint_, prefix + ".scales", format.float_scales ? DType::kF32 : DType::kF16,
+                     format.scale_count());
+    if (format.float_scales) {
+      view.float_scales = reinterpret_cast<const float*>(scales);
+    } else {
+      view.scales = reinterpret_cast<const uint16_t*>(scales);
+    }
+    if (!format.symmetric)
+      view.zeros = expect_bytes(checkpoint_, prefix + ".zeros", DType::kU8, format.zero_bytes());
     linear.packed = view;
+    if (entry->ordered) linear.order = read_order(prefix, k);
   } else {
     const TensorView& view = expect_shape(checkpoint_, prefix + ".weight", {n, k});
     if (view.dtype != DType::kF32 && view.dtype != DType::kBF16 && view.dtype != DType::kF16)
@@ -101,6 +135,7 @@ Model::Model(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)), name_(
   architecture_ = &find_architecture(config.architecture, name_);
   const TensorNames& names = architecture_->names;
   embedding = read_linear(names.embedding, config.vocab_size, config.hidden_size, false);
+  if (embedding.order) fail("{}: the embedding cannot have an order of its columns", name_);
   const std::string head_name = names.head;
   const bool has_head = checkpoint_.tensors.contains(head_name + ".weight") ||
                         checkpoint_.tensors.contains(head_name + ".codes");

@@ -20,6 +20,9 @@ struct Linear {
   int64_t n = 0, k = 0;
   DenseView dense;  // data null when packed
   std::optional<PackedView> packed;
+  // Of act-order: [k], the packed weight's column j multiplies input order[j]; null: as they come. Linears
+  // with the same order have the same pointer.
+  const int32_t* order = nullptr;
   std::vector<float> bias;  // [n] or empty
 
   const float* bias_data() const { return bias.empty() ? nullptr : bias.data(); }
@@ -43,9 +46,6 @@ struct LinearFormat {
   int group_size = 64;
   bool symmetric = false;
 };
-
-// Layout version of packed tensors in a nibble directory (tensor/packed.h).
-inline constexpr int kLayoutVersion = 1;
 
 class Model {
  public:
@@ -72,9 +72,14 @@ class Model {
  private:
   uint64_t norm_parameters() const;
   Norm read_norm(const std::string& prefix) const;
-  Linear read_linear(const std::string& prefix, int64_t n, int64_t k, bool has_bias) const;
+  Linear read_linear(const std::string& prefix, int64_t n, int64_t k, bool has_bias);
+
+  // The order of a packed linear's inputs, checked; one pointer for equal ones.
+  const int32_t* read_order(const std::string& linear, int64_t k);
 
   Checkpoint checkpoint_;
+  std::vector<const int32_t*> orders_;  // distinct ones, with their lengths beside
+  std::vector<int64_t> order_sizes_;
   std::string name_;
   const Architecture* architecture_ = nullptr;
 };

@@ -1,47 +1,24 @@
 #include "quant/nibble_writer.h"
 
-#include <algorithm>
-
 #include "base/file.h"
+#include "io/foreign/repack.h"
 #include "io/safetensors.h"
 
 namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
-using NamedTensors = std::vector<std::pair<std::string, TensorView>>;
 
 TensorView view_of(DType dtype, std::vector<int64_t> shape, const void* data) {
   return {dtype, std::move(shape), static_cast<const std::byte*>(data)};
 }
 
-void add_packed(const std::string& name, const QuantizedTensors::Packed& packed, NamedTensors& out) {
-  const PackedFormat& f = packed.format;
-  out.emplace_back(name + ".codes", view_of(DType::kU8, {f.panels(), f.chunks() * f.chunk_bytes()},
-                                            packed.buffers.codes.data()));
-  out.emplace_back(name + ".scales",
-                   view_of(DType::kF16, {f.panels(), f.groups(), kPanelRows}, packed.buffers.scales.data()));
-  if (!f.symmetric)
-    out.emplace_back(name + ".zeros", view_of(DType::kU8, {f.panels(), f.groups(), f.zero_bytes_per_group()},
-                                              packed.buffers.zeros.data()));
-}
-
-// Alignment follows from the order: codes are multiples of 64 bytes, then 4-, 2- and 1-byte types.
-int rank(const std::pair<std::string, TensorView>& tensor) {
-  if (tensor.first.ends_with(".codes")) return 0;
-  return 9 - static_cast<int>(dtype_size(tensor.second.dtype));
-}
-
 Json config_of(const Model& model, const QuantizedTensors& tensors, const OrderedJson& summary) {
   Json config = model.checkpoint().config;
   OrderedJson linears = OrderedJson::object();
-  for (const auto& [name, packed] : tensors.packed) {
-    linears[name] = {{"method", packed.method},
-                     {"bits", packed.format.bits},
-                     {"group_size", packed.format.group_size},
-                     {"symmetric", packed.format.symmetric}};
-  }
-  OrderedJson quantization = {{"quant_method", "nibble"}, {"layout_version", kLayoutVersion}};
+  for (const auto& [name, packed] : tensors.packed)
+    linears[name] = packed_entry(packed.method, packed.format, false);
+  OrderedJson quantization = {{"quant_method", "nibble"}, {"layout_version", layout_version(false)}};
   quantization.update(summary);
   quantization["linears"] = std::move(linears);
   config["quantization_config"] = Json(quantization);
@@ -52,8 +29,9 @@ Json config_of(const Model& model, const QuantizedTensors& tensors, const Ordere
 
 void write_nibble_directory(const Model& model, const QuantizedTensors& tensors, const OrderedJson& summary,
                             const fs::path& out) {
-  NamedTensors all;
-  for (const auto& [name, packed] : tensors.packed) add_packed(name, packed, all);
+  std::vector<std::pair<std::string, TensorView>> all;
+  for (const auto& [name, packed] : tensors.packed)
+    add_packed_tensors(name, packed.buffers.view(packed.format), {}, all);
   for (const auto& [name, values] : tensors.floats) {
     const auto original = model.checkpoint().tensors.find(name);
     NIBBLE_CHECK(original != model.checkpoint().tensors.end());
@@ -66,7 +44,7 @@ void write_nibble_directory(const Model& model, const QuantizedTensors& tensors,
         (model.config.tied_head && name == std::string(model.architecture().names.head) + ".weight");
     if (!replaced) all.emplace_back(name, view);
   }
-  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return rank(a) < rank(b); });
+  order_for_mapping(all);
   write_safetensors(out / "model.safetensors", all, {{"format", "nibble"}});
   const Checkpoint& from = model.checkpoint();
   if (!from.tokenizer.is_null()) write_file_atomically(out / "tokenizer.json", from.tokenizer.dump());

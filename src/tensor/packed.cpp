@@ -62,10 +62,12 @@ int code_in_chunk(const ChunkLayout& layout, const uint8_t* chunk, int r, int i)
 int64_t zero_offset(const PackedFormat& f, int64_t row, int64_t group) {
   const int64_t at = (row / kPanelRows * f.groups() + group) * f.zero_bytes_per_group();
   const int64_t r = row % kPanelRows;
-  return at + (f.bits > 4 ? r : r % 8);
+  return at + (f.zero_bytes_per_group() == 16 ? r : r % 8);
 }
 
-int zero_shift(const PackedFormat& f, int64_t row) { return f.bits <= 4 && row % kPanelRows >= 8 ? 4 : 0; }
+int zero_shift(const PackedFormat& f, int64_t row) {
+  return f.zero_bytes_per_group() == 8 && row % kPanelRows >= 8 ? 4 : 0;
+}
 
 int64_t scale_offset(const PackedFormat& f, int64_t row, int64_t group) {
   return (row / kPanelRows * f.groups() + group) * kPanelRows + row % kPanelRows;
@@ -96,8 +98,9 @@ float QuantizedMatrix::value(int64_t row, int64_t input) const {
 PackedBuffers pack(const QuantizedMatrix& m) {
   const PackedFormat& f = m.format;
   PackedBuffers out{AlignedBuffer<uint8_t>(static_cast<size_t>(f.code_bytes())),
-                    AlignedBuffer<uint16_t>(static_cast<size_t>(f.scale_count())),
-                    AlignedBuffer<uint8_t>(static_cast<size_t>(f.zero_bytes()))};
+                    AlignedBuffer<uint16_t>(static_cast<size_t>(f.float_scales ? 0 : f.scale_count())),
+                    AlignedBuffer<uint8_t>(static_cast<size_t>(f.zero_bytes())),
+                    AlignedBuffer<float>(static_cast<size_t>(f.float_scales ? f.scale_count() : 0))};
   const ChunkLayout& layout = chunk_layout(f.bits);
   for (int64_t row = 0; row < f.n; ++row) {
     const int r = static_cast<int>(row % kPanelRows);
@@ -117,9 +120,14 @@ PackedBuffers pack(const QuantizedMatrix& m) {
     }
     for (int64_t g = 0; g < f.groups(); ++g) {
       const size_t at = static_cast<size_t>(row * f.groups() + g);
-      out.scales[static_cast<size_t>(scale_offset(f, row, g))] = float_to_fp16(m.scales[at]);
+      const size_t to = static_cast<size_t>(scale_offset(f, row, g));
+      if (f.float_scales) {
+        out.float_scales[to] = m.scales[at];
+      } else {
+        out.scales[to] = float_to_fp16(m.scales[at]);
+      }
       if (f.symmetric) continue;
-      NIBBLE_CHECK(m.zeros[at] <= f.max_code());
+      NIBBLE_CHECK(m.zeros[at] <= f.max_zero());
       out.zeros[static_cast<size_t>(zero_offset(f, row, g))] |=
           static_cast<uint8_t>(m.zeros[at] << zero_shift(f, row));
     }
@@ -134,21 +142,32 @@ int packed_code(const PackedView& v, int64_t row, int64_t input) {
 }
 
 float packed_scale(const PackedView& v, int64_t row, int64_t group) {
-  return fp16_to_float(v.scales[scale_offset(v.format, row, group)]);
+  const int64_t at = scale_offset(v.format, row, group);
+  return v.format.float_scales ? v.float_scales[at] : fp16_to_float(v.scales[at]);
 }
 
 int packed_zero(const PackedView& v, int64_t row, int64_t group) {
   if (v.format.symmetric) return v.format.middle();
   const int byte = v.zeros[zero_offset(v.format, row, group)];
-  return v.format.bits > 4 ? byte : byte >> zero_shift(v.format, row) & 15;
+  return v.format.zero_bytes_per_group() == 16 ? byte : byte >> zero_shift(v.format, row) & 15;
+}
+
+void unpack_row(const PackedView& v, int64_t row, uint8_t* codes) {
+  const PackedFormat& f = v.format;
+  const ChunkLayout& layout = chunk_layout(f.bits);
+  const int r = static_cast<int>(row % kPanelRows);
+  const uint8_t* chunk = v.codes + chunk_offset(f, row, 0);
+  for (int64_t begin = 0; begin < f.k; begin += f.chunk_inputs(), chunk += f.chunk_bytes()) {
+    const int count = static_cast<int>(std::min<int64_t>(f.chunk_inputs(), f.k - begin));
+    for (int i = 0; i < count; ++i) *codes++ = static_cast<uint8_t>(code_in_chunk(layout, chunk, r, i));
+  }
 }
 
 QuantizedMatrix unpack(const PackedView& v) {
   QuantizedMatrix m(v.format);
   const PackedFormat& f = v.format;
   for (int64_t row = 0; row < f.n; ++row) {
-    for (int64_t i = 0; i < f.k; ++i)
-      m.codes[static_cast<size_t>(row * f.k + i)] = static_cast<uint8_t>(packed_code(v, row, i));
+    unpack_row(v, row, m.codes.data() + row * f.k);
     for (int64_t g = 0; g < f.groups(); ++g) {
       m.scales[static_cast<size_t>(row * f.groups() + g)] = packed_scale(v, row, g);
       m.zeros[static_cast<size_t>(row * f.groups() + g)] = static_cast<uint8_t>(packed_zero(v, row, g));

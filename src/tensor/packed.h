@@ -11,6 +11,9 @@
 //           then the high two bits as for 2 bits.
 // The last panel is padded with rows of zero codes and zero scales, the last chunk with zero codes.
 // A code q in [0, 2^bits) stands for scale·(q − zero). Groups run along k; the last may be short.
+// Scales are fp16, zero points take 4 bits (a byte above 4 bits). What others made and these cannot say
+// exactly has two wider forms, by flags of the format: float32 scales, and zero points of a byte at any
+// width.
 #pragma once
 
 #include <cstddef>
@@ -30,10 +33,12 @@ constexpr bool is_packed_bits(int64_t bits) {
 }
 
 struct PackedFormat {
-  int bits = 4;            // 2, 3, 4, 6 or 8
-  int group_size = 64;     // a multiple of 16; 0: the whole row
-  bool symmetric = false;  // zero = 2^(bits−1), not stored
-  int64_t n = 0, k = 0;    // outputs, inputs
+  int bits = 4;               // 2, 3, 4, 6 or 8
+  int group_size = 64;        // a multiple of 16; 0: the whole row
+  bool symmetric = false;     // zero = 2^(bits−1), not stored
+  int64_t n = 0, k = 0;       // outputs, inputs
+  bool float_scales = false;  // scales are float32
+  bool wide_zeros = false;    // zero points take a byte each
 
   int max_code() const { return (1 << bits) - 1; }
   int middle() const { return 1 << (bits - 1); }
@@ -45,9 +50,11 @@ struct PackedFormat {
   int64_t chunks() const { return (k + chunk_inputs() - 1) / chunk_inputs(); }
   int64_t code_bytes() const { return panels() * chunks() * chunk_bytes(); }
   int64_t scale_count() const { return panels() * groups() * kPanelRows; }
-  int zero_bytes_per_group() const { return symmetric ? 0 : bits > 4 ? 16 : 8; }
+  int zero_bytes_per_group() const { return symmetric ? 0 : bits > 4 || wide_zeros ? 16 : 8; }
+  int scale_bytes() const { return float_scales ? 4 : 2; }
+  int max_zero() const { return bits > 4 || wide_zeros ? 255 : max_code(); }
   int64_t zero_bytes() const { return panels() * groups() * zero_bytes_per_group(); }
-  int64_t bytes() const { return code_bytes() + scale_count() * 2 + zero_bytes(); }
+  int64_t bytes() const { return code_bytes() + scale_count() * scale_bytes() + zero_bytes(); }
   void validate() const;  // throws Error for bits, group size or shape that the layout cannot say
 };
 
@@ -55,16 +62,17 @@ struct PackedFormat {
 struct PackedView {
   PackedFormat format;
   const uint8_t* codes = nullptr;    // [panels, chunks, chunk_bytes]
-  const uint16_t* scales = nullptr;  // fp16 [panels, groups, 16]
+  const uint16_t* scales = nullptr;  // fp16 [panels, groups, 16]; null with float_scales
   const uint8_t* zeros =
-      nullptr;  // [panels, groups, 8]: low nibble row j, high nibble row 8+j; 6 and 8 bits: [.., 16]
+      nullptr;  // [panels, groups, 8]: low nibble row j, high nibble row 8+j; 6 and 8 bits, wide: [.., 16]
+  const float* float_scales = nullptr;  // [panels, groups, 16]; null without format.float_scales
 };
 
 // Quantized weights as plain arrays: what the quantizers make and the exporters read.
 struct QuantizedMatrix {
   PackedFormat format;
   std::vector<uint8_t> codes;  // [n, k]
-  std::vector<float> scales;   // [n, groups], each exactly representable in fp16
+  std::vector<float> scales;   // [n, groups], each exactly representable in fp16 unless float_scales
   std::vector<uint8_t> zeros;  // [n, groups]; `middle()` when symmetric
 
   explicit QuantizedMatrix(const PackedFormat& format_);
@@ -75,12 +83,14 @@ struct PackedBuffers {
   AlignedBuffer<uint8_t> codes;
   AlignedBuffer<uint16_t> scales;
   AlignedBuffer<uint8_t> zeros;
+  AlignedBuffer<float> float_scales;
   PackedView view(const PackedFormat& format) const {
-    return {format, codes.data(), scales.data(), zeros.data()};
+    return {format, codes.data(), scales.data(), zeros.data(), float_scales.data()};
   }
 };
 PackedBuffers pack(const QuantizedMatrix& matrix);
 QuantizedMatrix unpack(const PackedView& view);
+void unpack_row(const PackedView& view, int64_t row, uint8_t* codes);  // [k]
 
 // One code, scale or zero of a packed matrix; slow, for tests, exports and embedding rows.
 int packed_code(const PackedView& view, int64_t row, int64_t input);

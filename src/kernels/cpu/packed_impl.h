@@ -62,13 +62,14 @@ template <class V, int kBits>
 typename V::F load_zeros(const PackedView& w, int64_t panel, int64_t group, int half) {
   if (w.format.symmetric) return V::set(static_cast<float>(w.format.middle()));
   const uint8_t* zeros = w.zeros + (panel * w.format.groups() + group) * w.format.zero_bytes_per_group();
-  if constexpr (kBits > 4) return V::to_float(V::load_u8(zeros + half * 8));
+  if (kBits > 4 || w.format.wide_zeros) return V::to_float(V::load_u8(zeros + half * 8));
   return V::to_float(V::load_zero_nibbles(zeros, half));
 }
 
 template <class V>
 typename V::F load_scales(const PackedView& w, int64_t panel, int64_t group, int half) {
-  return V::load_f16(w.scales + (panel * w.format.groups() + group) * kPanelRows + half * 8);
+  const int64_t at = (panel * w.format.groups() + group) * kPanelRows + half * 8;
+  return w.format.float_scales ? V::load(w.float_scales + at) : V::load_f16(w.scales + at);
 }
 
 template <class V>

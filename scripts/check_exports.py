@@ -1,0 +1,246 @@
+#!/usr/bin/env python3
+"""Proof by the other side: other software loads what `nibble convert` wrote and gives nibble's logits.
+
+usage: scripts/check_exports.py [MODEL …] [--work DIR] [--llama DIR]
+
+MODEL: names or directories, default the three bundled models. Each is quantized (--method rtn: the proof is of the
+format, not of the method), exported, and read by
+  transformers + compressed-tensors         compressed-tensors, symmetric; asymmetric by its decompressor alone
+  transformers + optimum + GPTQModel        gptq, gptq_v2; awq by GPTQModel's dequantization
+  llama.cpp                                 gguf: the same tokens, and the same greedy text, as nibble's own
+on the CPU in float32; printed is the largest difference of a logit over the tokens of a text, and the share of
+positions with the same first token. Fails when a difference is above 2e-3 or a token or greedy text differs. A reader that is not installed is named as not run; --require NAME …
+makes that a failure.
+
+needs: pip install torch transformers compressed-tensors accelerate optimum gptqmodel safetensors numpy
+       llama.cpp's llama-completion and llama-tokenize in --llama (see bench/compare_llama_cpp.py)
+"""
+import argparse
+import contextlib
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TEXT = "Question: Ada has 3 boxes with 5 pens in each. How many pens does she have?\nAnswer: 3 times 5 is 15."
+PROMPT = "Question: Ada has 3 boxes with 5 pens in each. How many pens does she have?\nAnswer:"
+GREEDY_TOKENS = 24
+# format -> options of nibble quantize
+EXPORTS = {
+    "compressed-tensors": "--group-size 32",
+    "compressed-tensors symmetric": "--group-size 32 --symmetric",
+    "gptq": "--group-size 32 --symmetric",
+    "gptq_v2": "--group-size 32",
+    "awq": "--group-size 32",
+}
+LIMIT = 2e-3
+# Layers that a format cannot say stay at 16 bits: 600 inputs of qwen2-mini fit no group, nor GGUF's blocks.
+PLAN = '[[rule]]\npattern = ".*down_proj"\nbits = 16\n'
+
+
+def nibble(program, *arguments):
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"failed: nibble {' '.join(map(str, arguments))}\n{done.stderr[-1500:]}")
+    return done.stdout
+
+
+def version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def nibble_logits(program, model, work):
+    import safetensors.numpy
+
+    file = work / "logits.safetensors"
+    nibble(program, "logits", model, "--text", TEXT, "--out", file, "--dtype", "float32", "--activations", "f32")
+    data = safetensors.numpy.load_file(file)
+    return data["ids"].reshape(-1).tolist(), data["logits"]
+
+
+def logits_of(model, ids):
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].float().numpy()
+
+
+def by_transformers(folder, ids, form):
+    """Logits by transformers' own reader of the format, and the class of the layers that did it."""
+    import torch
+    from transformers import AutoModelForCausalLM, GPTQConfig
+
+    options = {}
+    # The plain kernels: what `auto` takes on this processor multiplies bf16.
+    if form.startswith("gptq"):
+        options["quantization_config"] = GPTQConfig(bits=4, backend="gptq_torch")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", **options)
+    if options:
+        for module in model.modules():
+            if hasattr(module, "qweight"):
+                module.scales = module.scales.float()  # they multiply in the scales' type, fp16
+    return logits_of(model, ids), type(model.model.layers[0].self_attn.q_proj).__name__
+
+
+def load_dense(config, kept, dense, ids):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
+    absent, unknown = model.load_state_dict({**{k: v.float() for k, v in kept.items()}, **dense}, strict=False)
+    if unknown or set(absent) - {"lm_head.weight"}:
+        raise RuntimeError(f"missing {absent}, unknown {unknown}")
+    model.tie_weights()
+    return logits_of(model, ids)
+
+
+def read_export(folder):
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text())
+    return config, config.pop("quantization_config"), load_file(folder / "model.safetensors")
+
+
+def by_decompressor(folder, ids):
+    """The same with compressed-tensors' own decompression of every linear. transformers 5.24 cannot load asymmetric
+    pack-quantized files, llm-compressor's own included: it expects zero points of the unpacked shape."""
+    from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationScheme
+
+    config, quantization, tensors = read_export(folder)
+    (group,) = quantization["config_groups"].values()
+    scheme = QuantizationScheme.model_validate(group)
+    dense = {}
+    for key in [k for k in tensors if k.endswith(".weight_packed")]:
+        prefix = key.removesuffix("weight_packed")
+        part = {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix + "weight_")}
+        part["weight_scale"] = part["weight_scale"].float()
+        dense[prefix + "weight"] = PackedQuantizationCompressor.decompress(part, scheme)["weight"]
+    return load_dense(config, tensors, dense, ids), "compressed-tensors' decompressor"
+
+
+def by_awq_dequantization(folder, ids):
+    """Linears dequantized by GPTQModel's AWQ routine in float32: its CPU kernels, which transformers would take,
+    multiply in 16 bits."""
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+
+    config, quantization, tensors = read_export(folder)
+    dense = {}
+    for key in [k for k in tensors if k.endswith(".qweight")]:
+        prefix = key.removesuffix("qweight")
+        codes, zeros, scales = (tensors.pop(prefix + part) for part in ("qweight", "qzeros", "scales"))
+        weight = dequantize_gemm(codes, zeros, scales.float(), quantization["bits"], quantization["group_size"])
+        dense[prefix + "weight"] = weight.float().T
+    return load_dense(config, tensors, dense, ids), "GPTQModel's AWQ dequantization"
+
+
+def check_transformers(args, model, name, work):
+    rows = []
+    odd = needs_plan(model)
+    for label, options in EXPORTS.items():
+        form = label.split()[0]
+        out = work / f"{name}.{label.replace(' ', '-')}"
+        packages = ("compressed-tensors",) if form == "compressed-tensors" else ("optimum", "gptqmodel")
+        missing = [p for p in ("torch", "transformers", *packages) if version(p) is None]
+        if missing:
+            rows.append((name, label, "transformers", f"not run: {', '.join(missing)} not installed"))
+            continue
+        plan = ["--plan", work / "plan.toml"] if odd and not form.startswith("gptq") else []
+        nibble(args.nibble, "quantize", model, out, "--method", "rtn", *options.split(), *plan, "--format", form, "--force")
+        ids, ours = nibble_logits(args.nibble, out, work)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                if label == "compressed-tensors":
+                    theirs, layer = by_decompressor(out, ids)
+                elif form == "awq":
+                    theirs, layer = by_awq_dequantization(out, ids)
+                else:
+                    theirs, layer = by_transformers(out, ids, form)
+        except Exception as error:  # whatever the reader throws is the finding
+            rows.append((name, label, "transformers", f"FAILED to load: {type(error).__name__}: {str(error)[:300]}"))
+            continue
+        worst = float(abs(ours - theirs).max())
+        same = float((ours.argmax(-1) == theirs.argmax(-1)).mean())
+        verdict = "ok" if worst <= LIMIT else "FAILED"
+        rows.append((name, label, layer, f"{verdict}: largest difference {worst:.1e}, same first token {same:.0%}"))
+    return rows
+
+
+def needs_plan(model):
+    """Whether the width of the MLP fits no group of 32 (a format's limit, not the method's)."""
+    config = json.loads((pathlib.Path(model) / "config.json").read_text())
+    return config["intermediate_size"] % 32 != 0
+
+
+def llama_run(command):
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
+
+
+def check_llama(args, model, name, work):
+    tools = {tool: args.llama / tool for tool in ("llama-completion", "llama-tokenize")}
+    absent = [tool for tool, path in tools.items() if not path.exists()]
+    if absent:
+        return [(name, "gguf", "llama.cpp", f"not run: {', '.join(absent)} not in {args.llama}")]
+    rows = []
+    plan = ["--plan", work / "plan.toml"] if needs_plan(model) else []
+    for label, options in (("gguf Q4_0", "--group-size 32 --symmetric"), ("gguf Q8_0 of asymmetric", "--group-size 32")):
+        out = work / f"{name}.{label.split()[1]}.gguf"
+        nibble(args.nibble, "quantize", model, out, "--method", "rtn", *options.split(), *plan, "--format", "gguf", "--force")
+        ours = json.loads(nibble(args.nibble, "tokenize", model, "--text", TEXT))
+        # --ids prints a Python-like list of the ids, start token included.
+        listed = llama_run([tools["llama-tokenize"], "-m", out, "-p", TEXT, "--ids", "--log-disable"])
+        theirs = json.loads(re.search(r"\[[\d, ]+\]", listed.stdout)[0])
+        text = nibble(args.nibble, "generate", out, "--prompt", PROMPT, "--max-tokens", GREEDY_TOKENS, "--activations",
+                      "f32", "--dtype", "float32")
+        done = llama_run([tools["llama-completion"], "-m", out, "-p", PROMPT, "-n", GREEDY_TOKENS, "--temp", "0",
+                          "-no-cnv", "--no-display-prompt", "--no-warmup", "-t", "2"])
+        other = done.stdout.replace("[end of text]", "")
+        tokens = "same tokens" if ours == theirs else f"other tokens ({ours[:8]} … against {theirs[:8]} …)"
+        same = text.strip() == other.strip()
+        greedy = "same greedy text" if same else f"greedy text {other.strip()[:80]!r} against {text.strip()[:80]!r}"
+        verdict = "ok" if ours == theirs and same else "FAILED"
+        rows.append((name, label, "llama.cpp", f"{verdict}: {tokens}, {greedy}"))
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--nibble", type=pathlib.Path, default=ROOT / "build/release/nibble")
+    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("/tmp/nibble-exports"))
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    parser.add_argument("--llama", type=pathlib.Path, default=cache / "nibble/compare/llama-build/bin")
+    parser.add_argument("--require", nargs="*", default=[], choices=["transformers", "llama.cpp"])
+    args = parser.parse_args()
+    models = args.models or [str(ROOT / "data/mini/models" / name) for name in ("llama-mini", "qwen2-mini", "phi-mini")]
+    shutil.rmtree(args.work, ignore_errors=True)
+    args.work.mkdir(parents=True)
+    (args.work / "plan.toml").write_text(PLAN)
+    packages = ", ".join(f"{p} {version(p)}" for p in ("transformers", "compressed-tensors", "gptqmodel", "optimum", "torch") if version(p))
+    print(f"{nibble(args.nibble, '--version').strip()}; {packages}")
+    print("\n| model | export | read by | result |\n|---|---|---|---|")
+    failed = False
+    for model in models:
+        name = pathlib.Path(model).name
+        for check, reader in ((check_transformers, "transformers"), (check_llama, "llama.cpp")):
+            for row in check(args, model, name, args.work):
+                print(f"| {' | '.join(row)} |", flush=True)
+                failed = failed or "FAILED" in row[3] or ("not run" in row[3] and reader in args.require)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
