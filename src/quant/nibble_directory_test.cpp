@@ -46,7 +46,7 @@ TEST_F(NibbleDirectory, HoldsWhatTheReportSays) {
     EXPECT_EQ(report["totals"]["file_bytes"], model->checkpoint().file_bytes);
     const OrderedJson& parts = report["totals"]["parts"];
     uint64_t parameters = 0, bytes = 0;
-    for (const auto& [name, part] : parts.items()) {
+    for (const auto& [part_name, part] : parts.items()) {
       parameters += part["parameters"].get<uint64_t>();
       bytes += part["bytes"].get<uint64_t>();
     }
