@@ -319,8 +319,9 @@ ConvertReport export_hugging_face(const Model& model, const ConvertOptions& opti
   for (const Linear* l : packed) ++report.types[fmt::format("{} {}", name, packed_text(l->packed->format))];
   for (const Linear* l : as_f16) report.dequantized.push_back(l->name);
   if (!as_f16.empty()) report.types["F16, dequantized"] = static_cast<int>(as_f16.size());
-  if (!dense.empty())
-    report.types["dense"] = static_cast<int>(dense.size() - std::min(dense.size(), as_f16.size()));
+  for (const Linear* l : all_weights(model)) {
+    if (!l->packed) ++report.types["dense"];
+  }
   return report;
 }
 
