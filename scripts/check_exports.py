@@ -186,7 +186,10 @@ def needs_plan(model):
 
 
 def llama_run(command):
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
+    if done.returncode != 0:  # half a text is no text
+        raise SystemExit(f"failed ({done.returncode}): {' '.join(map(str, command))}\n{done.stderr[-1500:]}")
+    return done
 
 
 def check_llama(args, model, name, work):
