@@ -133,8 +133,8 @@ def by_decompressor(folder, ids):
 
 
 def by_awq_dequantization(folder, ids):
-    """Linears dequantized by GPTQModel's AWQ routine in float32: its CPU kernels, which transformers would take,
-    multiply in 16 bits."""
+    """Linears dequantized by GPTQModel's AWQ routine in float32. The CPU kernels that transformers would take are less
+    exact than the limit (docs/formats.md)."""
     from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
 
     config, quantization, tensors = read_export(folder)
