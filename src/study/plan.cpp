@@ -41,11 +41,11 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
   overlay(o.bench_repetitions, command_line.bench_repetitions);
 
   StudyPlan plan;
-  std::vector<MethodOptions> methods;
+  std::vector<StudyMethod> methods;
   if (command_line.methods) {
-    for (const MethodOptions& named : *command_line.methods) {
+    for (const StudyMethod& named : *command_line.methods) {
       const size_t before = methods.size();
-      for (const MethodOptions& m : file.methods.value_or(std::vector<MethodOptions>{})) {
+      for (const StudyMethod& m : file.methods.value_or(std::vector<StudyMethod>{})) {
         if (m.name == named.name) methods.push_back(m);
       }
       if (methods.size() == before) methods.push_back(named);
@@ -56,7 +56,7 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
     for (const MethodPlan& m : plan.methods) methods.push_back({m.name, {}, {}});
   }
   plan.methods.clear();
-  for (MethodOptions& m : methods) {
+  for (StudyMethod& m : methods) {
     if (!m.group_sizes) m.group_sizes = file.group_sizes;
     if (!m.bits) m.bits = file.bits;
     overlay(m.group_sizes, command_line.group_sizes);

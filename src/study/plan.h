@@ -19,14 +19,14 @@ struct KnownNames {
 };
 
 // What a study file or a command line says; empty: nothing. Meanings as in StudyPlan.
-struct MethodOptions {
+struct StudyMethod {
   std::string name;
   std::optional<std::vector<int>> group_sizes;
   std::optional<int> bits;
 };
 struct StudyOptions {
   std::optional<std::vector<std::string>> models, tasks;
-  std::optional<std::vector<MethodOptions>> methods;
+  std::optional<std::vector<StudyMethod>> methods;
   std::optional<std::vector<int>> group_sizes;  // file: of methods without their own; command line: of all
   std::optional<int> bits;                      // likewise
   std::optional<int64_t> limit, seed;

@@ -86,12 +86,12 @@ class TableReader {
 
 constexpr auto kAnything = [](const std::string&, const auto&) {};
 
-std::optional<std::vector<MethodOptions>> read_methods(TableReader& top, std::string_view where,
-                                                       const KnownNames& known) {
+std::optional<std::vector<StudyMethod>> read_methods(TableReader& top, std::string_view where,
+                                                     const KnownNames& known) {
   const auto check = [&](const std::string& at, const std::string& name) { check_method(at, name, known); };
   const auto names = top.list<std::string>("methods", check);
   const toml::node* node = top.find("method");
-  std::vector<MethodOptions> methods;
+  std::vector<StudyMethod> methods;
   if (names) {
     if (node) refuse("{}: beside 'methods'; say it in one way", top.place("[[method]]", *node));
     for (const std::string& name : *names) methods.push_back({name, {}, {}});

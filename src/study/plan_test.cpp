@@ -97,7 +97,7 @@ TEST(Plan, OnlyBaselinesWithoutBench) {
 TEST(Plan, CommandLineWins) {
   StudyOptions given;
   given.limit = 5;
-  given.methods = std::vector<MethodOptions>{{"gptq", {}, {}}, {"rtn", {}, {}}};
+  given.methods = std::vector<StudyMethod>{{"gptq", {}, {}}, {"rtn", {}, {}}};
   StudyPlan plan = resolve_plan(parse_study(kExample, "s.toml"), given);
   EXPECT_EQ(plan.limit, 5);
   EXPECT_EQ(plan.models.size(), 3u);
@@ -116,7 +116,7 @@ TEST(Plan, CommandLineWins) {
 TEST(Plan, ResolvedFileResolvesToItself) {
   StudyOptions o = only_models({"a \"b\" \\ \n ü", "/x/y"});
   o.tasks = {{"gsm8k"}};
-  o.methods = std::vector<MethodOptions>{{"gsq", {{0, 32}}, 2}, {"gsq", {{0}}, 8}};
+  o.methods = std::vector<StudyMethod>{{"gsq", {{0, 32}}, 2}, {"gsq", {{0}}, 8}};
   o.limit = int64_t{1} << 40;
   o.shots = 0;
   o.seed = INT64_MAX;
