@@ -7,6 +7,8 @@
 #include "convert/exports.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
+#include "model/rope.h"
+#include "text/tokenizer.h"
 
 namespace nibble {
 namespace {
@@ -117,21 +119,9 @@ int64_t source_row(int64_t row, int64_t head_dim) {
 // The frequencies' divisors that Llama 3's scaling means (transformers, _compute_llama3_parameters).
 std::vector<float> rope_factors(const ModelConfig& c) {
   std::vector<float> factors;
-  const RopeScaling& s = *c.rope_scaling;
   for (int i = 0; i < c.rope_dims / 2; ++i) {
-    const double frequency = 1.0 / std::pow(double{c.rope_theta}, 2.0 * i / c.rope_dims);
-    const double wavelength = 2 * M_PI / frequency;
-    const double low = s.original_context / double{s.low_freq_factor};
-    const double high = s.original_context / double{s.high_freq_factor};
-    double factor = 1;
-    if (wavelength > low) {
-      factor = double{s.factor};
-    } else if (wavelength >= high) {
-      const double smooth = (s.original_context / wavelength - double{s.low_freq_factor}) /
-                            (double{s.high_freq_factor} - double{s.low_freq_factor});
-      factor = 1 / ((1 - smooth) / double{s.factor} + smooth);
-    }
-    factors.push_back(static_cast<float>(factor));
+    const double frequency = rope_frequency(c, i);
+    factors.push_back(static_cast<float>(frequency / stretched(frequency, *c.rope_scaling)));
   }
   return factors;
 }
@@ -218,11 +208,10 @@ class Exporter {
     writer_.add_integers("tokenizer.ggml.token_type", types);
     writer_.add_texts("tokenizer.ggml.merges", merges);
 
-    const std::string start = start_token(json_get_or<Json>(tokenizer, "post_processor", Json(), where));
-    writer_.add_flag("tokenizer.ggml.add_bos_token", !start.empty());
-    const auto begin = std::find(tokens.begin(), tokens.end(), start);
-    if (!start.empty() && begin != tokens.end()) {
-      writer_.add_count("tokenizer.ggml.bos_token_id", begin - tokens.begin());
+    const int32_t start = model_.load_tokenizer().start_token();
+    writer_.add_flag("tokenizer.ggml.add_bos_token", start >= 0);
+    if (start >= 0) {
+      writer_.add_count("tokenizer.ggml.bos_token_id", start);
     } else if (const Json bos = json_get_or<Json>(model_.checkpoint().config, "bos_token_id", Json(), where);
                bos.is_number_integer()) {
       writer_.add_count("tokenizer.ggml.bos_token_id", bos.get<int64_t>());
@@ -240,21 +229,6 @@ class Exporter {
     const Json config = read_json_file(folder / "tokenizer_config.json");
     if (config.contains("chat_template") && config.at("chat_template").is_string())
       writer_.add_text("tokenizer.chat_template", config.at("chat_template").get<std::string>());
-  }
-
-  // The special token that the post-processor puts before a text.
-  static std::string start_token(const Json& processor) {
-    if (!processor.is_object()) return "";
-    const std::string type = processor.value("type", "");
-    if (type == "Sequence") {
-      for (const Json& part : processor.value("processors", Json::array())) {
-        if (const std::string token = start_token(part); !token.empty()) return token;
-      }
-    }
-    if (type != "TemplateProcessing") return "";
-    const Json single = processor.value("single", Json::array());
-    if (single.empty() || !single[0].contains("SpecialToken")) return "";
-    return single[0]["SpecialToken"].value("id", "");
   }
 
   // Rows of a head that are put in llama.cpp's order; 0: none.

@@ -5,33 +5,20 @@
 #include <cstring>
 
 #include "model/attention.h"
+#include "model/rope.h"
 
 namespace nibble {
 namespace {
 
-constexpr double kTwoPi = 6.283185307179586;
-
-// Rotary frequencies of a head, with Llama 3's stretching (transformers, _compute_llama3_parameters).
+// Rotary frequencies of a head.
 std::vector<double> rope_frequencies(const Model& model) {
   const ModelConfig& c = model.config;
-  std::vector<double> frequencies(static_cast<size_t>(c.rope_dims / 2));
-  for (size_t i = 0; i < frequencies.size(); ++i) {
-    double f = 1.0 / std::pow(double{c.rope_theta}, 2.0 * static_cast<double>(i) / c.rope_dims);
-    if (c.rope_scaling) {
-      const RopeScaling& s = *c.rope_scaling;
-      const double wavelength = kTwoPi / f;
-      const double low = s.original_context / double{s.low_freq_factor};
-      const double high = s.original_context / double{s.high_freq_factor};
-      if (wavelength > low) {
-        f /= double{s.factor};
-      } else if (wavelength >= high) {
-        const double smooth = (s.original_context / wavelength - double{s.low_freq_factor}) /
-                              (double{s.high_freq_factor} - double{s.low_freq_factor});
-        f = (1 - smooth) * f / double{s.factor} + smooth * f;
-      }
-    }
-    if (!model.rope_factors.empty()) f /= double{model.rope_factors[i]};
-    frequencies[i] = f;
+  std::vector<double> frequencies;
+  for (int i = 0; i < c.rope_dims / 2; ++i) {
+    double f = rope_frequency(c, i);
+    if (c.rope_scaling) f = stretched(f, *c.rope_scaling);
+    if (!model.rope_factors.empty()) f /= double{model.rope_factors[static_cast<size_t>(i)]};
+    frequencies.push_back(f);
   }
   return frequencies;
 }

@@ -1,0 +1,23 @@
+#include "model/rope.h"
+
+#include <cmath>
+#include <numbers>
+
+namespace nibble {
+
+double rope_frequency(const ModelConfig& config, int pair) {
+  return 1.0 / std::pow(double{config.rope_theta}, 2.0 * pair / config.rope_dims);
+}
+
+double stretched(double frequency, const RopeScaling& s) {
+  const double factor = double{s.factor}, wavelength = 2 * std::numbers::pi / frequency;
+  const double low = s.original_context / double{s.low_freq_factor};
+  const double high = s.original_context / double{s.high_freq_factor};
+  if (wavelength > low) return frequency / factor;
+  if (wavelength < high) return frequency;
+  const double smooth = (s.original_context / wavelength - double{s.low_freq_factor}) /
+                        (double{s.high_freq_factor} - double{s.low_freq_factor});
+  return (1 - smooth) * frequency / factor + smooth * frequency;
+}
+
+}  // namespace nibble

@@ -1,0 +1,13 @@
+// Rotary frequencies (Su et al. 2021) and Llama 3's stretching of them.
+#pragma once
+
+#include "model/config.h"
+
+namespace nibble {
+
+// Radians a position, of pair `pair` of a head's rotated dimensions, before any stretching.
+double rope_frequency(const ModelConfig& config, int pair);
+// The frequency that Llama 3 turns it into (transformers, _compute_llama3_parameters).
+double stretched(double frequency, const RopeScaling& scaling);
+
+}  // namespace nibble
