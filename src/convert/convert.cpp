@@ -94,13 +94,8 @@ void write_dequantized(const Linear& linear, const std::function<int64_t(int64_t
 }
 
 void release_codes(const Model& model, const PackedView& weight) {
-  const std::span<const std::byte> part(reinterpret_cast<const std::byte*>(weight.codes),
-                                        static_cast<size_t>(weight.format.code_bytes()));
-  for (const auto& file : model.checkpoint().files) {
-    const auto whole = file->bytes();
-    if (part.data() >= whole.data() && part.data() + part.size() <= whole.data() + whole.size())
-      file->release(part);
-  }
+  release_pages(model.checkpoint(), {reinterpret_cast<const std::byte*>(weight.codes),
+                                     static_cast<size_t>(weight.format.code_bytes())});
 }
 
 void write_companions(const Model& model, const fs::path& out) {

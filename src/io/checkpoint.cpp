@@ -160,6 +160,14 @@ Json load_tokenizer_json(const fs::path& path) {
   return read_object(path);
 }
 
+void release_pages(const Checkpoint& checkpoint, std::span<const std::byte> part) {
+  for (const auto& file : checkpoint.files) {
+    const auto whole = file->bytes();
+    if (part.data() >= whole.data() && part.data() + part.size() <= whole.data() + whole.size())
+      file->release(part);
+  }
+}
+
 std::string checkpoint_sha256(const Checkpoint& checkpoint) {
   // Read, not taken from the mapping: hashing must not count as the model's resident memory.
   Sha256 hash;

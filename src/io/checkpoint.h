@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,9 @@ enum class GgufDType { kBF16, kF32 };  // what quantized GGUF tensors are dequan
 // much more memory than the file. Throws Error for anything missing, truncated or inconsistent.
 Checkpoint open_checkpoint(const std::filesystem::path& path, GgufDType gguf_dtype = GgufDType::kBF16,
                            bool with_tokenizer = true);
+
+// Gives back the memory of a part that has been read, where it lies in a mapped file.
+void release_pages(const Checkpoint& checkpoint, std::span<const std::byte> part);
 
 // Only the tokenizer: tokenizer.json of a directory (weights need not be there), the file itself,
 // or the one made from a .gguf file's metadata. Throws Error when there is none.

@@ -13,23 +13,13 @@ constexpr int64_t kPerWord = 8;
 ForeignLinear read_awq(const TensorMap& tensors, const std::string& name, const ForeignFormat& format,
                        const std::string& file) {
   const std::string where = fmt::format("{}: {}", file, quote_name(name));
-  const auto found = tensors.find(name + ".qweight");
-  if (found == tensors.end()) fail("{}: tensor '{}.qweight' is missing", file, name);
-  const TensorView& qweight = found->second;
-  if (qweight.dtype != DType::kI32 || qweight.shape.size() != 2 || qweight.elements() == 0)
-    fail("{}: qweight is {} {}, expected a matrix of I32", where, dtype_name(qweight.dtype),
-         shape_string(qweight.shape));
+  const TensorView& qweight = matrix_of_words(tensors, name + ".qweight", file);
   if (format.bits != 4) fail("{}: {} bits; AWQ's gemm layout has 4", where, format.bits);
   const int64_t k = qweight.shape[0], words = qweight.shape[1], n = words * kPerWord;
   ForeignLinear out{foreign_matrix(format, n, k, where), {}};
   QuantizedMatrix& m = out.matrix;
   const int64_t groups = m.format.groups();
-  const auto scales = tensors.find(name + ".scales");
-  if (scales == tensors.end()) fail("{}: tensor '{}.scales' is missing", file, name);
-  if (scales->second.shape != std::vector<int64_t>{groups, n})
-    fail("{}: its scales are {}, but {} inputs in groups of {} ask for [{}, {}]", where,
-         shape_string(scales->second.shape), k, m.format.group(), groups, n);
-  read_foreign_scales(scales->second, true, m, where);
+  read_foreign_scales(tensors, name, "scales", true, m, file);
   const uint32_t* zeros =
       foreign_tensor(tensors, name + ".qzeros", DType::kI32, {groups, words}, file).as<uint32_t>();
   const uint32_t* codes = qweight.as<uint32_t>();

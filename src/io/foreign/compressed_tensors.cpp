@@ -26,12 +26,7 @@ ForeignLinear read_compressed_tensors(const TensorMap& tensors, const std::strin
   ForeignLinear out{foreign_matrix(format, n, k, where), {}};
   QuantizedMatrix& m = out.matrix;
   const int64_t groups = m.format.groups();
-  const auto scales = tensors.find(name + ".weight_scale");
-  if (scales == tensors.end()) fail("{}: tensor '{}.weight_scale' is missing", file, name);
-  if (scales->second.shape != std::vector<int64_t>{n, groups})
-    fail("{}: its scales are {}, but {} inputs in groups of {} ask for [{}, {}]", where,
-         shape_string(scales->second.shape), k, m.format.group(), n, groups);
-  read_foreign_scales(scales->second, false, m, where);
+  read_foreign_scales(tensors, name, "weight_scale", false, m, file);
   if (tensors.contains(name + ".weight_zero_point")) {
     const int64_t rows = packed_words(n, format.bits);
     const uint32_t* zeros =

@@ -27,9 +27,28 @@ QuantizedMatrix foreign_matrix(const ForeignFormat& f, int64_t n, int64_t k, con
   }
 }
 
-void read_foreign_scales(const TensorView& scales, bool transposed, QuantizedMatrix& m,
-                         const std::string& where) {
-  const std::vector<float> values = to_float(scales);
+const TensorView& matrix_of_words(const TensorMap& tensors, const std::string& name,
+                                  const std::string& where) {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) fail("{}: tensor {} is missing", where, quote_name(name));
+  const TensorView& view = found->second;
+  if (view.dtype != DType::kI32 || view.shape.size() != 2 || view.elements() == 0)
+    fail("{}: tensor {} is {} {}, expected a matrix of I32", where, quote_name(name), dtype_name(view.dtype),
+         shape_string(view.shape));
+  return view;
+}
+
+void read_foreign_scales(const TensorMap& tensors, const std::string& linear, const char* suffix,
+                         bool transposed, QuantizedMatrix& m, const std::string& file) {
+  const std::string where = fmt::format("{}: {}", file, quote_name(linear));
+  const auto found = tensors.find(fmt::format("{}.{}", linear, suffix));
+  if (found == tensors.end()) fail("{}: tensor '{}.{}' is missing", file, linear, suffix);
+  std::vector<int64_t> shape{m.format.n, m.format.groups()};
+  if (transposed) std::swap(shape[0], shape[1]);
+  if (found->second.shape != shape)
+    fail("{}: its scales are {}, but {} inputs in groups of {} ask for {}", where,
+         shape_string(found->second.shape), m.format.k, m.format.group(), shape_string(shape));
+  const std::vector<float> values = to_float(found->second);
   NIBBLE_CHECK(values.size() == m.scales.size());
   const size_t n = static_cast<size_t>(m.format.n), groups = static_cast<size_t>(m.format.groups());
   for (size_t row = 0; row < n; ++row) {

@@ -51,10 +51,14 @@ const TensorView& foreign_tensor(const TensorMap& tensors, const std::string& na
 // The matrix of a linear of n outputs and k inputs; throws Error for what the packed layout cannot say.
 QuantizedMatrix foreign_matrix(const ForeignFormat& format, int64_t n, int64_t k, const std::string& where);
 
-// Scales of any float type, [n, groups] or, transposed, [groups, n]: fp16 in the matrix when every one is
-// exactly that, float32 otherwise.
-void read_foreign_scales(const TensorView& scales, bool transposed, QuantizedMatrix& matrix,
-                         const std::string& where);
+// The tensor of `name`, which must be a matrix of I32. Throws Error likewise.
+const TensorView& matrix_of_words(const TensorMap& tensors, const std::string& name,
+                                  const std::string& where);
+
+// Scales of any float type, tensor "LINEAR.SUFFIX" of shape [n, groups] or, transposed, [groups, n]: fp16 in
+// the matrix when every one is exactly that, float32 otherwise. Throws Error naming `file` and the linear.
+void read_foreign_scales(const TensorMap& tensors, const std::string& linear, const char* suffix,
+                         bool transposed, QuantizedMatrix& matrix, const std::string& file);
 
 // Sets `symmetric` when every zero point is the middle, `wide_zeros` when one does not fit the code's width.
 void settle_zeros(QuantizedMatrix& matrix);

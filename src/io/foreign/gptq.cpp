@@ -18,17 +18,6 @@ uint32_t ones(int bits) {
   return word;
 }
 
-const TensorView& matrix_of_words(const TensorMap& tensors, const std::string& name,
-                                  const std::string& where) {
-  const auto found = tensors.find(name);
-  if (found == tensors.end()) fail("{}: tensor {} is missing", where, quote_name(name));
-  const TensorView& view = found->second;
-  if (view.dtype != DType::kI32 || view.shape.size() != 2 || view.elements() == 0)
-    fail("{}: tensor {} is {} {}, expected a matrix of I32", where, quote_name(name), dtype_name(view.dtype),
-         shape_string(view.shape));
-  return view;
-}
-
 void read_zeros(const TensorView& qzeros, GptqZeros kind, QuantizedMatrix& m, const std::string& where) {
   const PackedFormat& f = m.format;
   const int64_t row_words = packed_words(f.n, f.bits);
@@ -62,12 +51,7 @@ ForeignLinear read_gptq(const TensorMap& tensors, const std::string& name, const
   ForeignLinear out{foreign_matrix(format, n, words * 32 / format.bits, where), {}};
   QuantizedMatrix& m = out.matrix;
   const PackedFormat& f = m.format;
-  const auto scales = tensors.find(name + ".scales");
-  if (scales == tensors.end()) fail("{}: tensor '{}.scales' is missing", file, name);
-  if (scales->second.shape != std::vector<int64_t>{f.groups(), n})
-    fail("{}: its scales are {}, but {} inputs in groups of {} ask for [{}, {}]", where,
-         shape_string(scales->second.shape), f.k, f.group(), f.groups(), n);
-  read_foreign_scales(scales->second, true, m, where);
+  read_foreign_scales(tensors, name, "scales", true, m, file);
   read_zeros(
       foreign_tensor(tensors, name + ".qzeros", DType::kI32, {f.groups(), packed_words(n, f.bits)}, file),
       zeros, m, where);

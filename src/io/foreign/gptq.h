@@ -21,7 +21,7 @@ ForeignLinear read_gptq(const TensorMap& tensors, const std::string& name, const
 bool gptq_zeros_are(const TensorMap& tensors, const std::string& name, int bits, int value,
                     const std::string& where);
 
-// Tensors of a linear of this shape, not yet filled; `order`: whether g_idx says more than i / group.
+// Tensors of a linear of this shape, not yet filled.
 std::vector<ForeignTensor> gptq_tensors(const PackedFormat& format);
 void fill_gptq(const ForeignLinear& linear, GptqZeros zeros, std::vector<ForeignTensor>& out);
 

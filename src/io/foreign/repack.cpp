@@ -38,15 +38,6 @@ GptqZeros gptq_zeros(const Checkpoint& checkpoint, const ForeignConfig& config,
   return config.made_by_gptqmodel() ? GptqZeros::kMinusOneCarried : GptqZeros::kMinusOne;
 }
 
-void release(const Checkpoint& checkpoint, const TensorView& view) {
-  const std::span<const std::byte> part(view.data, view.bytes());
-  for (const auto& file : checkpoint.files) {
-    const auto whole = file->bytes();
-    if (part.data() >= whole.data() && part.data() + part.size() <= whole.data() + whole.size())
-      file->release(part);
-  }
-}
-
 std::string config_name(const Checkpoint& checkpoint) { return (checkpoint.path / "config.json").string(); }
 
 }  // namespace
@@ -118,7 +109,7 @@ void repack_foreign(Checkpoint& checkpoint) {
                                      : read_gptq(checkpoint.tensors, name, format, zeros, where);
     for (const char* suffix : kSuffixes) {
       if (const auto used = checkpoint.tensors.find(name + suffix); used != checkpoint.tensors.end())
-        release(checkpoint, used->second);
+        release_pages(checkpoint, {used->second.data, used->second.bytes()});
     }
     all[i] =
         std::make_shared<Repacked>(Repacked{name, linear.matrix.format, pack(linear.matrix), linear.order});
