@@ -211,26 +211,25 @@ void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment,
   const int64_t stride = act_i8_stride(k), segments = (k + segment - 1) / segment;
   const int64_t groups = (k + group - 1) / group, segments_per_group = (group + segment - 1) / segment;
   for (int64_t i = 0; i < m; ++i, codes += stride) {
-    typename V::F sum = V::zero();
-    for (int64_t s = 0; s < segments; ++s) {
-      const int64_t begin = s * segment, size = k - begin < segment ? k - begin : segment;
-      const float* from = x + i * ldx + begin;
-      typename V::F top = V::zero();
-      for_vectors<V>(size,
-                     [&](int64_t c, int64_t count) { top = V::max(top, V::abs(V::load(from + c, count))); });
-      const float largest = lane_max<V>(top);
-      const typename V::F inverse = V::set(largest > 0 ? 127.0f / largest : 0.0f);
-      const float scale = largest / 127.0f;
-      for_vectors<V>(size, [&](int64_t c, int64_t count) {
-        const typename V::I q = V::to_int(V::mul(V::load(from + c, count), inverse));
-        V::store_i8(codes + begin + c, q, count);
-        sum = V::fma(V::to_float(q), V::set(scale), sum);
-      });
-      scales[i * segments + s] = scale;
-      if ((s + 1) % segments_per_group == 0 || s + 1 == segments) {
-        if (sums) sums[i * groups + s / segments_per_group] = lane_sum<V>(sum);
-        sum = V::zero();
+    for (int64_t g = 0, s = 0; g < groups; ++g) {
+      typename V::F sum = V::zero();
+      for (const int64_t end = (g + 1) * segments_per_group; s < end && s < segments; ++s) {
+        const int64_t begin = s * segment, size = k - begin < segment ? k - begin : segment;
+        const float* from = x + i * ldx + begin;
+        typename V::F top = V::zero();
+        for_vectors<V>(
+            size, [&](int64_t c, int64_t count) { top = V::max(top, V::abs(V::load(from + c, count))); });
+        const float largest = lane_max<V>(top);
+        const typename V::F inverse = V::set(largest > 0 ? 127.0f / largest : 0.0f);
+        const float scale = largest / 127.0f;
+        for_vectors<V>(size, [&](int64_t c, int64_t count) {
+          const typename V::I q = V::to_int(V::mul(V::load(from + c, count), inverse));
+          V::store_i8(codes + begin + c, q, count);
+          sum = V::fma(V::to_float(q), V::set(scale), sum);
+        });
+        scales[i * segments + s] = scale;
       }
+      if (sums) sums[i * groups + g] = lane_sum<V>(sum);
     }
     for (int64_t c = k; c < stride; ++c) codes[c] = 0;
   }
