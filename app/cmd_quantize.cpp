@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <functional>
 
 #include "base/file.h"
 #include "base/progress.h"
@@ -26,10 +25,8 @@ struct Options {
   std::vector<std::string> calibration;
   QuantizeOptions quantize;
   bool force = false, dequantize = false;
-  std::function<bool()> head_bits_given;
+  Argument head_bits{nullptr};
 };
-
-constexpr const char* kReport = "quantization_report.json";
 
 // Where the packed model lies until it is exported.
 fs::path beside(const std::string& out) {
@@ -84,7 +81,7 @@ std::string render(const OrderedJson& report, const std::string& out, const std:
                         (*layer)["fallback"].get<std::string>(), (*layer)["reason"].get<std::string>());
   for (const OrderedJson& warning : report["warnings"])
     text += fmt::format("  {}\n", warning.get<std::string>());
-  return text + fmt::format("every layer: {}\n", format == "nibble" ? out + "/" + kReport : out);
+  return text + fmt::format("every layer: {}\n", format == "nibble" ? out + "/" + kQuantizationReport : out);
 }
 
 int run(Options options, const GlobalOptions& global) {
@@ -92,7 +89,7 @@ int run(Options options, const GlobalOptions& global) {
   const ExportFormat format = export_format(options.format);
   const bool exported = format != ExportFormat::kNibble;
   // Embedding and head at 16 bits is all that these formats can say.
-  if (exported && format != ExportFormat::kGguf && !options.head_bits_given()) quantize.head_bits = 16;
+  if (exported && format != ExportFormat::kGguf && !options.head_bits.given()) quantize.head_bits = 16;
   const fs::path out = exported ? beside(options.out) : fs::path(options.out);
   const TemporaryModel temporary(exported ? out : fs::path());
   if (exported && !options.force && fs::exists(options.out))
@@ -126,9 +123,9 @@ int run(Options options, const GlobalOptions& global) {
   const ConvertReport written =
       convert_model(*load_model(out), {format, options.dequantize, options.force}, options.out);
   const fs::path report_file = format == ExportFormat::kGguf
-                                   ? fs::path(options.out + ".quantization_report.json")
-                                   : fs::path(options.out) / kReport;
-  write_file_atomically(report_file, read_file(out / kReport));
+                                   ? fs::path(options.out + "." + kQuantizationReport)
+                                   : fs::path(options.out) / kQuantizationReport;
+  write_file_atomically(report_file, read_file(out / kQuantizationReport));
   OrderedJson json = report;
   json["export"] = export_json(written, options.out, options.format);
   write_output(global, json,
@@ -157,11 +154,10 @@ Run cmd_quantize(Arguments& verb, const GlobalOptions& global) {
   verb.option("--plan", options->plan_file,
               "TOML file of [[rule]]s: pattern, method, bits, group_size, symmetric")
       .type_name("F.toml");
-  const Argument head_bits =
+  options->head_bits =
       verb.option("--head-bits", q.head_bits,
                   "embedding and head: 2, 3, 4, 6, 8 or 16; 16 by default for the other formats but gguf");
-  Argument(head_bits).show_default();
-  options->head_bits_given = [head_bits] { return head_bits.given(); };
+  options->head_bits.show_default();
   verb.option("--calibration", options->calibration,
               "text or JSONL of training data; default: the bundled text")
       .type_name("F");

@@ -11,7 +11,6 @@
 namespace nibble {
 namespace {
 
-constexpr double kZ975 = 1.959963984540054;  // normal quantiles
 constexpr double kZ80 = 0.8416212335729143;
 
 // Rows grouped by cluster key, clusters in order of first appearance.

@@ -29,6 +29,8 @@ struct Estimate {
 // Stegun 26.7.5 (off by less than 2e-3). Infinite for df < 1.
 double student_t_975(double df);
 
+inline constexpr double kZ975 = 1.959963984540054;  // the normal quantile of a 95 % interval
+
 // Two-sided p of Student's t: P(|T| ≥ |t|), df ≥ 1 whole; the finite series of Abramowitz and Stegun 26.7.3
 // and 26.7.4, so off by about 1e-15 in absolute terms. NaN for a NaN or for df < 1.
 double student_t_p(double t, int64_t df);

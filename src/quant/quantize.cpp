@@ -14,7 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kReportName = "quantization_report.json";
 constexpr int kHeadGroup = 128;  // at 8 bits, symmetric: 8.125 bits a weight
 
 // Embedding and head, rounded: they see no calibration and their rows are looked up one by one.
@@ -50,7 +49,7 @@ void prepare_directory(const fs::path& out, bool force) {
     if (!fs::is_directory(out)) fail("{}: exists and is not a directory", out.string());
     if (!force && !fs::is_empty(out))
       fail("{}: exists; give another name, or --force to write over it", out.string());
-    fs::remove(out / kReportName);
+    fs::remove(out / kQuantizationReport);
   }
   std::error_code error;
   fs::create_directories(out, error);
@@ -136,7 +135,7 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
       {"peak_rss", peak_rss_bytes()},
       {"parts", parts},
       {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()}};
-  write_file_atomically(out / kReportName, report.dump(1) + "\n");
+  write_file_atomically(out / kQuantizationReport, report.dump(1) + "\n");
   return report;
 }
 

@@ -11,6 +11,8 @@
 
 namespace nibble {
 
+inline constexpr const char* kQuantizationReport = "quantization_report.json";
+
 struct QuantizeOptions {
   Plan plan;
   LayerOptions layer;

@@ -13,7 +13,6 @@ namespace nibble::report {
 namespace {
 
 constexpr uint64_t kBootstrapSeed = 0;
-constexpr double kDetectableErrors = 2.8;  // 1.96 + 0.84: a 5 % test with 80 % power
 
 // Scores of both sides in the order of the first's rows.
 struct Paired {

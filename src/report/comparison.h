@@ -24,6 +24,7 @@ struct Row {
 Row to_row(const Sample& sample);
 
 constexpr double kSignificance = 0.05;
+constexpr double kDetectableErrors = 2.8;  // 1.96 + 0.84: a 5 % test with 80 % power
 
 enum class Verdict { kNone, kBetter, kWorse };
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "eval/statistics.h"
+
 namespace nibble::report {
 
 double other_bytes(const MemoryBytes& memory) {
@@ -32,7 +34,6 @@ const Json* bench_test(const VariantView& variant, std::string_view prefix) {
 }
 
 std::optional<Distance> distance_of(const VariantView& variant) {
-  constexpr double kZ975 = 1.959964;
   const TaskView* cell = variant.find(kDistance);
   if (!cell || !cell->distance.is_object()) return std::nullopt;
   const Json kl = json_get<Json>(cell->distance, "kl", kDistance);

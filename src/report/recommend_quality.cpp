@@ -12,8 +12,6 @@ namespace nibble::report {
 namespace {
 
 constexpr double kRounding = 1e-9;
-constexpr double kZ975 = 1.959963984540054;
-constexpr double kDetectableErrors = 2.8;  // as in comparison.cpp
 constexpr const char* kAcrossTokenizers = "bits_per_byte";
 
 const TaskScore* find(const Candidate& c, const std::string& task) {

@@ -1,13 +1,12 @@
 #include "study/commands.h"
 
 #include "base/file.h"
+#include "quant/quantize.h"
 
 namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kReport = "quantization_report.json";
 
 template <typename T>
 void add_if(std::vector<std::string>& command, const char* option, const std::optional<T>& value) {
@@ -129,9 +128,9 @@ VariantFacts read_info(const fs::path& file) {
 
 VariantFacts read_quantization(const fs::path& model_dir, double seconds) {
   return reading([&] {
-    const std::string where = kReport;
+    const std::string where = kQuantizationReport;
     VariantFacts facts;
-    facts.quantization_report = read_output(model_dir / kReport, where);
+    facts.quantization_report = read_output(model_dir / kQuantizationReport, where);
     const Json totals = json_get<Json>(facts.quantization_report, "totals", where);
     facts.sha256 = json_get<std::string>(facts.quantization_report, "model_sha256", where);
     facts.file_bytes = json_get<uint64_t>(totals, "file_bytes", where);
@@ -177,10 +176,16 @@ Cell read_bench(std::string_view output) {
   });
 }
 
+double quantization_peak(const VariantFacts& facts) {
+  const Json& report = facts.quantization_report;
+  const Json totals = report.is_object() ? report.value("totals", Json::object()) : Json::object();
+  return json_get_or<double>(totals, "peak_rss", 0, kQuantizationReport);
+}
+
 bool is_complete_model(const fs::path& model_dir, const Json& report) {
-  if (!fs::is_regular_file(model_dir / kReport)) return false;
+  if (!fs::is_regular_file(model_dir / kQuantizationReport)) return false;
   try {
-    return read_json_file(model_dir / kReport) == report;
+    return read_json_file(model_dir / kQuantizationReport) == report;
   } catch (const Error&) {
     return false;  // damaged: to be made again
   }

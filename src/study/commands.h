@@ -39,6 +39,9 @@ Cell read_evaluation(const std::string& task, const std::filesystem::path& json,
                      const std::filesystem::path& samples);
 Cell read_bench(std::string_view output);
 
+// Bytes, as the stored report says; 0 where it does not.
+double quantization_peak(const VariantFacts& facts);
+
 // The directory holds the quantized model whose report this is.
 bool is_complete_model(const std::filesystem::path& model_dir, const Json& report);
 

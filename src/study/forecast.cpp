@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "study/commands.h"
 
 namespace nibble {
 namespace {
@@ -22,12 +23,9 @@ void add_done(std::vector<Done>& all, const Store& store) {
   for (const Cell& cell : store.cells()) {
     const auto facts = store.facts(cell.variant);
     const double parameters = facts ? static_cast<double>(facts->parameters) : 0;
-    if (facts && !cell.variant.is_baseline() && cell.variant != last) {
-      const Json& report = facts->quantization_report;
-      const Json totals = report.is_object() ? report.value("totals", Json::object()) : Json::object();
-      all.push_back({cell.variant, kQuantize, facts->quantize_seconds,
-                     json_get_or<double>(totals, "peak_rss", 0, "quantization_report.json"), parameters});
-    }
+    if (facts && !cell.variant.is_baseline() && cell.variant != last)
+      all.push_back(
+          {cell.variant, kQuantize, facts->quantize_seconds, quantization_peak(*facts), parameters});
     last = cell.variant;
     if (cell.status != CellStatus::kDone) continue;
     all.push_back({cell.variant, cell.task, cell.seconds,

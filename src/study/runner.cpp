@@ -200,10 +200,7 @@ size_t Runner::quantizations_that_fit(const std::string& model) const {
   double peak = 0;
   for (const Cell& cell : cells_) {
     if (cell.variant.model != model) continue;
-    const auto facts = store_.facts(cell.variant);
-    if (!facts || !facts->quantization_report.is_object()) continue;
-    const Json totals = facts->quantization_report.value("totals", Json::object());
-    peak = std::max(peak, json_get_or<double>(totals, "peak_rss", 0, "quantization_report.json"));
+    if (const auto facts = store_.facts(cell.variant)) peak = std::max(peak, quantization_peak(*facts));
   }
   const auto available = static_cast<double>(available_memory_bytes());
   if (peak <= 0 || available <= 0) return 1;
