@@ -10,6 +10,7 @@
 namespace nibble {
 namespace {
 
+constexpr int kReadingRows = 2;                   // up to here a panel takes longer to read than to multiply
 constexpr int64_t kSecondLevelCodes = 640 << 10;  // bytes of int8 activations that a block of rows may take
 
 // The codes of one chunk as vectors of unsigned bytes: byte j of a lane of out[i] is input 4i+j.
@@ -164,13 +165,18 @@ void packed_f32_bits(const PackedView& w, const float* x, int64_t ldx, const flo
                    });
 }
 
-// Adds `chunks` (at least one) chunks of products to the sums of kRows rows.
+// Adds `chunks` (at least one) chunks of products to the sums of kRows rows. With few rows the memory is the
+// limit: every half brings in its share of the next panel's codes, at `ahead`, so that reading never pauses.
 template <class V, int kBits, int kRows>
-inline void add_products(const uint8_t*& chunk, int half, const int8_t* x, int64_t stride, int64_t chunks,
-                         typename V::I dots[kRows]) {
+inline void add_products(const uint8_t*& chunk, const uint8_t*& ahead, int half, const int8_t* x,
+                         int64_t stride, int64_t chunks, typename V::I dots[kRows]) {
   using C = Chunk<V, kBits>;
   do {
     typename V::I q[C::kVectors];
+    if constexpr (kRows <= kReadingRows) {
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += C::kBytes / (kPanelRows / V::kLanes);
+    }
     C::load(chunk, half, q);
     NIBBLE_UNROLL for (int i = 0; i < C::kVectors; ++i) {
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) dots[r] =
@@ -189,7 +195,9 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const ActI8Vie
   const int8_t* codes = x.codes + first * x.stride;
   const float* scales = x.scales + first * x.segments();
   const float* sums = x.sums + first * x.groups;
-  const uint8_t* chunk = w.codes + panel * f.chunks() * C::kBytes;
+  const int64_t panel_bytes = f.chunks() * C::kBytes;
+  const uint8_t *chunk = w.codes + panel * panel_bytes,
+                *ahead = chunk + panel_bytes + half * panel_bytes / (kPanelRows / V::kLanes);
   typename V::F total[kRows];
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = start;
   constexpr int64_t kWhole = kActSegment / C::kInputs;  // chunks a segment
@@ -203,9 +211,9 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const ActI8Vie
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) dots[r] = V::izero();
       const int64_t left = f.chunks() - s * kWhole;
       if (left >= kWhole) {
-        add_products<V, kBits, kRows>(chunk, half, codes, x.stride, kWhole, dots);
+        add_products<V, kBits, kRows>(chunk, ahead, half, codes, x.stride, kWhole, dots);
       } else {
-        add_products<V, kBits, kRows>(chunk, half, codes, x.stride, left, dots);
+        add_products<V, kBits, kRows>(chunk, ahead, half, codes, x.stride, left, dots);
       }
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] =
           V::fma(V::to_float(dots[r]), V::set(scales[r * segments + s]), sum[r]);
