@@ -55,6 +55,9 @@ class Session {
   uint64_t cache_bytes() const { return cache_.bytes(); }
   uint64_t workspace_bytes() const;
 
+  // Slot `to` gets the keys and values of the first `count` positions of slot `from`.
+  void copy_cache(int from, int to, int count) { cache_.copy(from, to, count); }
+
   // Runs the batch; hidden() then holds the final norm's output of every token. Throws Error for
   // a token outside the vocabulary or a position outside the slot.
   void forward(const Batch& batch);
