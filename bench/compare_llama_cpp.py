@@ -56,7 +56,7 @@ def build_llama(work, jobs):
         return binaries
     print("» llama.cpp from the sdist of llama-cpp-python (some minutes)", file=sys.stderr)
     run([sys.executable, "-m", "pip", "download", "llama-cpp-python", "--no-binary", ":all:", "--no-deps",
-         "--no-build-isolation", "-d", work])
+         "-d", work])
     archive = max(work.glob("llama_cpp_python-*.tar.gz"))
     with tarfile.open(archive) as tar:
         tar.extractall(work, filter="data")
