@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from compare_llama_cpp import NIBBLE, ROOT, measured, run  # noqa: E402
 
 SHAPES = {"even": (896, 14, 4864), "odd": (600, 10, 2500)}
-LAYERS, VOCAB = 12, 4096
+LAYERS, VOCAB = 24, 4096
 GROUPS = ("16", "32", "64", "128", "0")
 
 
@@ -72,7 +72,8 @@ def main():
     print("| widths | group | pp512 t/s | tg128 t/s | pp512 against g128 | tg128 against g128 |\n|---|---|---|---|---|---|")
     for (name, group), m in median.items():
         ratio = {test: m[test] * share[name] / median["even", "128"][test] for test in m}
-        print(f"| {name} | {"row" if group == "0" else group} | {m['pp']:.0f} | {m['tg']:.1f} | {ratio['pp']:.2f} | {ratio['tg']:.2f} |")
+        label = "row" if group == "0" else group
+        print(f"| {name} | {label} | {m['pp']:.0f} | {m['tg']:.1f} | {ratio['pp']:.2f} | {ratio['tg']:.2f} |")
 
 
 if __name__ == "__main__":

@@ -46,12 +46,13 @@ KvCache::KvCache(const ModelConfig& config, int slots, int context, CacheType ty
                  const KernelTable& kernels)
     : kernels_(kernels),
       type_(type),
+      layers_(config.n_layers),
       slots_(slots),
       context_(context),
       kv_heads_(config.n_kv_heads),
       head_dim_(config.head_dim),
       row_bytes_(bytes_a_row(type, config.head_dim)),
-      data_(offset(config.n_layers, 0, false, 0)) {}
+      data_(offset(layers_, 0, false, 0)) {}
 
 size_t KvCache::offset(int layer, int slot, bool value, int kv_head) const {
   size_t row = static_cast<size_t>(layer) * static_cast<size_t>(slots_) + static_cast<size_t>(slot);
@@ -65,9 +66,7 @@ CachedRows KvCache::rows(int layer, int slot, bool value, int kv_head) const {
 }
 
 void KvCache::copy(int from_slot, int to_slot, int count) {
-  const size_t heads = static_cast<size_t>(slots_) * 2 * static_cast<size_t>(kv_heads_);
-  const size_t layers = data_.size() / (heads * static_cast<size_t>(context_) * row_bytes_);
-  for (int layer = 0; layer < static_cast<int>(layers); ++layer) {
+  for (int layer = 0; layer < layers_; ++layer) {
     for (const bool value : {false, true}) {
       for (int h = 0; h < kv_heads_; ++h)
         std::memcpy(data_.data() + offset(layer, to_slot, value, h),

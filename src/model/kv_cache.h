@@ -39,7 +39,7 @@ class KvCache {
 
   const KernelTable& kernels_;
   CacheType type_;
-  int slots_, context_, kv_heads_, head_dim_;
+  int layers_, slots_, context_, kv_heads_, head_dim_;
   size_t row_bytes_;
   AlignedBuffer<std::byte> data_;  // [layer][slot][key, value][kv_head][context][row_bytes_]
 };

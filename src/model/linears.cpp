@@ -34,16 +34,15 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
     (l->packed ? any_packed : any_dense) = true;
     any_order = any_order || l->order;
   }
-  std::vector<Pass> passes;
+  std::vector<std::vector<const Linear*>> passes;
   for (const Block& b : model.blocks) {
-    passes.push_back({{&b.q, &b.k, &b.v}});
-    passes.push_back({{&b.o}});
-    passes.push_back(b.gate.present() ? Pass{{&b.gate, &b.up}, true} : Pass{{&b.up}});
-    passes.push_back({{&b.down}});
+    passes.push_back({&b.q, &b.k, &b.v});
+    passes.push_back({&b.o});
+    passes.push_back({b.gate.present() ? &b.gate : &b.up});
+    passes.push_back({&b.down});
   }
-  passes.push_back({{&model.head}});
-  for (size_t i = 0; i < passes.size(); ++i)
-    next_[passes[i].linears.front()] = passes[(i + 1) % passes.size()];
+  passes.push_back({&model.head});
+  for (size_t i = 0; i < passes.size(); ++i) next_[passes[i].front()] = passes[(i + 1) % passes.size()];
 
   const size_t rows = static_cast<size_t>(max_rows);
   if (any_dense && precision.bf16 && kernels.dense_bf16_bf16)
@@ -127,17 +126,16 @@ void Linears::compute(const LinearCall& call, const float* x, int64_t rows, int6
 
 void Linears::announce_next(const Linear& first, int64_t rows) {
   const auto found = rows <= kReadingRows ? next_.find(&first) : next_.end();
-  const Pass* pass = found == next_.end() ? nullptr : &found->second;
+  std::span<const Linear* const> next;
+  if (found != next_.end()) next = found->second;
   int64_t units = 0;
-  if (pass) {
-    for (const Linear* l : pass->linears) units += pass->gated && units > 0 ? 0 : units_of(*l);
-  }
+  for (const Linear* l : next) units += units_of(*l);
   const int64_t pieces = pieces_of(units);
   for (int thread = 1; thread < pool_.size(); ++thread) {
     std::span<const char> bytes;
     if (thread < pieces) {  // its first piece, as parallel_each deals them out
       int64_t begin = units * thread / pieces, end = units * (thread + 1) / pieces;
-      for (const Linear* l : pass->linears) {
+      for (const Linear* l : next) {
         const int64_t here = units_of(*l);
         if (begin < here) {
           bytes = bytes_of(*l, begin, std::min(end, here));

@@ -55,16 +55,12 @@ class Linears {
   // Lets the threads that wait for the pass after that of `first` bring in what they will read there.
   void announce_next(const Linear& first, int64_t rows);
 
-  // The linears of a pass, in the order of their rows; gate and up take turns piece by piece.
-  struct Pass {
-    std::vector<const Linear*> linears;
-    bool gated = false;
-  };
-
   Precision precision_;
   const KernelTable& kernels_;
   ThreadPool& pool_;
-  std::unordered_map<const Linear*, Pass> next_;  // first linear of a pass -> the pass after it
+  // First linear of a pass -> those whose rows the next pass deals out (of gate and up, which go together,
+  // gate).
+  std::unordered_map<const Linear*, std::vector<const Linear*>> next_;
   AlignedBuffer<uint16_t> bf16_;
   AlignedBuffer<int8_t> int8_;
   AlignedBuffer<float> int8_scales_;

@@ -171,8 +171,8 @@ void check_same_study(const StudyPlan& before, const StudyPlan& now, std::string
   same("shots", text_or(before.shots, "(default)"), text_or(now.shots, "(default)"));
   same("seed", fmt::to_string(before.seed), fmt::to_string(now.seed));
   same("data", path_text(before.data), path_text(now.data));
-  same("same_examples", before.same_examples ? "true" : "false", now.same_examples ? "true" : "false");
-  same("symmetric", before.symmetric ? "true" : "false", now.symmetric ? "true" : "false");
+  same("same_examples", fmt::to_string(before.same_examples), fmt::to_string(now.same_examples));
+  same("symmetric", fmt::to_string(before.symmetric), fmt::to_string(now.symmetric));
   same("calibration", paths_text(before.calibration), paths_text(now.calibration));
   same("samples", text_or(before.samples, "(default)"), text_or(now.samples, "(default)"));
   same("seqlen", text_or(before.seqlen, "(default)"), text_or(now.seqlen, "(default)"));

@@ -192,8 +192,8 @@ std::string to_toml(const StudyPlan& plan) {
   line_if("shots", plan.shots);
   line("seed", fmt::format("{}", plan.seed));
   if (plan.data) line("data", quoted(plan.data->string()));
-  line("same_examples", plan.same_examples ? "true" : "false");
-  line("symmetric", plan.symmetric ? "true" : "false");
+  line("same_examples", fmt::to_string(plan.same_examples));
+  line("symmetric", fmt::to_string(plan.symmetric));
   if (!plan.calibration.empty()) line("calibration", quoted_list(to_strings(plan.calibration)));
   line_if("samples", plan.samples);
   line_if("seqlen", plan.seqlen);
