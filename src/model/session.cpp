@@ -62,13 +62,13 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
   const size_t hidden = static_cast<size_t>(c.hidden_size), inner = static_cast<size_t>(c.intermediate_size);
   residual_ = AlignedBuffer<float>(tokens * hidden);
   normed_ = AlignedBuffer<float>(tokens * hidden);
-  projected_ = AlignedBuffer<float>(tokens * hidden);
   q_ = AlignedBuffer<float>(tokens * static_cast<size_t>(c.query_size()));
   k_ = AlignedBuffer<float>(tokens * static_cast<size_t>(c.kv_size()));
   v_ = AlignedBuffer<float>(tokens * static_cast<size_t>(c.kv_size()));
-  attended_ = AlignedBuffer<float>(tokens * static_cast<size_t>(c.query_size()));
+  // These two hold what the projections out of them wait for, and in turn each other's projection.
+  attended_ = AlignedBuffer<float>(tokens * std::max(static_cast<size_t>(c.query_size()), hidden));
+  up_ = AlignedBuffer<float>(tokens * std::max(inner, hidden));
   if (c.has_gate()) gate_ = AlignedBuffer<float>(tokens * inner);
-  up_ = AlignedBuffer<float>(tokens * inner);
 
   const int repeats = c.n_heads / c.n_kv_heads;
   scratch_per_thread_ = attention_scratch(c.head_dim, repeats);
@@ -80,8 +80,7 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
 uint64_t Session::workspace_bytes() const {
   uint64_t total =
       rope_.bytes() + linears_.bytes() + thread_scratch_.bytes() + work_.capacity() * sizeof(Work);
-  for (const AlignedBuffer<float>* b :
-       {&residual_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &projected_})
+  for (const AlignedBuffer<float>* b : {&residual_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_})
     total += b->bytes();
   return total;
 }
@@ -239,12 +238,12 @@ void Session::block(const Block& b, int layer, const Batch& batch, float* h) {
   const int64_t size = rows * model_->config.hidden_size;
   norm(b.attn_norm, h, normed_.data(), rows);
   attention(b, layer, batch, normed_.data(), attended_.data());
-  linear(b.o, attended_.data(), projected_.data(), rows);
-  add(h, projected_.data(), size);
+  linear(b.o, attended_.data(), up_.data(), rows);
+  add(h, up_.data(), size);
   if (!model_->config.parallel_block) norm(b.mlp_norm, h, normed_.data(), rows);
   mlp_inner(b, normed_.data(), up_.data(), rows);
-  linear(b.down, up_.data(), projected_.data(), rows);
-  add(h, projected_.data(), size);
+  linear(b.down, up_.data(), attended_.data(), rows);
+  add(h, attended_.data(), size);
 }
 
 void Session::forward(const Batch& batch) {

@@ -91,7 +91,7 @@ class Session {
   KvCache cache_;
   Linears linears_;
   AlignedBuffer<float> rope_;  // [context][rope_dims/2][cos, sin]
-  AlignedBuffer<float> residual_, normed_, q_, k_, v_, attended_, gate_, up_, projected_;
+  AlignedBuffer<float> residual_, normed_, q_, k_, v_, attended_, gate_, up_;
   AlignedBuffer<float> thread_scratch_;  // [threads][scratch_per_thread_], of attention
   size_t scratch_per_thread_ = 0;
   struct Work {
