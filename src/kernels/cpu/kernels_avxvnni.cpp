@@ -10,6 +10,7 @@ struct AvxVnni : Avx2 {
   static I dot(I acc, I u, I s) {
     return _mm256_dpbusd_avx_epi32(acc, u, s);
   }
+  static I dot16(I acc, I a, I b) { return _mm256_dpwssd_avx_epi32(acc, a, b); }
 };
 
 constexpr KernelTable kTable = avx2_table_of<AvxVnni>("avxvnni");
