@@ -16,7 +16,8 @@
 namespace nibble {
 
 // Runs a function on every thread of the pool; the caller is thread 0. Whoever waits
-// spins for about 50 µs, then sleeps. Not reentrant: a job must not start another job.
+// spins for about 50 µs (yielding, where there are more threads than processors), then sleeps. Not reentrant:
+// a job must not start another job.
 class ThreadPool {
  public:
   // pin: each thread stays on a processor of its own, as far as there are so many for this process.
@@ -86,6 +87,7 @@ class ThreadPool {
   std::atomic<int> sleepers_{0};  // workers that must be notified
   std::atomic<bool> caller_sleeps_{false};
   std::atomic<bool> stop_{false};
+  bool crowded_ = false;  // more threads than processors
   Erased function_ = nullptr;
   void* argument_ = nullptr;
   std::mutex mutex_;

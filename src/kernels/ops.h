@@ -22,6 +22,9 @@ struct DenseView {
   int64_t n = 0, k = 0;
 };
 
+// Rows of x up to which a linear waits for its weights rather than for arithmetic.
+inline constexpr int kReadingRows = 2;
+
 // Inputs that share a scale in int8 activations. Few, since the error of a segment grows with its
 // largest value (docs/kernels.md has what 16, 32 and 64 cost); every weight group is a multiple of it.
 inline constexpr int kActSegment = 16;

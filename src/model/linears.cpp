@@ -10,8 +10,6 @@ namespace {
 constexpr int64_t kUnit = kPanelRows;    // output rows that are dealt out together
 constexpr int64_t kPiecesPerThread = 4;  // a thread that was held up leaves its last pieces to others
 
-constexpr int64_t kDecodeRows = 4;  // up to here a pass waits for memory, not for arithmetic
-
 int64_t units_of(const Linear& linear) { return (linear.n + kUnit - 1) / kUnit; }
 
 // Weights of units [begin, end); of packed ones the codes.
@@ -128,7 +126,7 @@ void Linears::compute(const LinearCall& call, const float* x, int64_t rows, int6
 }
 
 void Linears::announce_next(const Linear& first, int64_t rows) {
-  const auto found = rows <= kDecodeRows ? next_.find(&first) : next_.end();
+  const auto found = rows <= kReadingRows ? next_.find(&first) : next_.end();
   const Pass* pass = found == next_.end() ? nullptr : &found->second;
   int64_t units = 0;
   if (pass) {
