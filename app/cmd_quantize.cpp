@@ -106,6 +106,7 @@ int run(Options options, const GlobalOptions& global) {
   } else {
     quantize.calibration.files.assign(options.calibration.begin(), options.calibration.end());
   }
+  if (global.device != "cpu") throw UsageError("quantize computes on the processor: --device cpu");
   const InterruptGuard guard;
   const auto model = load_model(locate_model(options.model), global.gguf_dtype());
   ThreadPool pool(global.thread_count(), global.pin);
