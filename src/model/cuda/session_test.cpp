@@ -33,7 +33,8 @@ double mean_kl(const std::vector<float>& p, const std::vector<float>& q, size_t 
   const size_t rows = p.size() / vocab;
   for (size_t r = 0; r < rows; ++r) {
     const auto log_sum = [&](const std::vector<float>& x) {
-      const float top = *std::max_element(x.begin() + static_cast<long>(r * vocab), x.begin() + static_cast<long>((r + 1) * vocab));
+      const float top = *std::max_element(x.begin() + static_cast<long>(r * vocab),
+                                          x.begin() + static_cast<long>((r + 1) * vocab));
       double sum = 0;
       for (size_t i = 0; i < vocab; ++i) sum += std::exp(double{x[r * vocab + i]} - double{top});
       return double{top} + std::log(sum);
@@ -64,7 +65,8 @@ class CudaModel : public ::testing::TestWithParam<std::string> {
     return open_forward_pass(model_, options, pool_);
   }
   // Logits of the sequence, run in pieces of so many tokens.
-  std::vector<float> in_pieces(ForwardPass& pass, const std::vector<int32_t>& tokens, int piece, int slot = 0) {
+  std::vector<float> in_pieces(ForwardPass& pass, const std::vector<int32_t>& tokens, int piece,
+                               int slot = 0) {
     std::vector<float> all;
     for (size_t start = 0; start < tokens.size(); start += count(piece)) {
       const size_t now = std::min(count(piece), tokens.size() - start);
@@ -84,13 +86,15 @@ class CudaModel : public ::testing::TestWithParam<std::string> {
 
 TEST_P(CudaModel, ExactModeMatchesTheProcessorInPieces) {
   const auto tokens = some_tokens(70);
-  const SessionOptions options{.slots = 2, .context = 80, .batch_tokens = 70, .precision = Precision::exact()};
+  const SessionOptions options{
+      .slots = 2, .context = 80, .batch_tokens = 70, .precision = Precision::exact()};
   const auto cpu = open(options, false), gpu = open(options, true);
   const auto expected = in_pieces(*cpu, tokens, 70);
   for (const int piece : {70, 20, 7, 3, 1}) {
     const auto got = in_pieces(*gpu, tokens, piece, 1);
     double worst = 0;
-    for (size_t i = 0; i < got.size(); ++i) worst = std::max(worst, std::fabs(double{got[i]} - double{expected[i]}));
+    for (size_t i = 0; i < got.size(); ++i)
+      worst = std::max(worst, std::fabs(double{got[i]} - double{expected[i]}));
     EXPECT_LE(worst, 2e-3) << "in pieces of " << piece;
   }
 }
@@ -115,7 +119,8 @@ TEST_P(CudaModel, DefaultModeStaysNear) {
 
 TEST_P(CudaModel, SequencesInOneBatchKeepApart) {
   const std::vector<int32_t> a = {5, 300, 17, 900, 44, 44, 120}, b = {1000, 3, 8}, c = some_tokens(30);
-  const auto gpu = open({.slots = 3, .context = 64, .batch_tokens = 48, .precision = Precision::exact()}, true);
+  const auto gpu =
+      open({.slots = 3, .context = 64, .batch_tokens = 48, .precision = Precision::exact()}, true);
   const auto alone = in_pieces(*gpu, a, 7);
   Batch batch;
   batch.add(2, 0, b);
@@ -139,7 +144,8 @@ TEST_P(CudaModel, SequencesInOneBatchKeepApart) {
 }
 
 TEST_P(CudaModel, GreedyTextIsTheProcessors) {
-  const SessionOptions options{.slots = 2, .context = 120, .batch_tokens = 40, .precision = Precision::exact()};
+  const SessionOptions options{
+      .slots = 2, .context = 120, .batch_tokens = 40, .precision = Precision::exact()};
   const auto cpu = open(options, false), gpu = open(options, true);
   const auto prompt = some_tokens(21), other = some_tokens(9);
   constexpr int kSteps = 40;
@@ -204,9 +210,16 @@ std::string test_name(const ::testing::TestParamInfo<std::string>& parameter) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, CudaModel,
-                         ::testing::Values("models/llama-mini", "models/qwen2-mini", "models/phi-mini"), test_name);
+                         ::testing::Values("models/llama-mini", "models/qwen2-mini", "models/phi-mini"),
+                         test_name);
 // Packed weights, of other programs' making: 4 bits with zero points, 8 bits, act-order.
-INSTANTIATE_TEST_SUITE_P(Packed, CudaModel, ::testing::Values("foreign/awq-asym-g32", "foreign/compressed-tensors-asym-g64", "foreign/compressed-tensors-sym-g64", "foreign/compressed-tensors-w8-channel", "foreign/gptq-act-order-g32", "foreign/gptq-asym-g32", "foreign/gptq-sym-g32", "foreign/gptq-v2-dynamic"), test_name);
+INSTANTIATE_TEST_SUITE_P(Packed, CudaModel,
+                         ::testing::Values("foreign/awq-asym-g32", "foreign/compressed-tensors-asym-g64",
+                                           "foreign/compressed-tensors-sym-g64",
+                                           "foreign/compressed-tensors-w8-channel",
+                                           "foreign/gptq-act-order-g32", "foreign/gptq-asym-g32",
+                                           "foreign/gptq-sym-g32", "foreign/gptq-v2-dynamic"),
+                         test_name);
 
 }  // namespace
 }  // namespace nibble
