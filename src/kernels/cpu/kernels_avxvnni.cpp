@@ -13,6 +13,7 @@ struct AvxVnni : Avx2 {
     for (int i = 0; i < 4; ++i) sum = _mm256_dpbusd_avx_epi32(sum, u[i], ibroadcast(s + 4 * i));
     return sum;
   }
+  static I dot16(I acc, I a, I b) { return _mm256_dpwssd_avx_epi32(acc, a, b); }
 };
 
 constexpr KernelTable kTable = avx2_table_of<AvxVnni>("avxvnni");

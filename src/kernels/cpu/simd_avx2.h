@@ -67,6 +67,7 @@ struct Avx2 {
     return _mm256_set1_epi32(v);
   }
   static I iload(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static void istore(void* p, I v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
   static I iand(I a, I b) { return _mm256_and_si256(a, b); }
   static I ior(I a, I b) { return _mm256_or_si256(a, b); }
   static I imul(I a, I b) { return _mm256_mullo_epi32(a, b); }
@@ -131,6 +132,8 @@ struct Avx2 {
       return _mm256_add_epi32(sum, _mm256_add_epi32(a, _mm256_slli_epi32(b, 4)));
     }
   }
+  // acc + Σ over the two int16 of each lane.
+  static I dot16(I acc, I a, I b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
 
  private:
   static I first(int64_t n) {

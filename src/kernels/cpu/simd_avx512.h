@@ -73,6 +73,7 @@ struct Avx512 {
     return _mm512_set1_epi32(v);
   }
   static I iload(const void* p) { return _mm512_loadu_si512(p); }
+  static void istore(void* p, I v) { _mm512_storeu_si512(p, v); }
   static I iand(I a, I b) { return _mm512_and_si512(a, b); }
   static I ior(I a, I b) { return _mm512_or_si512(a, b); }
   static I imul(I a, I b) { return _mm512_mullo_epi32(a, b); }
@@ -110,6 +111,8 @@ struct Avx512 {
     for (int i = 0; i < 4; ++i) sum = _mm512_dpbusd_epi32(sum, u[i], ibroadcast(s + 4 * i));
     return sum;
   }
+  // acc + Σ over the two int16 of each lane.
+  static I dot16(I acc, I a, I b) { return _mm512_dpwssd_epi32(acc, a, b); }
 
  private:
   static F widen_bf16(__m256i v) {
