@@ -59,6 +59,7 @@ NIBBLE_OPTION(std::vector<int>);
 NIBBLE_OPTION(std::vector<std::string>);
 NIBBLE_OPTION(std::optional<int>);
 NIBBLE_OPTION(std::optional<int64_t>);
+NIBBLE_OPTION(std::optional<double>);
 NIBBLE_OPTION(std::optional<std::string>);
 NIBBLE_OPTION(std::optional<std::filesystem::path>);
 NIBBLE_OPTION(std::optional<std::vector<int>>);

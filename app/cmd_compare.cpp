@@ -1,10 +1,10 @@
 // nibble compare BASE QUANT --file F
-#include "base/file.h"
 #include "base/progress.h"
 #include "commands.h"
 #include "eval/compare_run.h"
 #include "interrupt.h"
 #include "open_model.h"
+#include "quant/calibration.h"
 #include "report/format.h"
 
 namespace nibble::app {
@@ -35,7 +35,7 @@ std::string render(const Comparison& c, const Options& options) {
 }
 
 int run(Options options, const GlobalOptions& global) {
-  const std::string text = read_file(options.file);
+  const std::string text = prompt_text(options.file);
   options.compare.precision = global.precision();
   if (!options.base_activations.empty()) {
     options.compare.base_precision = options.compare.precision;
@@ -72,7 +72,10 @@ Run cmd_compare(Arguments& verb, const GlobalOptions& global) {
   auto options = std::make_shared<Options>();
   verb.option("base", options->base, kModelHelp).required().type_name("BASE");
   verb.option("quant", options->quant, "the quantized model").required().type_name("QUANT");
-  verb.option("--file,--text", options->file, "a text that neither was made with").required().type_name("F");
+  verb.option("--file,--text", options->file,
+              "a text that neither was made with; JSONL of a task: its rows in prompt form")
+      .required()
+      .type_name("F");
   verb.option("--windows", options->compare.windows, "windows from the text's start; 0: all").show_default();
   verb.option("--window", options->compare.window, "tokens a window; its second half is scored")
       .show_default();

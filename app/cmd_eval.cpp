@@ -163,6 +163,7 @@ Run cmd_eval(Arguments& verb, const GlobalOptions& global) {
       .type_name("S");
   verb.option("--limit", task.limit, "the first rows only").type_name("N");
   verb.option("--shots", task.shots, "examples in a GSM8K prompt, 0 to 8; default 5").type_name("K");
+  verb.flag("--same-examples", task.same_examples, "the same examples before every row: they run once");
   verb.option("--batch", options->engine.slots, "sequences at a time").show_default().type_name("B");
   verb.option("--seed", task.seed, "of the examples and pairs that are drawn").show_default();
   verb.option("--window", task.window, "tokens of a perplexity window; default 2048, or the model's context")

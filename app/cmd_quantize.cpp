@@ -3,29 +3,36 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 
+#include "analysis.h"
 #include "base/file.h"
 #include "base/progress.h"
 #include "commands.h"
 #include "convert/convert.h"
 #include "export_summary.h"
 #include "interrupt.h"
-#include "model/find_model.h"
 #include "open_model.h"
 #include "quant/quantize.h"
 #include "report/format.h"
+#include "report/recommend_specification.h"
 
 namespace nibble::app {
 namespace {
 
 namespace fs = std::filesystem;
 
+constexpr int kAnalysisSamples = 8;
+
 struct Options {
   std::string model, out, plan_file, format = "nibble";
   std::vector<std::string> calibration;
+  std::string analysis;                    // a file of `nibble analyze`; empty: measured when it is needed
+  std::optional<double> target_bpw;        // of the linear layers
+  std::optional<std::string> target_size;  // of the weights' file
   QuantizeOptions quantize;
   bool force = false, dequantize = false;
-  Argument head_bits{nullptr};
+  Argument head_bits{nullptr}, growth_limit{nullptr};
 };
 
 // Where the packed model lies until it is exported.
@@ -84,6 +91,32 @@ std::string render(const OrderedJson& report, const std::string& out, const std:
   return text + fmt::format("every layer: {}\n", format == "nibble" ? out + "/" + kQuantizationReport : out);
 }
 
+// The plan that loses least within the target, measured now or read from a file of `nibble analyze`.
+SizePlan planned(const Options& options, std::shared_ptr<const Model> model, ThreadPool& pool) {
+  const QuantizeOptions& q = options.quantize;
+  Analysis analysis;
+  if (options.analysis.empty()) {
+    CalibrationOptions text = q.calibration;
+    text.samples = std::min(text.samples, kAnalysisSamples);
+    AnalysisOptions wanted;
+    wanted.symmetric = wanted.probe.symmetric = q.plan.base.symmetric;
+    wanted.kl_by_group = false;
+    analysis = analyze(model, text, wanted, pool);
+  } else {
+    analysis =
+        analysis_from_json(parse_json(read_file(options.analysis), options.analysis), options.analysis);
+  }
+  int64_t bytes = 0;
+  if (options.target_bpw) {
+    for (const LinearAnalysis& l : analysis.linears)
+      bytes += static_cast<int64_t>(static_cast<double>(l.n * l.k) * *options.target_bpw / 8);
+  } else {
+    bytes = static_cast<int64_t>(report::parse_bytes("--target-size", *options.target_size)) -
+            bytes_beside_linears(*model, q);
+  }
+  return solve_plan(analysis, bytes, q.plan.base.method);
+}
+
 int run(Options options, const GlobalOptions& global) {
   QuantizeOptions& quantize = options.quantize;
   const ExportFormat format = export_format(options.format);
@@ -97,19 +130,22 @@ int run(Options options, const GlobalOptions& global) {
   quantize.version = NIBBLE_VERSION;
   if (!options.plan_file.empty()) quantize.plan.rules = read_plan_rules(options.plan_file);
   quantize.validate();
-  if (options.calibration.empty()) {
-    quantize.calibration.files = bundled_calibration(bundled_task_files());
-    if (!is_bundled_model(options.model))
-      fmt::print(
-          stderr,
-          "no --calibration: the bundled made-up text is used; real text serves a real model better\n");
-  } else {
-    quantize.calibration.files.assign(options.calibration.begin(), options.calibration.end());
-  }
+  if (options.target_bpw && options.target_size) throw UsageError("--target-bpw or --target-size, not both");
+  quantize.calibration.files = calibration_files(options.calibration, options.model);
   if (global.device != "cpu") throw UsageError("quantize computes on the processor: --device cpu");
   const InterruptGuard guard;
   const auto model = load_model(locate_model(options.model), global.gguf_dtype());
   ThreadPool pool(global.thread_count(), global.pin);
+  if (options.target_bpw || options.target_size) {
+    quantize.planned = planned(options, model, pool);
+    // What was solved has weighed its group sizes already, and is to keep its size.
+    if (!options.growth_limit.given()) quantize.layer.growth_limit = std::numeric_limits<double>::infinity();
+    fmt::print(stderr, "{}", render_plan(*quantize.planned));
+    // Rules of --plan come later and so win.
+    std::vector<Plan::Rule> rules = rules_of(*quantize.planned);
+    rules.insert(rules.end(), quantize.plan.rules.begin(), quantize.plan.rules.end());
+    quantize.plan.rules = std::move(rules);
+  }
   Progress progress(stderr, "quantize", "blocks");
   const OrderedJson report =
       quantize_model(model, quantize, out, options.force, pool, [&](int done, int total) {
@@ -152,9 +188,22 @@ Run cmd_quantize(Arguments& verb, const GlobalOptions& global) {
   verb.option("--damp", q.layer.damp, "gptq: share of the mean diagonal added to the Hessian").show_default();
   verb.option("--error-limit", q.layer.error_limit, "relative output error above which a layer falls back")
       .show_default();
+  options->growth_limit = verb.option(
+      "--growth-limit", q.layer.growth_limit,
+      "times the error of groups of 16 above which a layer takes smaller groups; none with a target");
+  options->growth_limit.show_default();
   verb.option("--plan", options->plan_file,
               "TOML file of [[rule]]s: pattern, method, bits, group_size, symmetric")
       .type_name("F.toml");
+  verb.option(
+          "--target-bpw", options->target_bpw,
+          "bits a weight of the linear layers, scales included: bits and group sizes by measured sensitivity")
+      .type_name("BITS");
+  verb.option("--target-size", options->target_size, "the same for the size of the weights' file: 250MB")
+      .type_name("SIZE");
+  verb.option("--analysis", options->analysis,
+              "measured sensitivities: `nibble analyze --out`; default: measured now")
+      .type_name("F.json");
   options->head_bits =
       verb.option("--head-bits", q.head_bits,
                   "embedding and head: 2, 3, 4, 6, 8 or 16; 16 by default for the other formats but gguf");

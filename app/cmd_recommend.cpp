@@ -42,7 +42,8 @@ int run(const Options& options, const GlobalOptions& global) {
   const report::Specification spec = specification(options);
   const report::StudyView study =
       report::load_study(Store::open(std::filesystem::path(options.dir) / "results.db", true));
-  const report::Recommendation recommendation = report::recommend(study, spec);
+  const report::Recommendation recommendation =
+      report::recommend(study, report::find_critical_issues(study), spec);
   write_output(global, report::to_json(recommendation), report::render_recommendation(recommendation));
   return recommendation.choice ? 0 : kNoneFits;
 }

@@ -174,6 +174,8 @@ Run cmd_study(Arguments& verb, const GlobalOptions& global) {
   list("--calibration", plan.calibration, "text files to calibrate with; default: the built-in mixture");
   verb.option("--samples", plan.samples, "sequences to calibrate with");
   verb.option("--seqlen", plan.seqlen, "tokens of each");
+  verb.flag("--same-examples{true}", plan.same_examples,
+            "the same examples before every GSM8K row: they run once");
   verb.flag("--symmetric{true}", plan.symmetric, "no zero points");
   verb.option("--bench-prompt", plan.bench_prompt, "tokens of the prompt test");
   verb.option("--bench-generate", plan.bench_generate, "tokens of the generation test");

@@ -13,6 +13,7 @@ namespace nibble::app {
 using Run = std::function<int()>;
 using DeclareVerb = Run (*)(Arguments& verb, const GlobalOptions& global);
 
+Run cmd_analyze(Arguments& verb, const GlobalOptions& global);
 Run cmd_bench(Arguments& verb, const GlobalOptions& global);
 Run cmd_compare(Arguments& verb, const GlobalOptions& global);
 Run cmd_convert(Arguments& verb, const GlobalOptions& global);

@@ -2,6 +2,7 @@
 """nibble against llama.cpp on this machine: decode, prefill, memory, load time and KL of the same checkpoint.
 
 usage: bench/compare_llama_cpp.py MODEL_DIR [--text FILE] [--threads N] [--rounds N]
+       bench/compare_llama_cpp.py MODEL_DIR --method rtn --samples 1      a checkpoint of random weights (random_checkpoint.py)
 
 MODEL_DIR is a Hugging Face directory with bf16 weights. llama.cpp is built once from the PyPI sdist of
 llama-cpp-python, its files and all models lie under --work (default: ~/.cache/nibble/compare), never in the
@@ -25,8 +26,8 @@ NIBBLE = ROOT / "build/release/nibble"
 TOOLS = ("llama-bench", "llama-quantize", "llama-perplexity")
 # name, arguments of nibble quantize
 NIBBLE_MODELS = (
-    ("nibble as many bytes as Q4_0", "--method gptq --group-size 32 --symmetric --head-bits 8"),
-    ("nibble lean", "--method gptq --group-size 64 --head-bits 4"),
+    ("nibble as many bytes as Q4_0", "--group-size 32 --symmetric --head-bits 8"),
+    ("nibble lean", "--group-size 64 --head-bits 4"),
 )
 
 
@@ -56,7 +57,7 @@ def build_llama(work, jobs):
         return binaries
     print("» llama.cpp from the sdist of llama-cpp-python (some minutes)", file=sys.stderr)
     run([sys.executable, "-m", "pip", "download", "llama-cpp-python", "--no-binary", ":all:", "--no-deps",
-         "--no-build-isolation", "-d", work])
+         "-d", work])
     archive = max(work.glob("llama_cpp_python-*.tar.gz"))
     with tarfile.open(archive) as tar:
         tar.extractall(work, filter="data")
@@ -84,6 +85,7 @@ def make_models(args, work, binaries):
         llama[f"llama.cpp {kind}"] = out
     ours = {"nibble bf16": args.model}
     for label, options in NIBBLE_MODELS:
+        options = f"--method {args.method} {options}"
         out = work / f"{name}.{re.sub('[^a-z0-9]+', '-', (label + options).lower())}"
         if not (out / "config.json").exists():
             print(f"» {label}: nibble quantize {options}", file=sys.stderr)
@@ -154,6 +156,7 @@ def main():
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--calibration", nargs="*", default=[])
     parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--method", default="gptq", help="of nibble's models; rtn will do where only speed is asked for")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5, help="0: only the KL")
     parser.add_argument("--work", type=pathlib.Path,
@@ -181,7 +184,7 @@ def main():
     commit = run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]).stdout.strip()
     processor = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())[1]
     print(f"{version} ({commit}), {(args.work / 'version').read_text()}; {processor}, {args.threads} threads; medians of "
-          f"{args.rounds} alternating runs of {args.model.resolve().name}")
+          f"{args.rounds} alternating runs of {args.model.resolve().name}; nibble's by {args.method}")
     print("\n| | file MB | pp512 t/s | tg128 t/s | batch 8 t/s | of bandwidth | peak MB | without mmap | load s | KL |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for label, m in median.items():

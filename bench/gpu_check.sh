@@ -47,14 +47,14 @@ stage "racecheck, operations" sanitized racecheck "$programs/kernels_test" "$sma
 stage "racecheck, models" sanitized racecheck "$programs/model_test" '*CudaModel.Greedy*/qwen2*'
 for model in llama-mini qwen2-mini phi-mini; do stage "evaluation of $model" agree $model; done
 for shape in llama-3.2-1b qwen2-0.5b phi-1.5; do
-  python3 "$root/bench/random_checkpoint.py" "$out/$shape" --shape $shape
-  python3 "$root/bench/random_checkpoint.py" "$out/$shape-4bit" --shape $shape --bits 4
+  python3 "$root/bench/random_shapes.py" "$out/$shape" --shape $shape
+  python3 "$root/bench/random_shapes.py" "$out/$shape-4bit" --shape $shape --bits 4
   for variant in $shape $shape-4bit; do
     stage "speed of $variant" "$programs/nibble" bench "$out/$variant" --device cuda -p 512 -n 128 -b 1,8
   done
 done
 for group in 16 32 128 0; do
-  python3 "$root/bench/random_checkpoint.py" "$out/group" --shape qwen2-0.5b --bits 4 --group-size $group
+  python3 "$root/bench/random_shapes.py" "$out/group" --shape qwen2-0.5b --bits 4 --group-size $group
   stage "speed and memory with groups of $group" "$programs/nibble" bench "$out/group" --device cuda -p 2048 -n 128 -r 3
 done
 stage "memory of the baseline" "$programs/nibble" bench "$out/qwen2-0.5b" --device cuda -p 2048 -n 128 -r 3

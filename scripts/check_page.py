@@ -1,135 +1,27 @@
 #!/usr/bin/env python3
 """Opens report.html in headless Chromium and holds it against what it promises.
 
-usage: check_page.py PAGE.html [--screenshots DIR NAME] [--chromium PROGRAM]
+usage: check_page.py PAGE.html [--screenshots DIR NAME] [--pdf FILE] [--chromium PROGRAM]
+       check_page.py --live http://127.0.0.1:PORT/   (a page whose study gains a cell within 30 s must show it)
 Checks, with every model in turn, light and dark, at 1280 and 390 pixels: no message on the console, no request but
-for the page itself, every chart has data, nothing wider than the window, tables sort and filter, answers open.
+for the page itself, every chart has data, nothing wider than the window, tables sort and filter, answers open; then
+what screen readers, keyboards and printers get (check_page_access.py).
 Exits 0 when all holds, 1 with a line for each failure, 77 when there is no Chromium (ctest: skipped).
 Speaks the DevTools protocol over a pipe; needs nothing but Python and Chromium (apt-get install chromium).
 """
 import argparse
-import base64
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 
+from check_page_access import check_access, check_print
+from chromium import Browser
+
 SKIPPED = 77
 WIDTHS = (1280, 390)
-
-
-class Browser:
-    """One page of one Chromium; messages are JSON, ended by a zero byte, on file descriptors 3 and 4."""
-
-    def __init__(self, program, profile):
-        to_child, self.write_end = os.pipe()
-        self.read_end, from_child = os.pipe()
-        # Not 3 and 4 themselves, which the child's side must become.
-        to_child, from_child = (self._above(fd, 10) for fd in (to_child, from_child))
-
-        def descriptors():
-            os.dup2(to_child, 3)
-            os.dup2(from_child, 4)
-
-        self.process = subprocess.Popen(
-            [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
-             "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
-            preexec_fn=descriptors, pass_fds=(3, 4, to_child, from_child), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL)
-        os.close(to_child)
-        os.close(from_child)
-        self.buffer, self.number, self.session, self.events = b"", 0, None, []
-        target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
-        self.session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(domain + ".enable")
-
-    @staticmethod
-    def _above(fd, lowest):
-        import fcntl
-        other = fcntl.fcntl(fd, fcntl.F_DUPFD, lowest)
-        os.close(fd)
-        return other
-
-    def _message(self, seconds):
-        import select
-        end = time.monotonic() + seconds
-        while b"\0" not in self.buffer:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([self.read_end], [], [], left)[0]:
-                return None
-            part = os.read(self.read_end, 1 << 20)
-            if not part:
-                raise RuntimeError("Chromium ended")
-            self.buffer += part
-        text, self.buffer = self.buffer.split(b"\0", 1)
-        return json.loads(text)
-
-    def call(self, method, **parameters):
-        self.number += 1
-        message = {"id": self.number, "method": method, "params": parameters}
-        if self.session:
-            message["sessionId"] = self.session
-        os.write(self.write_end, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._message(60)
-            if answer is None:
-                raise RuntimeError(f"{method}: no answer")
-            if answer.get("id") == self.number:
-                if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']['message']}")
-                return answer["result"]
-            self.events.append(answer)
-
-    def wait(self, event, seconds=30):
-        while True:
-            for i, message in enumerate(self.events):
-                if message.get("method") == event:
-                    return self.events.pop(i)
-            message = self._message(seconds)
-            if message is None:
-                raise RuntimeError(f"{event} did not come")
-            self.events.append(message)
-
-    def run(self, expression):
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in result:
-            raise RuntimeError(result["exceptionDetails"].get("exception", {}).get("description", "exception"))
-        return result["result"].get("value")
-
-    def open(self, url, width, scheme):
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Page.navigate", url=url)
-        self.wait("Page.loadEventFired")
-        self.settle()
-
-    def settle(self):
-        self.run("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(r, 60))))")
-
-    def screenshot(self, path, width, height):
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        self.settle()
-        image = self.call("Page.captureScreenshot", format="png")["data"]
-        with open(path, "wb") as file:
-            file.write(base64.b64decode(image))
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
-
-    def close(self):
-        try:
-            self.session = None
-            self.call("Browser.close")
-        except (RuntimeError, OSError):
-            pass
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 # What a chart without data looks like: no dataset, or none with a finite number in it.
@@ -199,8 +91,6 @@ def check(browser, url, failures, expect):
         failures.append("a changed answer opens empty")
     for _ in range(3):  # light, dark, the system's again
         browser.run("document.getElementById('theme').click()")
-    browser.run("dispatchEvent(new Event('beforeprint')), dispatchEvent(new Event('afterprint')), true")
-    browser.settle()
 
 
 def gather(browser, url, failures):
@@ -214,8 +104,25 @@ def gather(browser, url, failures):
             failures.append("exception: " + json.dumps(params["exceptionDetails"])[:300])
         elif method == "Network.requestWillBeSent":
             asked = params["request"]["url"]
-            if asked.split("#")[0] != url and not asked.startswith("data:"):
+            allowed = (url, url + "data.json") if url.startswith("http") else (url,)
+            if asked.split("#")[0] not in allowed and not asked.startswith("data:"):
                 failures.append("request: " + asked[:200])
+
+
+def check_live(browser, url, failures):
+    browser.open(url, 1280, "light")
+    summary = "document.getElementById('summary').textContent"
+    before, end = browser.run(summary), time.monotonic() + 30
+    if not browser.run("document.getElementById('footer').textContent").startswith("Live: "):
+        failures.append("the page does not say that it is live")
+    browser.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    opened = browser.run("document.querySelectorAll('details[open]').length")
+    while browser.run(summary) == before and time.monotonic() < end:
+        time.sleep(0.2)
+    if browser.run(summary) == before:
+        failures.append(f"nothing new was shown: '{before}'")
+    if browser.run("document.querySelectorAll('details[open]').length") < opened:
+        failures.append("what was open is closed after an update")
 
 
 def screenshots(browser, url, folder, name):
@@ -230,21 +137,30 @@ def screenshots(browser, url, folder, name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("page")
+    parser.add_argument("page", nargs="?")
+    parser.add_argument("--live", metavar="URL")
     parser.add_argument("--screenshots", nargs=2, metavar=("DIR", "NAME"))
+    parser.add_argument("--pdf", help="leave the printed page here")
     parser.add_argument("--charts", type=int, default=6, help="at least so many charts a model")
     parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("chromium-browser") or
                         shutil.which("google-chrome"))
     options = parser.parse_args()
+    if bool(options.page) == bool(options.live):
+        parser.error("a file, or --live URL")
     if not options.chromium:
         print("no Chromium here (apt-get install chromium): the page was not opened")
         return SKIPPED
-    url = "file://" + os.path.abspath(options.page)
+    url = options.live or "file://" + os.path.abspath(options.page)
     failures = []
     with tempfile.TemporaryDirectory(prefix="nibble-page-", ignore_cleanup_errors=True) as profile:
         browser = Browser(options.chromium, profile)
         try:
-            check(browser, url, failures, options.charts)
+            if options.live:
+                check_live(browser, url, failures)
+            else:
+                check(browser, url, failures, options.charts)
+                check_access(browser, url, failures)
+                check_print(browser, url, failures, options.pdf)
             gather(browser, url, failures)
             if options.screenshots:
                 screenshots(browser, url, *options.screenshots)
@@ -253,7 +169,7 @@ def main():
     for failure in failures:
         print(failure)
     if not failures:
-        print(f"{options.page}: no console message, no request, every chart has data")
+        print(f"{url}: no console message, no request, every chart has data, all of it named and printable")
     return 1 if failures else 0
 
 

@@ -82,6 +82,14 @@ def t_p(estimate, units):
     return float(2 * st.t.sf(abs(estimate["value"] / estimate["stderr"]), units - 1))
 
 
+def whiskers(v):
+    """Ends of a box plot's whiskers: the furthest values within 1.5 times the interquartile range of the box (Tukey)."""
+    low, high = np.percentile(v, [25, 75])
+    reach = 1.5 * (high - low)
+    inside = v[(v >= low - reach) & (v <= high + reach)]
+    return {"whisker_low": float(inside.min()), "whisker_high": float(inside.max())}
+
+
 def main():
     out = {"made_with": f"scipy {scipy.__version__}, statsmodels {statsmodels.__version__}, numpy {np.__version__}"}
     out["student_t_975"] = [{"df": d, "t": float(st.t.ppf(0.975, d))} for d in [1, 2, 3, 4, 5, 6, 7, 9, 12, 15, 20, 30, 59, 100, 1000]]
@@ -105,7 +113,8 @@ def main():
     for n in (1, 2, 10, 57):
         v = np.round(rng.lognormal(2, 1, n), 6)
         out["percentiles"].append({"values": v.tolist(), "mean": float(v.mean()),
-                                   **{f"p{q}": float(np.percentile(v, q)) for q in (50, 90, 95, 99)}, "p99.9": float(np.percentile(v, 99.9))})
+                                   **{f"p{q}": float(np.percentile(v, q)) for q in (25, 50, 75, 90, 95, 99)}, "p99.9": float(np.percentile(v, 99.9)),
+                                   "min": float(v.min()), "max": float(v.max()), **whiskers(v)})
 
     out["clustered"] = []
     for sizes in ([2] * 20, [1, 5, 2, 8, 3, 3, 1], [4, 4]):

@@ -57,8 +57,8 @@ class Cli : public ::testing::Test {
   fs::path dir_;
 };
 
-const std::vector<std::string> kVerbs = {"doctor",  "info",  "tokenize", "logits", "generate", "eval",
-                                         "compare", "bench", "study",    "report", "recommend"};
+const std::vector<std::string> kVerbs = {"doctor",  "info",  "tokenize", "logits", "generate",  "eval",
+                                         "compare", "bench", "study",    "report", "recommend", "analyze"};
 
 TEST_F(Cli, HelpOfEveryVerbShowsAnExample) {
   const Outcome top = run("--help");
@@ -226,6 +226,36 @@ TEST_F(Cli, CompareOfAModelWithItself) {
   EXPECT_EQ(json.at("kl").at("max"), 0);
   EXPECT_EQ(json.at("top1_agreement"), 1);
   EXPECT_EQ(json.at("ppl_base"), json.at("ppl_quant"));
+}
+
+TEST_F(Cli, APlanIsSolvedFromAnAnalysisAndKeepsItsSize) {
+  const std::string sensitivities = (dir_ / "analysis.json").string();
+  const Outcome measured =
+      run(fmt::format("analyze llama-mini --bits 3,4,8 --group-sizes 32,128 --samples 2 --seqlen 256 "
+                      "--kl-tokens 256 --out {}",
+                      sensitivities));
+  ASSERT_EQ(measured.exit_code, 0) << measured.err;
+  EXPECT_NE(measured.out.find("linears that lose most"), std::string::npos) << measured.out;
+  EXPECT_EQ(read_json_file(sensitivities).at("linears").size(), 42u);
+  const std::string out = (dir_ / "planned").string();
+  const Outcome o = run(fmt::format(
+      "quantize llama-mini {} --method rtn --target-bpw 4.5 --analysis {} --json", out, sensitivities));
+  ASSERT_EQ(o.exit_code, 0) << o.err;
+  EXPECT_NE(o.err.find("bits a weight in the linear layers"), std::string::npos) << o.err;
+  const Json plan = parse_json(o.out, "stdout").at("plan");
+  EXPECT_LE(plan.at("bits_per_weight").get<double>(), 4.5);
+  EXPECT_GT(plan.at("bits_per_weight").get<double>(), 4.3);
+  EXPECT_TRUE(fs::exists(fs::path(out) / "plan.toml"));
+  const std::string small = (dir_ / "small").string();
+  const Outcome sized = run(fmt::format(
+      "quantize llama-mini {} --method rtn --target-size 3.2MB --analysis {}", small, sensitivities));
+  ASSERT_EQ(sized.exit_code, 0) << sized.err;
+  EXPECT_LE(fs::file_size(fs::path(small) / "model.safetensors"), 3'200'000u);
+  EXPECT_GT(fs::file_size(fs::path(small) / "model.safetensors"), 2'700'000u);
+  EXPECT_EQ(run(fmt::format("quantize llama-mini {} --method rtn --target-size 1MB --analysis {}", small,
+                            sensitivities))
+                .exit_code,
+            1);
 }
 
 TEST_F(Cli, BenchMeasuresPromptsAndGeneration) {

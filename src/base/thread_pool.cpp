@@ -24,14 +24,24 @@ std::vector<int> allowed_processors() {
 
 constexpr auto kSpin = std::chrono::microseconds(50);
 
-// Looks for done() for kSpin: most jobs end within it, and waking a sleeper costs more.
+// Looks for done() for kSpin: most jobs end within it, and waking a sleeper costs more. Meanwhile prefetches.
+// crowded: somebody who works may be waiting for this processor, so it is offered at every look.
 template <typename Done>
-bool spin_until(Done done) {
+bool spin_until(bool crowded, Done done, const char* data = nullptr, size_t bytes = 0) {
+  constexpr size_t kLine = 64, kLines = 8;  // lines between two looks
+  for (size_t at = 0; at < bytes; at += kLine * kLines) {
+    if (done()) return true;
+    for (size_t i = 0; i < kLines; ++i) __builtin_prefetch(data + at + i * kLine, 0, 2);
+  }
   const auto deadline = std::chrono::steady_clock::now() + kSpin;
   do {
     for (int i = 0; i < 64; ++i) {
       if (done()) return true;
-      _mm_pause();
+      if (crowded) {
+        ::sched_yield();
+      } else {
+        _mm_pause();
+      }
     }
   } while (std::chrono::steady_clock::now() < deadline);
   return done();
@@ -39,11 +49,12 @@ bool spin_until(Done done) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int n_threads, bool pin) {
+ThreadPool::ThreadPool(int n_threads, bool pin) : prefetch_(static_cast<size_t>(std::max(n_threads, 1))) {
   NIBBLE_CHECK(n_threads >= 1);
+  const std::vector<int> processors = allowed_processors();
+  crowded_ = n_threads > static_cast<int>(processors.size());  // before the workers read it
   for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { work(i); });
   if (!pin) return;
-  const std::vector<int> processors = allowed_processors();
   for (int i = 0; i < n_threads && !processors.empty(); ++i) {
     cpu_set_t one;
     CPU_ZERO(&one);
@@ -91,7 +102,7 @@ void ThreadPool::run_erased(Erased function, void* argument) {
   }
   execute(0);
   const auto all_done = [&] { return running_.load(std::memory_order_seq_cst) == 0; };
-  if (!spin_until(all_done)) {
+  if (!spin_until(crowded_, all_done)) {
     std::unique_lock lock(mutex_);
     caller_sleeps_.store(true, std::memory_order_seq_cst);
     done_.wait(lock, all_done);
@@ -102,9 +113,10 @@ void ThreadPool::run_erased(Erased function, void* argument) {
 
 void ThreadPool::work(int thread) {
   uint64_t seen = 0;
+  Prefetch prefetch;
   for (;;) {
     const auto changed = [&] { return generation_.load(std::memory_order_seq_cst) != seen; };
-    if (!spin_until(changed)) {
+    if (!spin_until(crowded_, changed, prefetch.data, prefetch.bytes)) {
       std::unique_lock lock(mutex_);
       sleepers_.fetch_add(1, std::memory_order_seq_cst);
       wake_.wait(lock, changed);
@@ -112,6 +124,8 @@ void ThreadPool::work(int thread) {
     }
     seen = generation_.load(std::memory_order_acquire);
     if (stop_) return;
+    // Only now: after its last decrement of running_ the caller may write the next one.
+    prefetch = prefetch_[static_cast<size_t>(thread)];
     execute(thread);
     if (running_.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
         caller_sleeps_.load(std::memory_order_seq_cst)) {
@@ -119,6 +133,11 @@ void ThreadPool::work(int thread) {
       done_.notify_one();
     }
   }
+}
+
+void ThreadPool::prefetch_while_idle(int thread, const void* data, size_t bytes) {
+  NIBBLE_CHECK(running_.load() == 0);
+  prefetch_[static_cast<size_t>(thread)] = {static_cast<const char*>(data), bytes};
 }
 
 int available_threads() { return std::max(1, static_cast<int>(allowed_processors().size())); }

@@ -16,7 +16,8 @@
 namespace nibble {
 
 // Runs a function on every thread of the pool; the caller is thread 0. Whoever waits
-// spins for about 50 µs, then sleeps. Not reentrant: a job must not start another job.
+// spins for about 50 µs (yielding, where there are more threads than processors), then sleeps. Not reentrant:
+// a job must not start another job.
 class ThreadPool {
  public:
   // pin: each thread stays on a processor of its own, as far as there are so many for this process.
@@ -53,14 +54,20 @@ class ThreadPool {
     });
   }
 
-  // body(index, thread) for index in [0, n), handed out one at a time: for uneven work.
+  // body(index, thread) for index in [0, n), for uneven work: each thread begins with the index of its own
+  // number, the rest is handed out one at a time.
   template <typename Body>
   void parallel_each(size_t n, Body&& body) {
-    std::atomic<size_t> next{0};
+    std::atomic<size_t> next{static_cast<size_t>(size())};
     run([&](int thread) {
-      for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) body(i, thread);
+      for (size_t i = static_cast<size_t>(thread); i < n; i = next.fetch_add(1, std::memory_order_relaxed))
+        body(i, thread);
     });
   }
+
+  // What `thread` will read first in the job after the next: it brings these bytes into its second-level
+  // cache while it waits. A hint: nothing is read, so the memory may be gone by then. Not during a job.
+  void prefetch_while_idle(int thread, const void* data, size_t bytes);
 
  private:
   using Erased = void (*)(void*, int);
@@ -68,12 +75,19 @@ class ThreadPool {
   void work(int thread);
   void execute(int thread);
 
+  struct alignas(64) Prefetch {
+    const char* data = nullptr;
+    size_t bytes = 0;
+  };
+
   std::vector<std::thread> workers_;
+  std::vector<Prefetch> prefetch_;  // [size()], written between jobs, read within them
   std::atomic<uint64_t> generation_{0};
   std::atomic<int> running_{0};
   std::atomic<int> sleepers_{0};  // workers that must be notified
   std::atomic<bool> caller_sleeps_{false};
   std::atomic<bool> stop_{false};
+  bool crowded_ = false;  // more threads than processors
   Erased function_ = nullptr;
   void* argument_ = nullptr;
   std::mutex mutex_;

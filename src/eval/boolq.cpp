@@ -46,7 +46,7 @@ void run_boolq(LanguageModel& model, const TaskOptions& options, const ProgressF
   for (const DataRow& row : data.train) train.push_back(parse(row));
   std::vector<std::string> prompts;
   for (size_t i = 0; i < questions.size(); ++i) {
-    Random random = row_random(options.seed, i);
+    Random random = example_random(options, i);
     const auto is_row_itself = [&](size_t t) {
       return static_cast<int64_t>(t) == data.rows[i].train_index ||
              (train[t].question == questions[i].question && train[t].passage == questions[i].passage);

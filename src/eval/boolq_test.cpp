@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 
 #include "eval/statistics.h"
 #include "eval/task.h"
@@ -125,6 +126,25 @@ TEST(BoolQ, ExamplesComeFromTrainAndNeverHoldTheRow) {
   EXPECT_THAT(r.samples[0].prompt, HasSubstr("The mill is old.\nQuestion: is it new?\nAnswer: no\n\n"));
   options.shots = 4;
   EXPECT_THAT(error_of([&] { run_task("boolq", model, options, {}); }), HasSubstr("use fewer shots"));
+}
+
+TEST(BoolQ, TheSameExamplesButForARowThatIsOne) {
+  TemporaryDir dir;
+  dir.write("boolq.train.jsonl", kRows);
+  dir.write("boolq.validation.jsonl", kRows);
+  FakeLanguageModel model;
+  TaskOptions options = options_for(dir);
+  options.shots = 1;
+  options.same_examples = true;
+  const TaskResult r = run_task("boolq", model, options, {});
+  EXPECT_EQ(r.split, "validation, same examples");
+  std::map<std::string, int> heads;
+  for (const Sample& sample : r.samples) {
+    EXPECT_EQ(sample.prompt.find(sample.prompt.substr(sample.prompt.rfind("Question:"))),
+              sample.prompt.rfind("Question:"));
+    ++heads[sample.prompt.substr(0, sample.prompt.find("\n\n"))];
+  }
+  EXPECT_EQ(heads.size(), 2u);  // the example, and what stands before it itself
 }
 
 TEST(BoolQ, ARowThatAlsoStandsInTrainIsNoExampleOfItself) {

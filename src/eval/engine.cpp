@@ -140,7 +140,8 @@ std::vector<Group> group_by_context(std::span<const LoglikRequest> requests) {
 // Round 0 runs every context with its first continuation, and asks for all first tokens there. Round j
 // runs what follows the first token of the j-th continuations, behind the contexts in their slots.
 void Engine::score_round(ForwardPass& session, std::span<const LoglikRequest> requests,
-                         std::span<const Group> groups, size_t round, std::span<LoglikResult> results) {
+                         std::span<const Group> groups, size_t round, HeldPrompts& held,
+                         std::span<LoglikResult> results) {
   std::vector<Piece> pieces;
   std::vector<std::vector<size_t>> owners;  // the request of each question
   for (size_t g = 0; g < groups.size(); ++g) {
@@ -152,9 +153,11 @@ void Engine::score_round(ForwardPass& session, std::span<const LoglikRequest> re
     std::vector<size_t>& owner = owners.emplace_back();
     piece.slot = static_cast<int>(g);
     if (round == 0) {
-      piece.tokens = context;
+      const size_t reused = held.take(session, piece.slot, context);
+      piece.start = static_cast<int>(reused);
+      piece.tokens.assign(context.begin() + piece.start, context.end());
       for (size_t i = own; i < own + groups[g].count; ++i) {
-        piece.questions.push_back({context.size() - 1, requests[i].continuation.front()});
+        piece.questions.push_back({piece.tokens.size() - 1, requests[i].continuation.front()});
         owner.push_back(i);
         results[i].is_greedy = true;
       }
@@ -168,6 +171,10 @@ void Engine::score_round(ForwardPass& session, std::span<const LoglikRequest> re
     }
   }
   run(session, pieces);
+  if (round == 0) {
+    for (size_t g = 0; g < groups.size(); ++g)
+      held.put(static_cast<int>(g), requests[groups[g].first].context);
+  }
   for (size_t p = 0; p < pieces.size(); ++p) {
     for (size_t q = 0; q < owners[p].size(); ++q) {
       results[owners[p][q]].loglik += pieces[p].scores[q].loglik;
@@ -195,13 +202,15 @@ std::vector<LoglikResult> Engine::loglik(std::span<const LoglikRequest> requests
   }
   const Need need = need_of(lengths, [&](size_t first) { return take_together(lengths, first); });
   ForwardPass& session = this->session(need.slots, need.context);
+  HeldPrompts held(session.options().slots);
   for (size_t begin = 0; begin < groups.size();) {
     const size_t end = begin + take_together(lengths, begin);
     const auto together = std::span(groups).subspan(begin, end - begin);
     const Stopwatch watch;
     size_t rounds = 0;
     for (const Group& group : together) rounds = std::max(rounds, group.count);
-    for (size_t round = 0; round < rounds; ++round) score_round(session, requests, together, round, results);
+    for (size_t round = 0; round < rounds; ++round)
+      score_round(session, requests, together, round, held, results);
     const size_t first = together.front().first, last = together.back().first + together.back().count;
     const double each = watch.seconds() * 1000 / static_cast<double>(last - first);
     for (size_t i = first; i < last; ++i) results[i].latency_ms = each;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "eval/held_prompts.h"
 #include "eval/language_model.h"
 #include "model/forward_pass.h"
 
@@ -31,11 +32,13 @@ class Engine : public LanguageModel {
 
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
   int max_context() const override;
-  // Consecutive requests with one context run it once. Latency: of the requests computed together,
+  // Consecutive requests with one context run it once, and what it has in common with one that ran before
+  // is not run again. Latency: of the requests computed together,
   // their wall time divided by their number.
   std::vector<LoglikResult> loglik(std::span<const LoglikRequest> requests,
                                    const ProgressFn& progress) override;
-  // A sequence that ends makes room for the next; times count from when a sequence got its place.
+  // A sequence that ends makes room for the next; times count from when a sequence got its place. What a
+  // prompt has in common with one that a slot still holds is not run again.
   std::vector<GenerateResult> generate(std::span<const GenerateRequest> requests,
                                        const ProgressFn& progress) override;
   std::vector<double> window_nll(std::span<const std::vector<int32_t>> windows,
@@ -63,7 +66,8 @@ class Engine : public LanguageModel {
   ForwardPass& session(int slots, int context);
   void run(ForwardPass& session, std::span<Piece> pieces);
   void score_round(ForwardPass& session, std::span<const LoglikRequest> requests,
-                   std::span<const Group> groups, size_t round, std::span<LoglikResult> results);
+                   std::span<const Group> groups, size_t round, HeldPrompts& held,
+                   std::span<LoglikResult> results);
   // log p(gold | prompt), the prompt being in the slot's cache already.
   double score_gold(ForwardPass& session, int slot, const GenerateRequest& request);
   void note_memory(const ForwardPass& session);

@@ -52,7 +52,8 @@ struct Row {
 };
 
 // One token of every sequence that generates, then as much of the prompts as there is room for.
-std::vector<Row> fill(Batch& batch, std::vector<std::optional<Sequence>>& slots, size_t room) {
+std::vector<Row> fill(Batch& batch, std::vector<std::optional<Sequence>>& slots, size_t room,
+                      HeldPrompts& held, ForwardPass& session) {
   batch.clear();
   std::vector<Row> rows;
   for (size_t s = 0; s < slots.size(); ++s) {
@@ -65,8 +66,12 @@ std::vector<Row> fill(Batch& batch, std::vector<std::optional<Sequence>>& slots,
     if (!slots[s] || !slots[s]->in_prompt()) continue;
     Sequence& sequence = *slots[s];
     const std::vector<int32_t>& prompt = sequence.request->prompt;
+    if (batch.tokens.size() == room) break;
+    if (sequence.fed == 0) {
+      sequence.fed = held.take(session, static_cast<int>(s), prompt);
+      sequence.result.reused_tokens = static_cast<int>(sequence.fed);
+    }
     const size_t count = std::min(room - batch.tokens.size(), prompt.size() - sequence.fed);
-    if (count == 0) break;
     batch.add(static_cast<int>(s), static_cast<int>(sequence.fed),
               std::span(prompt).subspan(sequence.fed, count));
     sequence.fed += count;
@@ -108,6 +113,7 @@ std::vector<GenerateResult> Engine::generate(std::span<const GenerateRequest> re
   const size_t n_slots = std::min(static_cast<size_t>(options_.slots), requests.size());
   ForwardPass& session = this->session(static_cast<int>(n_slots), static_cast<int>(longest));
 
+  HeldPrompts held(session.options().slots);
   std::vector<std::optional<Sequence>> slots(n_slots);
   Batch batch;
   std::vector<size_t> rows;
@@ -118,8 +124,14 @@ std::vector<GenerateResult> Engine::generate(std::span<const GenerateRequest> re
       slot.emplace(begun, requests[begun], *tokenizer_);
       ++begun;
     }
-    const std::vector<Row> asked = fill(batch, slots, static_cast<size_t>(session.options().batch_tokens));
+    const size_t room = static_cast<size_t>(session.options().batch_tokens);
+    const std::vector<Row> asked = fill(batch, slots, room, held, session);
     session.forward(batch);
+    for (const Segment& segment : batch.segments) {
+      const Sequence& sequence = *slots[static_cast<size_t>(segment.slot)];
+      if (sequence.result.tokens.empty())
+        held.put(segment.slot, std::span(sequence.request->prompt).first(sequence.fed));
+    }
     rows.clear();
     for (const Row& row : asked) rows.push_back(row.row);
     best.resize(rows.size());

@@ -139,6 +139,51 @@ TEST_P(MiniEngine, NothingDependsOnTheBatch) {
   }
 }
 
+// What prompts have in common runs once, and that changes no number.
+TEST_P(MiniEngine, PromptsThatBeginTheSameShareThatPart) {
+  const auto prefix = windows(60, 1).front();
+  std::vector<GenerateRequest> prompts;
+  std::vector<LoglikRequest> requests;
+  for (int i = 0; i < 7; ++i) {
+    std::vector<int32_t> prompt = prefix;
+    for (int j = 0; j <= i % 4; ++j) prompt.push_back(20 + 7 * i + j);
+    if (i == 6) prompt.resize(33);
+    prompts.push_back({prompt, 3 + i, {}, {5, 300, 17}});
+    requests.push_back({prompt, {4, 5 + i}});
+    requests.push_back({prompt, {9}});
+  }
+  for (const Precision& precision : {Precision{}, Precision::exact()}) {
+    std::vector<GenerateResult> alone;
+    std::vector<LoglikResult> alone_logliks;
+    for (const GenerateRequest& prompt : prompts) {
+      alone.push_back(engine({.precision = precision}).generate(std::span(&prompt, 1), {})[0]);
+      EXPECT_EQ(alone.back().reused_tokens, 0);
+    }
+    for (const LoglikRequest& request : requests)
+      alone_logliks.push_back(engine({.precision = precision}).loglik(std::span(&request, 1), {})[0]);
+    for (const int slots : {1, 3}) {
+      constexpr int kBatch = 16;
+      Engine shared = engine({.batch_tokens = kBatch, .slots = slots, .precision = precision});
+      const auto together = shared.generate(prompts, {});
+      EXPECT_EQ(together[0].reused_tokens, 0);
+      for (size_t i = 0; i < prompts.size(); ++i) {
+        EXPECT_EQ(together[i].tokens, alone[i].tokens) << i;
+        EXPECT_EQ(together[i].gold_loglik, alone[i].gold_loglik) << i;
+        // Two that begin in one batch do not see each other's part of it.
+        const int common = i == 6 ? 32 : 60;
+        if (i > 0) {
+          EXPECT_GE(together[i].reused_tokens, slots == 1 ? common : common - kBatch) << i;
+        }
+      }
+      const auto logliks = shared.loglik(requests, {});
+      for (size_t i = 0; i < requests.size(); ++i) {
+        EXPECT_EQ(logliks[i].loglik, alone_logliks[i].loglik) << i;
+        EXPECT_EQ(logliks[i].is_greedy, alone_logliks[i].is_greedy) << i;
+      }
+    }
+  }
+}
+
 // A window's likelihood is that of its first token's continuation, and greedy text is greedy.
 TEST_P(MiniEngine, TheThreeWaysAgree) {
   Engine engine = this->engine(exact());

@@ -46,10 +46,11 @@ const char* finish_name(FinishReason reason) {
 bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n") == std::string_view::npos; }
 
 std::vector<std::string> build_prompts(const TaskRows& data, const std::vector<Problem>& problems,
-                                       const std::vector<Problem>& train, uint64_t seed, int shots) {
+                                       const std::vector<Problem>& train, const TaskOptions& options,
+                                       int shots) {
   std::vector<std::string> prompts;
   for (size_t i = 0; i < problems.size(); ++i) {
-    Random random = row_random(seed, i);
+    Random random = example_random(options, i);
     const auto is_row_itself = [&](size_t t) {
       return static_cast<int64_t>(t) == data.rows[i].train_index || train[t].question == problems[i].question;
     };
@@ -127,14 +128,14 @@ void run_gsm8k(LanguageModel& model, const TaskOptions& options, const ProgressF
   std::vector<Problem> problems, train;
   for (const DataRow& row : data.rows) problems.push_back(parse(row));
   for (const DataRow& row : data.train) train.push_back(parse(row));
-  const std::vector<std::string> prompts = build_prompts(data, problems, train, options.seed, result.shots);
+  const std::vector<std::string> prompts = build_prompts(data, problems, train, options, result.shots);
 
   // A short context keeps at least half for the prompt.
   const int max_new = std::min(kMaxNewTokens, model.max_context() / 2);
   std::vector<GenerateRequest> requests;
   std::vector<LoglikRequest> apart;  // gold answers whose prompt had to be cut at another place
   std::vector<double> gold_tokens;
-  double prompt_tokens = 0, output_tokens = 0, truncated = 0;
+  double prompt_tokens = 0, output_tokens = 0, truncated = 0, reused = 0;
   for (size_t i = 0; i < prompts.size(); ++i) {
     EncodedPrompt prompt = encode_prompt(model.tokenizer(), prompts[i], model.max_context() - max_new);
     EncodedPair pair =
@@ -178,6 +179,7 @@ void run_gsm8k(LanguageModel& model, const TaskOptions& options, const ProgressF
     sample.detail["gold_tokens"] = gold_tokens[i];
     strict.push_back(sample.detail["strict"].get<bool>());
     output_tokens += sample.tokens;
+    reused += answers[i].reused_tokens;
     result.samples.push_back(std::move(sample));
   }
   result.metrics["exact_match_flexible"] = proportion_metric(scores_of(result.samples), {});
@@ -185,10 +187,11 @@ void run_gsm8k(LanguageModel& model, const TaskOptions& options, const ProgressF
   add_gold_ppl(result);
   add_generation_costs(answers, result);
   if (seconds > 0) {
-    result.prompt_tokens_per_s = prompt_tokens / seconds;
+    result.prompt_tokens_per_s = (prompt_tokens - reused) / seconds;
     result.output_tokens_per_s = output_tokens / seconds;
   }
   result.checks["truncated_prompts"] = truncated;
+  result.checks["reused_prompt_tokens"] = reused;
   add_answer_checks(result);
 }
 

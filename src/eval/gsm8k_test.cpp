@@ -142,6 +142,29 @@ TEST(Gsm8k, FiveExamplesByDefaultDrawnPerRow) {
   EXPECT_NE(run_task("gsm8k", model, options, {}).samples[0].prompt, r.samples[0].prompt);
 }
 
+TEST(Gsm8k, TheSameExamplesBeforeEveryRowWhenAskedFor) {
+  TaskOptions options;
+  options.data_dir = testing::mini_dir() / "data";
+  options.limit = 6;
+  options.same_examples = true;
+  FakeLanguageModel model;
+  model.answer_of = [](const std::string&) {
+    GenerateResult result = answer(" #### 1");
+    result.reused_tokens = 9;
+    return result;
+  };
+  const TaskResult r = run_task("gsm8k", model, options, {});
+  EXPECT_EQ(r.split, "test, same examples");
+  EXPECT_EQ(r.checks.at("reused_prompt_tokens"), 54);
+  std::set<std::string> heads;
+  for (const Sample& sample : r.samples) heads.insert(sample.prompt.substr(0, sample.prompt.rfind("\n\n")));
+  EXPECT_EQ(heads.size(), 1u);
+  options.seed = 1;
+  EXPECT_NE(run_task("gsm8k", model, options, {}).samples[0].prompt, r.samples[0].prompt);
+  options.shots = 0;
+  EXPECT_EQ(run_task("gsm8k", model, options, {}).split, "test");
+}
+
 TEST(Gsm8k, RowsOfTrainAndMixedAreNeverTheirOwnExample) {
   TemporaryDir dir;
   // Two train rows with the same question: neither may stand before the other.

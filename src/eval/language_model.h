@@ -35,6 +35,7 @@ struct GenerateResult {
   FinishReason finish = FinishReason::kLength;
   double first_token_ms = 0;  // from the start of its batch
   double total_ms = 0;
+  int reused_tokens = 0;   // of the prompt: in the cache already, from another prompt that begins the same
   double gold_loglik = 0;  // log p(gold | prompt), 0 without gold
   double gold_ms = 0;      // what scoring it took; in no other time of any request
 };

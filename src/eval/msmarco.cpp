@@ -91,7 +91,9 @@ void run_msmarco(LanguageModel& model, const TaskOptions& options, const Progres
   for (size_t q = 0; q < queries.size(); ++q) {
     Random random = row_random(options.seed, q);
     pairs.push_back(queries[q].draw_pair(random));
-    const std::vector<std::string> examples = draw_prompts(train, queries[q], result.shots, random);
+    Random shared = example_random(options, q);
+    const std::vector<std::string> examples =
+        draw_prompts(train, queries[q], result.shots, options.same_examples ? shared : random);
     for (size_t p = 0; p < queries[q].passages.size(); ++p) {
       prompts.push_back(join_shots(examples, prompt_of(queries[q], p)));
     }

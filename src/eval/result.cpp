@@ -100,12 +100,20 @@ Json to_json(const Percentiles& percentiles) {
           {"p50", json_number(percentiles.p50)},
           {"p90", json_number(percentiles.p90)},
           {"p95", json_number(percentiles.p95)},
-          {"p99", json_number(percentiles.p99)}};
+          {"p99", json_number(percentiles.p99)},
+          {"min", json_number(percentiles.min)},
+          {"whisker_low", json_number(percentiles.whisker_low)},
+          {"p25", json_number(percentiles.p25)},
+          {"p75", json_number(percentiles.p75)},
+          {"whisker_high", json_number(percentiles.whisker_high)},
+          {"max", json_number(percentiles.max)}};
 }
 
 Percentiles percentiles_from_json(const Json& json, std::string_view where) {
   const auto number = [&](const char* key) { return number_from_json(json, key, where); };
-  return {number("mean"), number("p50"), number("p90"), number("p95"), number("p99")};
+  return {number("mean"), number("p50"),          number("p90"),         number("p95"),
+          number("p99"),  number("min"),          number("whisker_low"), number("p25"),
+          number("p75"),  number("whisker_high"), number("max")};
 }
 
 Json to_json(const TaskResult& result) {

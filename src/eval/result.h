@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <string>
 #include <string_view>
@@ -11,6 +12,8 @@
 
 namespace nibble {
 
+inline constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+
 struct Metric {
   double value = 0;
   double stderr_ = 0;              // standard error; NaN with fewer than two independent rows
@@ -19,6 +22,10 @@ struct Metric {
 
 struct Percentiles {  // milliseconds, or whatever the name of the field says
   double mean = 0, p50 = 0, p90 = 0, p95 = 0, p99 = 0;
+  // For a box plot; NaN where an older version measured. The whiskers end at the furthest values within 1.5
+  // times (p75 − p25) of the box (Tukey).
+  double min = kUnknown, whisker_low = kUnknown, p25 = kUnknown, p75 = kUnknown, whisker_high = kUnknown,
+         max = kUnknown;
 };
 
 // One scored row: what pairing before and after quantization needs.

@@ -26,7 +26,7 @@ TaskResult example() {
   r.metrics["gold_ppl"] = {std::numeric_limits<double>::infinity(), std::nan(""), 1.5, std::nan("")};
   r.checks["label_share_yes"] = 0.62;
   r.checks["not_finite"] = 3;
-  r.latency_ms = {1, 2, 3, 4, 5};
+  r.latency_ms = {1, 2, 3, 4, 5, 0, 0.5, 1.5, 2.5, 4.5, 6};
   r.first_token_ms = {6, 7, 8, 9, 10};
   r.per_token_ms = {11, 12, 13, 14, 15};
   r.prompt_tokens_per_s = 123.5;
@@ -38,7 +38,10 @@ TaskResult example() {
 TEST(Result, JsonHasTheShapeOfTheCommandLine) {
   const Json json = to_json(example());
   EXPECT_EQ(json["metrics"]["accuracy"], Json::parse(R"({"value":0.61,"stderr":0.034,"ci95":[0.54,0.67]})"));
-  EXPECT_EQ(json["latency_ms"], Json::parse(R"({"mean":1.0,"p50":2.0,"p90":3.0,"p95":4.0,"p99":5.0})"));
+  EXPECT_EQ(json["latency_ms"],
+            Json::parse(R"({"mean":1.0,"p50":2.0,"p90":3.0,"p95":4.0,"p99":5.0,"min":0.0,"whisker_low":0.5,
+                  "p25":1.5,"p75":2.5,"whisker_high":4.5,"max":6.0})"));
+  EXPECT_TRUE(json["per_token_ms"]["p25"].is_null());  // as older versions measured
   EXPECT_EQ(json["throughput"], Json::parse(R"({"prompt_tokens_per_s":123.5,"output_tokens_per_s":17.25})"));
   EXPECT_EQ(json["checks"]["label_share_yes"], 0.62);
   EXPECT_EQ(json["rows"], 200);

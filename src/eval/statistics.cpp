@@ -169,8 +169,17 @@ Percentiles percentile_summary(std::span<const double> values) {
   if (values.empty()) return {};
   std::vector<double> sorted(values.begin(), values.end());
   std::sort(sorted.begin(), sorted.end());
-  return {sum(values) / static_cast<double>(values.size()), percentile(sorted, 50), percentile(sorted, 90),
-          percentile(sorted, 95), percentile(sorted, 99)};
+  Percentiles p = {sum(values) / static_cast<double>(values.size()), percentile(sorted, 50),
+                   percentile(sorted, 90), percentile(sorted, 95), percentile(sorted, 99)};
+  constexpr double kWhisker = 1.5;  // box lengths (Tukey)
+  p.min = sorted.front();
+  p.max = sorted.back();
+  p.p25 = percentile(sorted, 25);
+  p.p75 = percentile(sorted, 75);
+  const double reach = kWhisker * (p.p75 - p.p25);
+  p.whisker_low = *std::lower_bound(sorted.begin(), sorted.end(), p.p25 - reach);
+  p.whisker_high = *std::prev(std::upper_bound(sorted.begin(), sorted.end(), p.p75 + reach));
+  return p;
 }
 
 Metric proportion_metric(std::span<const double> scores, std::span<const std::string> clusters) {
@@ -244,25 +253,86 @@ double sign_flip_exact(std::span<const int64_t> cluster_differences) {
   return std::min(1.0, tail);
 }
 
+namespace {
+
+// Draws with replacement, resample by resample. What one seed and size draw is kept where it is not too much:
+// a report compares many cells of as many rows.
+class Resamples {
+ public:
+  Resamples(size_t n, uint64_t seed, size_t resamples) : n_(n), random_(seed) {
+    constexpr size_t kMostKept = size_t{4} << 20;  // 16 MB
+    if (n * resamples > kMostKept) {
+      drawn_.resize(n);
+      return;
+    }
+    thread_local Kept kept;
+    if (kept.n != n || kept.seed != seed || kept.drawn.size() != n * resamples) {
+      kept = {n, seed, std::vector<uint32_t>(n * resamples)};
+      draw(kept.drawn);
+    }
+    kept_ = kept.drawn;
+  }
+  std::span<const uint32_t> next() {
+    if (kept_.empty()) {
+      draw(drawn_);
+      return drawn_;
+    }
+    return kept_.subspan(n_ * at_++, n_);
+  }
+
+ private:
+  struct Kept {
+    size_t n = 0;
+    uint64_t seed = 0;
+    std::vector<uint32_t> drawn;
+  };
+  void draw(std::span<uint32_t> indices) {
+    for (uint32_t& i : indices) i = static_cast<uint32_t>(random_.below(n_));
+  }
+
+  size_t n_, at_ = 0;
+  Random random_;
+  std::vector<uint32_t> drawn_;
+  std::span<const uint32_t> kept_;
+};
+
+// Orders `values` only where percentile() will look for these, ascending.
+void put_in_place(std::vector<double>& values, std::initializer_list<double> percentiles) {
+  auto begin = values.begin();
+  for (const double p : percentiles) {
+    const auto below =
+        values.begin() + static_cast<std::ptrdiff_t>(p / 100 * static_cast<double>(values.size() - 1));
+    for (auto at = below; at != values.end() && at <= below + 1; ++at) {
+      if (at < begin) continue;
+      std::nth_element(begin, at, values.end());
+      begin = at + 1;
+    }
+  }
+}
+
+}  // namespace
+
 Interval bootstrap_mean(std::span<const double> differences, std::span<const std::string> clusters,
                         uint64_t seed, int resamples) {
   NIBBLE_CHECK(resamples > 0);
   if (differences.empty()) return {};
   const ClusterSums sums = sum_by_cluster(differences, {}, clusters);
   const size_t n_clusters = sums.sum.size();
-  Random random(seed);
+  const bool same_weights =
+      std::all_of(sums.weight.begin(), sums.weight.end(), [&](double w) { return w == sums.weight.front(); });
+  const double all = sums.weight.front() * static_cast<double>(n_clusters);
+  Resamples draws(n_clusters, seed, static_cast<size_t>(resamples));
   std::vector<double> means(static_cast<size_t>(resamples));
   for (double& mean : means) {
     double total = 0, count = 0;
-    for (size_t draw = 0; draw < n_clusters; ++draw) {
-      const size_t g = random.below(n_clusters);
-      total += sums.sum[g];
-      count += sums.weight[g];
-    }
-    mean = total / count;
+    const std::span<const uint32_t> drawn = draws.next();
+    for (const uint32_t g : drawn) total += sums.sum[g];
+    if (!same_weights)
+      for (const uint32_t g : drawn) count += sums.weight[g];
+    mean = total / (same_weights ? all : count);
   }
   if (std::any_of(means.begin(), means.end(), [](double m) { return std::isnan(m); })) return {};
-  std::sort(means.begin(), means.end());
+  put_in_place(means, {2.5, 97.5});
   return {percentile(means, 2.5), percentile(means, 97.5)};
 }
 

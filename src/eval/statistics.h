@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,8 +10,6 @@
 #include "eval/result.h"
 
 namespace nibble {
-
-inline constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
 struct Interval {
   double low = kUnknown, high = kUnknown;

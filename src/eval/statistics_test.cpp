@@ -101,12 +101,19 @@ TEST(Statistics, Percentiles) {
     EXPECT_NEAR(p.p90, g["p90"].get<double>(), 1e-12);
     EXPECT_NEAR(p.p95, g["p95"].get<double>(), 1e-12);
     EXPECT_NEAR(p.p99, g["p99"].get<double>(), 1e-12);
+    EXPECT_EQ(p.min, g["min"].get<double>());
+    EXPECT_EQ(p.whisker_low, g["whisker_low"].get<double>());
+    EXPECT_NEAR(p.p25, g["p25"].get<double>(), 1e-12);
+    EXPECT_NEAR(p.p75, g["p75"].get<double>(), 1e-12);
+    EXPECT_EQ(p.whisker_high, g["whisker_high"].get<double>());
+    EXPECT_EQ(p.max, g["max"].get<double>());
     std::sort(values.begin(), values.end());
     EXPECT_NEAR(percentile(values, 99.9), g["p99.9"].get<double>(), 1e-12);
     EXPECT_EQ(percentile(values, 100), values.back());
     EXPECT_EQ(percentile(values, 0), values.front());
   }
   EXPECT_EQ(percentile_summary({}).p99, 0);
+  EXPECT_TRUE(std::isnan(percentile_summary({}).p25));
 }
 
 TEST(Statistics, ClusteredMean) {

@@ -33,8 +33,10 @@ struct TaskOptions {
   std::string split;               // "train", "validation" (or "dev"), "test", "mixed"; empty: the task's own
   int64_t limit = 0;               // the first rows (queries, windows) only; 0: all
   int shots = -1;                  // 0 … 8 examples from the train file; −1: the task's own number
-  uint64_t seed = 0;               // of the examples and of MS MARCO's pairs
-  int window = 0;                  // wikitext: tokens a window; 0: 2,048, or what the model allows
+  bool same_examples = false;  // one draw for all rows (but for a row that is among them): its part of the
+                               // prompt then runs once
+  uint64_t seed = 0;           // of the examples and of MS MARCO's pairs
+  int window = 0;              // wikitext: tokens a window; 0: 2,048, or what the model allows
 };
 
 inline constexpr int kMaxShots = 8;

@@ -88,6 +88,7 @@ TaskRows load_rows(const TaskInfo& task, const TaskOptions& options, int shots,
   });
   if (loaded.rows.empty()) fail("{}: no rows", file.path.string());
   if (!mixed && shots == 0) return loaded;
+  if (shots > 0 && options.same_examples) loaded.split += ", same examples";
 
   const DataFile train = open_task_file(options.data_dir, task.name, "train");
   if (train.path != file.path) loaded.sha256 += "+" + train.sha256;
@@ -105,6 +106,10 @@ TaskRows load_rows(const TaskInfo& task, const TaskOptions& options, int shots,
 Random row_random(uint64_t seed, uint64_t row) {
   // Twice through the generator: seeds that lie one apart must not give streams that overlap.
   return Random(Random(Random(seed).next() + row).next());
+}
+
+Random example_random(const TaskOptions& options, uint64_t row) {
+  return row_random(options.seed, options.same_examples ? std::numeric_limits<uint64_t>::max() : row);
 }
 
 std::vector<size_t> draw_examples(size_t n_train, int count, Random& random,

@@ -41,7 +41,7 @@ void for_each_row(const DataFile& file, const std::function<bool(DataRow&&)>& vi
 
 // The rows that a task scores, and the train rows that its examples are drawn from.
 struct TaskRows {
-  std::string split;   // as a result names it: "test", "mixed (contaminated)"
+  std::string split;   // as a result names it: "test", "mixed (contaminated)", "test, same examples"
   std::string sha256;  // of the scored file; with examples or a mixed split also of the other, joined by '+'
   std::vector<DataRow> rows, train;
 };
@@ -52,6 +52,8 @@ TaskRows load_rows(const TaskInfo& task, const TaskOptions& options, int shots,
 
 // Generator of one row: depends on the seed and the row's index alone, so a limit changes nothing.
 Random row_random(uint64_t seed, uint64_t row);
+// That of the examples before a row.
+Random example_random(const TaskOptions& options, uint64_t row);
 
 // `count` distinct indices below n_train for which excluded(index) is false, in drawn order.
 // Throws Error naming `where` when there are too few.

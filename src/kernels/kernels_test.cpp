@@ -263,6 +263,31 @@ TEST_P(Kernels, SixteenBitConversionsRoundAsTheScalarOnes) {
   for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(y[i], float_to_bf16(x[i])) << x[i];
 }
 
+TEST_P(Kernels, ProductsOfInt16ColumnsAreExact) {
+  Random random(40);
+  for (const int64_t pairs : {1, 2, 7, 256}) {
+    const size_t size = static_cast<size_t>(pairs) * kGramPanel * 2;
+    const int limit = static_cast<int>(std::sqrt(2147483647.0 / static_cast<double>(2 * pairs)));
+    std::vector<int16_t> a(size), b(size);
+    for (size_t i = 0; i < size; ++i) {
+      a[i] = static_cast<int16_t>(i % 5 == 0 ? limit : (random.uniform() * 2 - 1) * limit);
+      b[i] = static_cast<int16_t>(i % 5 == 0 ? -limit : (random.uniform() * 2 - 1) * limit);
+    }
+    std::vector<int32_t> out(kGramPanel * kGramPanel);
+    table_->products_i16(a.data(), b.data(), pairs, out.data());
+    for (size_t r = 0; r < kGramPanel; ++r) {
+      for (size_t c = 0; c < kGramPanel; ++c) {
+        int64_t sum = 0;
+        for (size_t p = 0; p < static_cast<size_t>(pairs); ++p) {
+          for (size_t i = 0; i < 2; ++i)
+            sum += int64_t{a[(p * kGramPanel + r) * 2 + i]} * b[(p * kGramPanel + c) * 2 + i];
+        }
+        ASSERT_EQ(out[r * kGramPanel + c], sum) << pairs;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Isa, Kernels, ::testing::Values("ref", "avx2", "avxvnni", "avx512"),
                          [](const auto& parameter) { return parameter.param; });
 

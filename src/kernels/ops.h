@@ -22,6 +22,9 @@ struct DenseView {
   int64_t n = 0, k = 0;
 };
 
+// Rows of x up to which a linear waits for its weights rather than for arithmetic.
+inline constexpr int kReadingRows = 2;
+
 // Inputs that share a scale in int8 activations. Few, since the error of a segment grows with its
 // largest value (docs/kernels.md has what 16, 32 and 64 cost); every weight group is a multiple of it.
 inline constexpr int kActSegment = 16;
@@ -91,12 +94,18 @@ struct KernelTable {
   // y[n] = Σ weights[i] · rows[i, n] over `count` rows, in their order.
   void (*weighted_sum)(const float* weights, const float* rows, int64_t count, float* y, int64_t n) = nullptr;
 
+  // out[16, 16]: for every column of a panel a and every column of a panel b the sum of the products of
+  // their values. A panel is 16 columns of int16 as [pairs][16][2], two rows after the other; the
+  // caller keeps the sums within int32, which is exact.
+  void (*products_i16)(const int16_t* a, const int16_t* b, int64_t pairs, int32_t* out) = nullptr;
+
   // `rounds` of products in registers, as fast as the processor can; returns the operations done, two a
   // product: as packed_i8 multiplies, and as dense_bf16_bf16 where it is there, else dense_f32.
   double (*peak_i8)(int64_t rounds) = nullptr;
   double (*peak_dense)(int64_t rounds) = nullptr;
 };
 
+inline constexpr int kGramPanel = 16;  // columns of products_i16
 inline int64_t packed_scratch(int64_t k) { return (k + 15) / 16 * 16 * kPanelRows; }
 
 // The table of NIBBLE_ISA where set, else the best that this processor can run. Chosen once.

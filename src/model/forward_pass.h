@@ -72,6 +72,8 @@ class ForwardPass {
   // Runs the batch. Throws Error for a token outside the vocabulary or a position outside the slot. What
   // the calls below are asked about is the batch that was run last.
   virtual void forward(const Batch& batch) = 0;
+  // Slot `to` gets the keys and values of the first `count` positions of slot `from`.
+  virtual void copy_cache(int from, int to, int count) = 0;
   // out[count, vocab]: the logits after rows first … first + count − 1; at most logit_rows_at_once().
   virtual void row_logits(size_t first, size_t count, float* out) = 0;
   // Rows of logits that fit a scratch of a few megabytes, whatever the vocabulary.

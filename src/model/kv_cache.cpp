@@ -64,6 +64,19 @@ CachedRows KvCache::rows(int layer, int slot, bool value, int kv_head) const {
   return {type_, data_.data() + offset(layer, slot, value, kv_head), head_dim_};
 }
 
+void KvCache::copy(int from_slot, int to_slot, int count) {
+  const size_t heads = static_cast<size_t>(slots_) * 2 * static_cast<size_t>(kv_heads_);
+  const size_t layers = data_.size() / (heads * static_cast<size_t>(context_) * row_bytes_);
+  for (int layer = 0; layer < static_cast<int>(layers); ++layer) {
+    for (const bool value : {false, true}) {
+      for (int h = 0; h < kv_heads_; ++h)
+        std::memcpy(data_.data() + offset(layer, to_slot, value, h),
+                    data_.data() + offset(layer, from_slot, value, h),
+                    static_cast<size_t>(count) * row_bytes_);
+    }
+  }
+}
+
 void KvCache::write(int layer, int slot, int position, const float* keys, const float* values) {
   for (int h = 0; h < kv_heads_; ++h) {
     for (const bool value : {false, true}) {

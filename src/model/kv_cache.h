@@ -28,6 +28,8 @@ class KvCache {
   size_t bytes() const { return data_.size(); }
   // keys, values [n_kv_heads, head_dim] of one position.
   void write(int layer, int slot, int position, const float* keys, const float* values);
+  // Positions 0 … count − 1 of every layer.
+  void copy(int from_slot, int to_slot, int count);
   CachedRows keys(int layer, int slot, int kv_head) const { return rows(layer, slot, false, kv_head); }
   CachedRows values(int layer, int slot, int kv_head) const { return rows(layer, slot, true, kv_head); }
 

@@ -12,6 +12,15 @@ constexpr int64_t kPiecesPerThread = 4;  // a thread that was held up leaves its
 
 int64_t units_of(const Linear& linear) { return (linear.n + kUnit - 1) / kUnit; }
 
+// Weights of units [begin, end); of packed ones the codes.
+std::span<const char> bytes_of(const Linear& linear, int64_t begin, int64_t end) {
+  const bool packed = linear.packed.has_value();
+  const void* data = packed ? linear.packed->codes : linear.dense.data;
+  const int64_t unit = packed ? linear.packed->format.code_bytes() / linear.packed->format.panels()
+                              : kUnit * linear.k * static_cast<int64_t>(dtype_size(linear.dense.dtype));
+  return {static_cast<const char*>(data) + begin * unit, static_cast<size_t>((end - begin) * unit)};
+}
+
 }  // namespace
 
 Linears::Linears(const Model& model, const Precision& precision, int64_t max_rows, bool expect_packed,
@@ -25,6 +34,17 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
     (l->packed ? any_packed : any_dense) = true;
     any_order = any_order || l->order;
   }
+  std::vector<Pass> passes;
+  for (const Block& b : model.blocks) {
+    passes.push_back({{&b.q, &b.k, &b.v}});
+    passes.push_back({{&b.o}});
+    passes.push_back(b.gate.present() ? Pass{{&b.gate, &b.up}, true} : Pass{{&b.up}});
+    passes.push_back({{&b.down}});
+  }
+  passes.push_back({{&model.head}});
+  for (size_t i = 0; i < passes.size(); ++i)
+    next_[passes[i].linears.front()] = passes[(i + 1) % passes.size()];
+
   const size_t rows = static_cast<size_t>(max_rows);
   if (any_dense && precision.bf16 && kernels.dense_bf16_bf16)
     bf16_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(widest));
@@ -105,14 +125,44 @@ void Linears::compute(const LinearCall& call, const float* x, int64_t rows, int6
   }
 }
 
+void Linears::announce_next(const Linear& first, int64_t rows) {
+  const auto found = rows <= kReadingRows ? next_.find(&first) : next_.end();
+  const Pass* pass = found == next_.end() ? nullptr : &found->second;
+  int64_t units = 0;
+  if (pass) {
+    for (const Linear* l : pass->linears) units += pass->gated && units > 0 ? 0 : units_of(*l);
+  }
+  const int64_t pieces = pieces_of(units);
+  for (int thread = 1; thread < pool_.size(); ++thread) {
+    std::span<const char> bytes;
+    if (thread < pieces) {  // its first piece, as parallel_each deals them out
+      int64_t begin = units * thread / pieces, end = units * (thread + 1) / pieces;
+      for (const Linear* l : pass->linears) {
+        const int64_t here = units_of(*l);
+        if (begin < here) {
+          bytes = bytes_of(*l, begin, std::min(end, here));
+          break;
+        }
+        begin -= here, end -= here;
+      }
+    }
+    pool_.prefetch_while_idle(thread, bytes.data(), bytes.size());
+  }
+}
+
 template <typename Body>
-void Linears::deal(int64_t units, const Body& body) {
-  const int64_t pieces = std::min<int64_t>(units, pool_.size() * kPiecesPerThread);
+void Linears::deal(const Linear& first, int64_t rows, int64_t units, const Body& body) {
   if (pool_.size() == 1) return body(0, units, 0);
+  announce_next(first, rows);
+  const int64_t pieces = pieces_of(units);
   pool_.parallel_each(static_cast<size_t>(pieces), [&](size_t piece, int thread) {
     const int64_t i = static_cast<int64_t>(piece);
     body(units * i / pieces, units * (i + 1) / pieces, thread);
   });
+}
+
+int64_t Linears::pieces_of(int64_t units) const {
+  return std::min<int64_t>(units, pool_.size() * kPiecesPerThread);
 }
 
 void Linears::run(std::span<const LinearCall> calls, const float* x, int64_t rows) {
@@ -125,7 +175,7 @@ void Linears::run(std::span<const LinearCall> calls, const float* x, int64_t row
       units += units_of(*calls[last++].linear);
     }
     const float* input = convert(form, x, rows, calls[first].linear->k);
-    deal(units, [&, input](int64_t begin, int64_t end, int thread) {
+    deal(*calls[first].linear, rows, units, [&, input](int64_t begin, int64_t end, int thread) {
       int64_t at = 0;
       for (size_t i = first; i < last && at < end; ++i) {
         const int64_t here = units_of(*calls[i].linear);
@@ -149,7 +199,7 @@ void Linears::run_gated(const Linear& gate, const Linear& up, const float* x, in
   } else {
     run(calls, x, rows);
   }
-  deal(units_of(up), [&](int64_t begin, int64_t end, int thread) {
+  deal(gate, rows, units_of(up), [&](int64_t begin, int64_t end, int thread) {
     if (together) {
       for (const LinearCall& call : calls) compute(call, x, rows, begin, end, thread);
     }
@@ -162,7 +212,7 @@ void Linears::run_gated(const Linear& gate, const Linear& up, const float* x, in
 void Linears::run_gelu(const Linear& up, const float* x, int64_t rows, float* y) {
   const int64_t n = up.n;
   x = convert(form_of(up), x, rows, up.k);
-  deal(units_of(up), [&](int64_t begin, int64_t end, int thread) {
+  deal(up, rows, units_of(up), [&](int64_t begin, int64_t end, int thread) {
     compute({&up, y}, x, rows, begin, end, thread);
     const int64_t first = begin * kUnit, last = std::min(n, end * kUnit);
     for (int64_t r = 0; r < rows; ++r) kernels_.gelu_new(y + r * n + first, y + r * n + first, last - first);

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <span>
+#include <unordered_map>
+#include <vector>
 
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
@@ -46,12 +48,23 @@ class Linears {
   const float* convert(const Form& form, const float* x, int64_t rows, int64_t k);
   // Rows [16·begin, 16·end) of the output.
   void compute(const LinearCall& call, const float* x, int64_t rows, int64_t begin, int64_t end, int thread);
+  // body(begin, end, thread) over [0, units), of the pass that begins with `first`.
   template <typename Body>
-  void deal(int64_t units, const Body& body);  // body(begin, end, thread) over [0, units)
+  void deal(const Linear& first, int64_t rows, int64_t units, const Body& body);
+  int64_t pieces_of(int64_t units) const;
+  // Lets the threads that wait for the pass after that of `first` bring in what they will read there.
+  void announce_next(const Linear& first, int64_t rows);
+
+  // The linears of a pass, in the order of their rows; gate and up take turns piece by piece.
+  struct Pass {
+    std::vector<const Linear*> linears;
+    bool gated = false;
+  };
 
   Precision precision_;
   const KernelTable& kernels_;
   ThreadPool& pool_;
+  std::unordered_map<const Linear*, Pass> next_;  // first linear of a pass -> the pass after it
   AlignedBuffer<uint16_t> bf16_;
   AlignedBuffer<int8_t> int8_;
   AlignedBuffer<float> int8_scales_;

@@ -33,6 +33,7 @@ class Session : public ForwardPass {
   void row_logits(size_t first, size_t count, float* out) override;
   void score(std::span<const TokenQuestion> questions, std::span<TokenScore> scores) override;
   void argmax(std::span<const size_t> rows, std::span<int32_t> best) override;
+  void copy_cache(int from, int to, int count) override { cache_.copy(from, to, count); }
   const float* hidden() const { return normed_.data(); }  // [tokens, hidden_size]
 
   // out[rows, vocab] = head of `rows` rows of [.., hidden_size].

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 
+#include "quant/feed_forward.h"
 #include "quant/scaling.h"
 #include "tensor/dtype.h"
 
 namespace nibble {
 namespace {
+
+constexpr size_t kSamplesAHeldOut = 16;  // of as many one is held out
 
 SessionOptions session_options(const Calibration& calibration) {
   size_t longest = 1;
@@ -33,19 +36,33 @@ BlockQuantizer::BlockQuantizer(std::shared_ptr<const Model> model, const Calibra
       session_(model_, session_options(calibration), pool) {
   const ModelConfig& c = model_->config;
   const size_t tokens = static_cast<size_t>(calibration.tokens),
-               longest = static_cast<size_t>(session_.options().context);
-  stream_.resize(tokens * static_cast<size_t>(c.hidden_size));
-  attended_.resize(tokens * static_cast<size_t>(c.query_size()));
-  x_.resize(longest * static_cast<size_t>(c.hidden_size));
-  inner_.resize(longest * static_cast<size_t>(c.intermediate_size));
-  projected_.resize(longest * static_cast<size_t>(c.hidden_size));
+               longest = static_cast<size_t>(session_.options().context),
+               hidden = static_cast<size_t>(c.hidden_size), inner = static_cast<size_t>(c.intermediate_size),
+               query = static_cast<size_t>(c.query_size());
+  stream_.resize(tokens * hidden);
+  attended_.resize(tokens * query);
+  x_.resize(longest * hidden);
+  inner_.resize(longest * inner);
+  projected_.resize(longest * hidden);
+  const auto linears = model_->linears();
+  feeds_forward_ =
+      std::any_of(linears.begin(), linears.end(), [&](const Linear* l) { return feeds_forward(*l); });
+  if (feeds_forward_) {
+    reference_stream_.resize(tokens * hidden);
+    reference_x_.resize(longest * hidden);
+    reference_a_.resize(longest * query);
+    reference_inner_.resize(longest * inner);
+    target_.resize(longest * hidden);
+  }
+  held_out_from_ = calibration.samples.size() - calibration.samples.size() / kSamplesAHeldOut;
 }
 
 QuantizedTensors BlockQuantizer::run(const BlockProgress& progress) {
-  for_each_sample([&](const Batch& batch, int64_t, float* h, float*) {
-    session_.check(batch);
-    session_.embed(batch, h);
+  for_each_sample([&](const Rows& s) {
+    session_.check(s.batch);
+    session_.embed(s.batch, s.h);
   });
+  if (feeds_forward_) reference_stream_ = stream_;
   const int total = model_->config.n_layers;
   for (int layer = 0; layer < total; ++layer) {
     if (progress) progress(layer, total);
@@ -55,85 +72,141 @@ QuantizedTensors BlockQuantizer::run(const BlockProgress& progress) {
   return std::move(out_);
 }
 
-void BlockQuantizer::for_each_sample(const SampleFn& body) {
+void BlockQuantizer::for_each_sample(const std::function<void(const Rows&)>& body) {
   const ModelConfig& c = model_->config;
   float *h = stream_.data(), *a = attended_.data();
+  float* r = feeds_forward_ ? reference_stream_.data() : nullptr;
   Batch batch;
-  for (const auto& sample : calibration_.samples) {
+  for (size_t i = 0; i < calibration_.samples.size(); ++i) {
+    const auto& sample = calibration_.samples[i];
+    const int64_t count = static_cast<int64_t>(sample.size());
     batch.clear();
     batch.add(0, 0, sample);
-    body(batch, static_cast<int64_t>(sample.size()), h, a);
-    h += static_cast<int64_t>(sample.size()) * c.hidden_size;
-    a += static_cast<int64_t>(sample.size()) * c.query_size();
+    body({batch, count, h, a, r, i >= held_out_from_});
+    h += count * c.hidden_size;
+    a += count * c.query_size();
+    if (r) r += count * c.hidden_size;
   }
 }
 
-InputStatistics BlockQuantizer::collect(
-    int64_t k, const std::function<const float*(const Batch&, int64_t, float*, float*)>& input) {
-  StatisticsCollector collector(k, calibration_.tokens, pool_);
-  for_each_sample([&](const Batch& batch, int64_t rows, float* h, float* a) {
-    collector.add(input(batch, rows, h, a), rows);
+InputStatistics BlockQuantizer::collect(const std::vector<Linear*>& linears, int64_t n,
+                                        const std::function<Observed(const Rows&)>& input) {
+  const bool gram = std::any_of(linears.begin(), linears.end(), [&](const Linear* l) {
+    const LayerPlan plan = plan_.layer(l->name);
+    return plan.bits < 16 && find_method(plan.method).needs_calibration;
+  });
+  int64_t held_out = 0;
+  for (size_t i = held_out_from_; i < calibration_.samples.size(); ++i)
+    held_out += static_cast<int64_t>(calibration_.samples[i].size());
+  StatisticsCollector collector(linears.front()->k, calibration_.tokens - held_out, pool_, gram, held_out, n);
+  for_each_sample([&](const Rows& s) {
+    const Observed seen = input(s);
+    s.held_out ? collector.hold_out(seen, s.count) : collector.add(seen, s.count);
   });
   return collector.finish();
 }
 
+bool BlockQuantizer::feeds_forward(const Linear& linear) const {
+  const LayerPlan plan = plan_.layer(linear.name);
+  return plan.bits < 16 && find_method(plan.method).feeds_forward;
+}
+
+const float* BlockQuantizer::normed(const Norm& norm, const float* h, int64_t rows, std::vector<float>& out) {
+  session_.norm(norm, h, out.data(), rows);
+  return out.data();
+}
+
+const float* BlockQuantizer::target(const Rows& s, const std::vector<float>& bias) {
+  const int64_t hidden = model_->config.hidden_size;
+  for (int64_t row = 0; row < s.count; ++row) {
+    for (int64_t i = 0; i < hidden; ++i) {
+      const int64_t at = row * hidden + i;
+      target_[static_cast<size_t>(at)] =
+          s.r[at] - s.h[at] - (bias.empty() ? 0.0f : bias[static_cast<size_t>(i)]);
+    }
+  }
+  return target_.data();
+}
+
 void BlockQuantizer::quantize_block(int layer) {
   const ModelConfig& c = model_->config;
-  Block block = model_->blocks[static_cast<size_t>(layer)];
+  const Block& reference = model_->blocks[static_cast<size_t>(layer)];
+  Block block = reference;
   const TensorNames& names = model_->architecture().names;
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const bool parallel = c.parallel_block;
+  const Norm& mlp_norm = parallel ? block.attn_norm : block.mlp_norm;
+  const int64_t hidden = c.hidden_size;
 
-  Fold from_attn_norm{&block.attn_norm, prefix + names.attn_norm, nullptr, 1};
   std::vector<Linear*> readers = {&block.q, &block.k, &block.v};
   const std::vector<Linear*> mlp_readers =
       c.has_gate() ? std::vector<Linear*>{&block.gate, &block.up} : std::vector<Linear*>{&block.up};
   if (parallel) readers.insert(readers.end(), mlp_readers.begin(), mlp_readers.end());
-  const auto normed = [&](const Norm& norm, const float* h, int64_t rows) {
-    session_.norm(norm, h, x_.data(), rows);
-    return static_cast<const float*>(x_.data());
+  // The inputs of linears that read a norm, in both streams.
+  const auto both_normed = [&](const Rows& s, const Norm& norm, const Norm& unquantized) -> Observed {
+    return {normed(norm, s.h, s.count, x_), s.r ? normed(unquantized, s.r, s.count, reference_x_) : nullptr};
   };
   quantize_group(readers,
-                 collect(c.hidden_size, [&](const Batch&, int64_t rows, float* h,
-                                            float*) { return normed(block.attn_norm, h, rows); }),
-                 from_attn_norm, {&block.q, &block.k});
+                 collect(readers, 0,
+                         [&](const Rows& s) { return both_normed(s, block.attn_norm, reference.attn_norm); }),
+                 {&block.attn_norm, prefix + names.attn_norm, nullptr, 1}, {&block.q, &block.k});
 
-  quantize_group({&block.o},
-                 collect(c.query_size(),
-                         [&](const Batch& batch, int64_t rows, float* h, float* a) {
-                           session_.attention(block, layer, batch, normed(block.attn_norm, h, rows), a);
-                           return a;
-                         }),
+  // o is to bring the residual stream back to the unquantized one's; in a parallel block, where
+  // the MLP adds to the same stream, to what o gives there.
+  const auto attended = [&](const Rows& s) -> Observed {
+    session_.attention(block, layer, s.batch, normed(block.attn_norm, s.h, s.count, x_), s.a);
+    if (!s.r) return {s.a};
+    session_.attention(reference, layer, s.batch, normed(reference.attn_norm, s.r, s.count, reference_x_),
+                       reference_a_.data());
+    if (parallel) return {s.a, reference_a_.data()};
+    session_.linear(reference.o, reference_a_.data(), projected_.data(), s.count);
+    session_.add(s.r, projected_.data(), s.count * hidden);
+    return {s.a, nullptr, target(s, block.o.bias)};
+  };
+  quantize_group({&block.o}, collect({&block.o}, hidden, attended),
                  {nullptr, "", &block.v, c.n_heads / c.n_kv_heads});
 
-  const auto add_attention = [&](int64_t rows, float* h, const float* a) {
-    session_.linear(block.o, a, projected_.data(), rows);
-    session_.add(h, projected_.data(), rows * c.hidden_size);
+  const auto add_attention = [&](const Rows& s) {
+    session_.linear(block.o, s.a, projected_.data(), s.count);
+    session_.add(s.h, projected_.data(), s.count * hidden);
   };
-  const Norm& mlp_norm = parallel ? block.attn_norm : block.mlp_norm;
   if (!parallel) {
     quantize_group(mlp_readers,
-                   collect(c.hidden_size,
-                           [&](const Batch&, int64_t rows, float* h, float* a) {
-                             add_attention(rows, h, a);
-                             return normed(mlp_norm, h, rows);
+                   collect(mlp_readers, 0,
+                           [&](const Rows& s) {
+                             add_attention(s);
+                             return both_normed(s, block.mlp_norm, reference.mlp_norm);
                            }),
                    {&block.mlp_norm, prefix + names.mlp_norm, nullptr, 1});
   }
-  const auto inner = [&](int64_t rows, const float* h) {
-    session_.mlp_inner(block, normed(mlp_norm, h, rows), inner_.data(), rows);
+  const auto inner = [&](const Rows& s) {
+    session_.mlp_inner(block, normed(mlp_norm, s.h, s.count, x_), inner_.data(), s.count);
     return static_cast<const float*>(inner_.data());
   };
+  const auto for_down = [&](const Rows& s) -> Observed {
+    const float* x = inner(s);
+    if (!s.r) return {x};
+    if (parallel) {
+      session_.block(reference, layer, s.batch, s.r);
+      const float* wanted = target(s, block.down.bias);
+      session_.linear(block.o, s.a, projected_.data(), s.count);
+      for (size_t i = 0; i < static_cast<size_t>(s.count * hidden); ++i) target_[i] -= projected_[i];
+      return {x, nullptr, wanted};
+    }
+    session_.mlp_inner(reference, normed(reference.mlp_norm, s.r, s.count, reference_x_),
+                       reference_inner_.data(), s.count);
+    session_.linear(reference.down, reference_inner_.data(), projected_.data(), s.count);
+    session_.add(s.r, projected_.data(), s.count * hidden);
+    return {x, nullptr, target(s, block.down.bias)};
+  };
   // Scales pass through the gate's product, but not through GELU.
-  quantize_group({&block.down},
-                 collect(c.intermediate_size,
-                         [&](const Batch&, int64_t rows, float* h, float*) { return inner(rows, h); }),
+  quantize_group({&block.down}, collect({&block.down}, hidden, for_down),
                  c.has_gate() ? Fold{nullptr, "", &block.up, 1} : Fold{});
 
-  for_each_sample([&](const Batch&, int64_t rows, float* h, float* a) {
-    session_.linear(block.down, inner(rows, h), projected_.data(), rows);
-    session_.add(h, projected_.data(), rows * c.hidden_size);
-    if (parallel) add_attention(rows, h, a);
+  for_each_sample([&](const Rows& s) {
+    session_.linear(block.down, inner(s), projected_.data(), s.count);
+    session_.add(s.h, projected_.data(), s.count * hidden);
+    if (parallel) add_attention(s);
   });
 }
 
@@ -151,6 +224,7 @@ void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const I
   std::vector<LayerPlan> plans;
   std::vector<ScaledLinear> searched;
   std::vector<std::optional<double>> rtn_errors;
+  std::vector<double> shares(linears.size());
   for (const Linear* linear : linears) {
     weights.push_back(float_weight(*linear));
     plans.push_back(plan_.layer(linear->name));
@@ -165,6 +239,10 @@ void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const I
     }
     const PackedFormat format{plan.bits, plan.group_size, plan.symmetric, linears[i]->n, input.k};
     format.validate();
+    if (feeds_forward(*linears[i])) {
+      shares[i] = feed_forward(clean, linears[i]->n, input, options_.damp, pool_);
+      if (shares[i] > 0) weights[i] = clean;
+    }
     rtn_errors.push_back(rounding_error(clean, format, input, pool_));
     if (find_method(plan.method).scales_inputs) {
       clean_weights(weights[i]);
@@ -188,6 +266,7 @@ void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const I
     QuantizedLayer layer = quantize_layer(linears[i]->name, weights[i], linears[i]->n, scaled ? seen : input,
                                           plans[i], rtn_errors[i], options, pool_);
     layer.report.scaled = scaled;
+    layer.report.fed_forward = shares[i];
     layer.report.scale_exponent = scales.exponent;
     if (scaled && !layer.matrix) out_.floats[linears[i]->name + ".weight"] = weights[i];
     install(*linears[i], std::move(layer));

@@ -1,5 +1,6 @@
 // Quantizes a model block by block: the stream that reaches a layer has gone through the quantized
-// layers before it, within the block too.
+// layers before it, within the block too. Where errors are fed forward, the unquantized model's stream
+// runs beside it. One sample in 16 is held out: layers are judged by it, not made by it.
 #pragma once
 
 #include <functional>
@@ -41,7 +42,13 @@ class BlockQuantizer {
   QuantizedTensors run(const BlockProgress& progress);
 
  private:
-  using SampleFn = std::function<void(const Batch& batch, int64_t rows, float* h, float* a)>;
+  struct Rows {  // of one sample
+    const Batch& batch;
+    int64_t count;
+    float *h, *a;  // residual stream, attention outputs
+    float* r;      // the unquantized model's residual stream; null where no layer's target needs it
+    bool held_out;
+  };
   struct Fold {  // the operation before, which takes up the channel scales
     Norm* norm = nullptr;
     std::string norm_name;
@@ -50,9 +57,14 @@ class BlockQuantizer {
     bool possible() const { return norm || rows; }
   };
   void quantize_block(int layer);
-  void for_each_sample(const SampleFn& body);
-  InputStatistics collect(int64_t k,
-                          const std::function<const float*(const Batch&, int64_t, float*, float*)>& input);
+  void for_each_sample(const std::function<void(const Rows&)>& body);
+  // n: width of the targets that `input` gives.
+  InputStatistics collect(const std::vector<Linear*>& linears, int64_t n,
+                          const std::function<Observed(const Rows&)>& input);
+  bool feeds_forward(const Linear& linear) const;
+  const float* normed(const Norm& norm, const float* h, int64_t rows, std::vector<float>& out);
+  // target_ = what the output of a linear with `bias` is to be, for the stream h to become r.
+  const float* target(const Rows& rows, const std::vector<float>& bias);
   // unclipped: the linears whose ranges are not to be clipped.
   void quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold,
                       const std::set<const Linear*>& unclipped = {});
@@ -68,7 +80,11 @@ class BlockQuantizer {
   Session session_;
   std::vector<float> stream_;                 // residual stream of all samples [tokens, hidden]
   std::vector<float> attended_;               // attention outputs of the block in hand [tokens, query size]
+  std::vector<float> reference_stream_;       // of the unquantized model [tokens, hidden], or empty
   std::vector<float> x_, inner_, projected_;  // of one sample
+  std::vector<float> reference_x_, reference_a_, reference_inner_, target_;
+  bool feeds_forward_ = false;  // some linear's method does
+  size_t held_out_from_ = 0;    // samples from here on are held out
   QuantizedTensors out_;
 };
 

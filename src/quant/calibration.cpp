@@ -1,6 +1,7 @@
 #include "quant/calibration.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <span>
 
@@ -38,11 +39,43 @@ std::string row_text(const Json& row, const std::string& where) {
   fail("{}: neither 'text' nor the keys of a known task", where);
 }
 
-std::string read_text(const std::filesystem::path& file, Random& random) {
+// What a model is judged by, as the data sets' own files and those of data/mini hold it: SHA-256.
+struct TestSplit {
+  std::string_view sha256, name;
+};
+constexpr std::array<TestSplit, 10> kTestSplits = {{
+    {"83d04989453d9c0ef380ddca8325275dde0c14793d8c697e0e4ea7683d16e176", "BoolQ's validation split"},
+    {"c7b9faacd224d7cd6d5e8f063db0f455b4236e4a4e61c7a02b0f852d147366e8", "GSM8K's test split"},
+    {"ff7d6a6881995c171622a2caffbc06d0953d3658d70169498944d0248938e84a",
+     "the judged passages of TREC-DL 2019"},
+    {"8c45abf363409269955a07ed322048ff1bf6844b92b4b5d4bf2f34dfd67a0c46", "MS MARCO's validation split"},
+    {"173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08", "WikiText-2's test split"},
+    {"4cd0f6876d07a413aa911261ff6d363c72d757d47f0fdd6015702014c89cb9c7", "WikiText-2's validation split"},
+    {"3402d0e3db59c533c744d9275837c600e8714c410a9f852034ac2b3844b48744", "the bundled BoolQ validation rows"},
+    {"178017d83c4386f8487513c4f4d55c510730d60723a4fba61947546be440ea7e", "the bundled GSM8K test rows"},
+    {"008b0b0bbbf184e9dfc7e00fab3c834866b6e70364a9207ae9ef332b02126009",
+     "the bundled MS MARCO validation rows"},
+    {"59895735a4f0f2769d99ac4cea84f64be6ca50b0d2ebf8f8681576384eb76014", "the bundled WikiText test text"},
+}};
+
+void refuse_test_split(const std::filesystem::path& file) {
+  Sha256 hash;
+  hash.update(read_file(file));
+  const std::string hex = hash.hex();
+  for (const TestSplit& split : kTestSplits) {
+    if (hex == split.sha256)
+      throw UsageError(
+          fmt::format("{}: {}: a model calibrated with it cannot be judged by it; use a training split",
+                      file.string(), split.name));
+  }
+}
+
+// random: shuffles the rows; null: in their order.
+std::string text_of(const std::filesystem::path& file, Random* random) {
   const std::string extension = file.extension().string();
   if (extension != ".jsonl" && extension != ".json") return read_file(file);
   std::vector<Json> rows = read_json_lines(file);
-  random.shuffle(rows);
+  if (random) random->shuffle(rows);
   std::string text;
   for (size_t i = 0; i < rows.size(); ++i)
     text += row_text(rows[i], fmt::format("{} row {}", file.string(), i + 1)) + "\n\n";
@@ -79,12 +112,13 @@ std::vector<std::vector<int32_t>> draw(const std::string& text, const Tokenizer&
 Calibration load_calibration(const CalibrationOptions& options, const Tokenizer& tokenizer) {
   if (options.samples < 1 || options.seqlen < 2) fail("calibration needs at least 1 sample of 2 tokens");
   if (options.files.empty()) fail("no calibration text: name files with --calibration");
+  for (const auto& file : options.files) refuse_test_split(file);
   Random random(options.seed);
   Calibration out;
   std::vector<std::vector<std::vector<int32_t>>> drawn;
   for (const auto& file : options.files)
     drawn.push_back(
-        draw(read_text(file, random), tokenizer, options, static_cast<size_t>(options.samples), random));
+        draw(text_of(file, &random), tokenizer, options, static_cast<size_t>(options.samples), random));
   std::vector<size_t> taken(drawn.size(), 0);
   for (size_t total = 0; total < static_cast<size_t>(options.samples);) {  // one from each in turn
     const size_t before = total;
@@ -106,6 +140,8 @@ Calibration load_calibration(const CalibrationOptions& options, const Tokenizer&
   out.sha256 = hash.hex();
   return out;
 }
+
+std::string prompt_text(const std::filesystem::path& file) { return text_of(file, nullptr); }
 
 std::vector<std::filesystem::path> bundled_calibration(const std::filesystem::path& dir) {
   return {dir / "wikitext.train.txt", dir / "gsm8k.train.jsonl", dir / "boolq.train.jsonl",

@@ -28,10 +28,15 @@ struct Calibration {
   std::vector<Source> sources;
 };
 
+// The text of a file: of JSONL the rows in their order, each in the prompt form of its task with the
+// right answer, a blank line between them; of other files as it is.
+std::string prompt_text(const std::filesystem::path& file);
+
 // Each file is a stream cut into disjoint samples; the files share `samples` as evenly as they can,
 // and which samples of a file are taken is drawn with the seed. JSONL rows are shuffled first and
 // take the prompt form of their task, with the right answer. A text shorter than one sample gives
-// one short sample. Throws Error when no file yields a token.
+// one short sample. Throws Error when no file yields a token, UsageError for a file that is a test
+// split known here.
 Calibration load_calibration(const CalibrationOptions& options, const Tokenizer& tokenizer);
 
 // The files of data/mini that are for training: general text twice, so that half is general.

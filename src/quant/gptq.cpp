@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "base/error.h"
 #include "kernels/ops.h"
 #include "quant/grid.h"
+#include "quant/inverse_hessian.h"
 #include "quant/linalg.h"
 #include "quant/methods.h"
 
@@ -14,7 +14,6 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kBlockColumns = 128;
-constexpr double kLargestDamp = 1.0;
 constexpr double kLeastTokensPerInput = 0.005;  // below this share GPTQModel too gives up on a layer
 
 // Columns a lazy block takes: whole groups, about 128.
@@ -46,47 +45,6 @@ void fit_all(QuantizedMatrix& m, const float* weight, const std::vector<float>& 
   });
 }
 
-// H = gram/tokens with dead inputs set to 1, in the order given, damped.
-std::vector<double> hessian(const InputStatistics& input, std::span<const int64_t> order, double damp) {
-  const int64_t k = input.k;
-  std::vector<double> h(static_cast<size_t>(k * k));
-  const double scale = 1.0 / static_cast<double>(input.tokens);
-  double mean = 0;
-  for (int64_t i = 0; i < k; ++i)
-    mean += double{input.gram[static_cast<size_t>(i * k + i)]} * scale / static_cast<double>(k);
-  for (int64_t i = 0; i < k; ++i) {
-    const int64_t from = order[static_cast<size_t>(i)] * k;
-    for (int64_t j = 0; j < k; ++j)
-      h[static_cast<size_t>(i * k + j)] =
-          double{input.gram[static_cast<size_t>(from + order[static_cast<size_t>(j)])]} * scale;
-    double& diagonal = h[static_cast<size_t>(i * k + i)];
-    if (diagonal == 0) diagonal = 1;
-    diagonal += damp * mean;
-  }
-  return h;
-}
-
-// The factor is right when H·(Uᵀ·(U·v)) gives v back: guards against a library's wrong answer.
-bool inverts(const std::vector<double>& h, const std::vector<double>& u, int64_t k) {
-  const size_t n = static_cast<size_t>(k);
-  std::vector<double> v(n), uv(n, 0.0), z(n, 0.0);
-  for (size_t i = 0; i < n; ++i) v[i] = i % 3 == 0 ? 1.0 : -0.5;
-  for (size_t i = 0; i < n; ++i) {
-    for (size_t j = i; j < n; ++j) uv[i] += u[i * n + j] * v[j];
-  }
-  for (size_t i = 0; i < n; ++i) {
-    for (size_t j = i; j < n; ++j) z[j] += u[i * n + j] * uv[i];
-  }
-  double error = 0, size = 0;
-  for (size_t i = 0; i < n; ++i) {
-    double back = 0;
-    for (size_t j = 0; j < n; ++j) back += h[i * n + j] * z[j];
-    error += (back - v[i]) * (back - v[i]);
-    size += v[i] * v[i];
-  }
-  return error <= 1e-4 * size;
-}
-
 Quantized rounded(std::span<const float> weight, const InputStatistics& input, const MethodOptions& options,
                   ThreadPool& pool, std::string reason) {
   Quantized out = quantize_rtn(weight, input, options, pool);
@@ -97,18 +55,17 @@ Quantized rounded(std::span<const float> weight, const InputStatistics& input, c
 
 }  // namespace
 
-QuantizedMatrix gptq_loop(std::vector<float> weight, const std::vector<double>& factor,
+QuantizedMatrix gptq_loop(std::vector<float> weight, const std::vector<float>& u,
                           std::span<const int64_t> order, const PackedFormat& format, ThreadPool& pool) {
   const int64_t n = format.n, k = format.k;
   QuantizedMatrix m(format);
-  std::vector<float> u(factor.size()), cost(static_cast<size_t>(k));
-  for (size_t i = 0; i < factor.size(); ++i) u[i] = static_cast<float>(factor[i]);
+  std::vector<float> cost(static_cast<size_t>(k));
   bool natural = true;
   for (int64_t i = 0; i < k; ++i) {
     const int64_t column = order[static_cast<size_t>(i)];
     natural = natural && column == i;
-    const double d = factor[static_cast<size_t>(i * k + i)];
-    cost[static_cast<size_t>(column)] = static_cast<float>(1.0 / (d * d));
+    const float d = u[static_cast<size_t>(i * k + i)];
+    cost[static_cast<size_t>(column)] = 1.0f / (d * d);
   }
   if (!natural) {
     fit_all(m, weight.data(), cost, pool);
@@ -161,34 +118,24 @@ Quantized quantize_gptq(std::span<const float> weight, const InputStatistics& in
       input.tokens == 0)
     return rounded(weight, input, options, pool,
                    fmt::format("only {} calibration tokens for {} inputs: rounded", input.tokens, f.k));
-  std::vector<int64_t> order(static_cast<size_t>(f.k));
-  std::iota(order.begin(), order.end(), int64_t{0});
-  const auto diagonal = [&](int64_t i) { return input.gram[static_cast<size_t>(i * f.k + i)]; };
-  if (options.act_order) {
-    std::stable_sort(order.begin(), order.end(),
-                     [&](int64_t a, int64_t b) { return diagonal(a) > diagonal(b); });
-  }
+  const auto inverse = inverse_hessian(input, options.damp, options.act_order, pool);
+  if (inverse->factor.empty())
+    return rounded(
+        weight, input, options, pool,
+        fmt::format("the Hessian could not be inverted with damping up to {}: rounded", kLargestDamp));
   std::vector<float> start(weight.begin(), weight.end());
-  int64_t dead = 0;
-  for (int64_t i = 0; i < f.k; ++i) {
-    if (diagonal(i) != 0) continue;
-    ++dead;
-    for (int64_t row = 0; row < f.n; ++row) start[static_cast<size_t>(row * f.k + i)] = 0;
+  std::string note;
+  if (inverse->dead > 0) {
+    note = fmt::format("{} of {} inputs never active: their weights are 0", inverse->dead, f.k);
+    for (int64_t i = 0; i < f.k; ++i) {
+      if (input.gram[static_cast<size_t>(i * f.k + i)] != 0) continue;
+      for (int64_t row = 0; row < f.n; ++row) start[static_cast<size_t>(row * f.k + i)] = 0;
+    }
   }
-  std::string note =
-      dead > 0 ? fmt::format("{} of {} inputs never active: their weights are 0", dead, f.k) : "";
-  for (double damp = options.damp; damp <= kLargestDamp * 1.001; damp = damp > 0 ? damp * 10 : 0.001) {
-    const std::vector<double> h = hessian(input, order, damp);
-    std::vector<double> factor = h;
-    if (!inverse_cholesky_upper(factor, f.k) || !inverts(h, factor, f.k)) continue;
-    if (damp != options.damp)
-      note += fmt::format("{}the Hessian needed damping {:.3g} instead of {:.3g}", note.empty() ? "" : "; ",
-                          damp, options.damp);
-    return {gptq_loop(std::move(start), factor, order, f, pool), damp, note, false};
-  }
-  return rounded(
-      weight, input, options, pool,
-      fmt::format("the Hessian could not be inverted with damping up to {}: rounded", kLargestDamp));
+  if (inverse->damp != options.damp)
+    note += fmt::format("{}the Hessian needed damping {:.3g} instead of {:.3g}", note.empty() ? "" : "; ",
+                        inverse->damp, options.damp);
+  return {gptq_loop(std::move(start), inverse->factor, inverse->order, f, pool), inverse->damp, note, false};
 }
 
 }  // namespace nibble

@@ -20,12 +20,40 @@ float stored_scale(float scale) {
   return fp16_to_float(float_to_fp16(std::copysign(magnitude, scale)));
 }
 
+// To the nearest integer, halves to even, for |value| < 2^22; a compiler can do it for several values at
+// once.
+float rounded(float value) {
+  constexpr float kShift = 0x1.8p23f;
+  return (value + kShift) - kShift;
+}
+
+// Σ weights[i]·(value − rounded)² for a grid of non-zero scale, summed in eight lanes.
+float weighted_error(std::span<const float> values, std::span<const float> weights, const Grid& grid,
+                     int max_code) {
+  constexpr size_t kLanes = 8;
+  const float low = static_cast<float>(-grid.zero), high = static_cast<float>(max_code - grid.zero);
+  const auto error = [&](size_t i) {
+    const float step = rounded(std::min(std::max(values[i] / grid.scale, low), high));
+    const float difference = values[i] - grid.scale * step;
+    return weights[i] * difference * difference;
+  };
+  float lanes[kLanes] = {};
+  size_t i = 0;
+  for (; i + kLanes <= values.size(); i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += error(i + lane);
+  }
+  for (; i < values.size(); ++i) lanes[i % kLanes] += error(i);
+  float total = 0;
+  for (const float lane : lanes) total += lane;
+  return total;
+}
+
 }  // namespace
 
 int Grid::code(float value, int max_code) const {
   if (scale == 0) return zero;
-  return static_cast<int>(std::clamp(std::nearbyintf(value / scale) + static_cast<float>(zero), 0.0f,
-                                     static_cast<float>(max_code)));
+  const float low = static_cast<float>(-zero), high = static_cast<float>(max_code - zero);
+  return static_cast<int>(rounded(std::clamp(value / scale, low, high))) + zero;
 }
 
 Grid fit_range(std::span<const float> values, const PackedFormat& format, float ratio) {
@@ -55,19 +83,15 @@ Grid fit_ends(float low, float high, const PackedFormat& format) {
 
 Grid fit_weighted(std::span<const float> values, std::span<const float> weights, const PackedFormat& format) {
   Grid best;
-  double best_error = INFINITY;
+  float best_error = INFINITY;
   for (int step = 0; step < kRatios; ++step) {
     const Grid grid = fit_range(values, format, 1.0f - kRatioStep * static_cast<float>(step));
-    double error = 0;
-    for (size_t i = 0; i < values.size(); ++i) {
-      const double difference = values[i] - grid.value(grid.code(values[i], format.max_code()));
-      error += weights[i] * difference * difference;
-    }
+    if (grid.scale == 0) return grid;  // all values are 0
+    const float error = weighted_error(values, weights, grid, format.max_code());
     if (error < best_error) {
       best_error = error;
       best = grid;
     }
-    if (grid.scale == 0) break;
   }
   return best;
 }

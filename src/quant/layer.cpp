@@ -35,6 +35,35 @@ LayerPlan next_plan(const LayerPlan& plan) {
   return next;
 }
 
+// The largest group size at which rounding stays within the growth limit, and why it is not the plan's; none
+// when the plan's is.
+struct SmallerGroup {
+  int group_size;
+  std::string reason;
+};
+std::optional<SmallerGroup> smaller_group(const std::vector<float>& weight, const PackedFormat& planned,
+                                          const InputStatistics& input, const LayerOptions& options,
+                                          ThreadPool& pool) {
+  const int finest = kGroupSizes.back();
+  if (!measurable(input) || planned.bits >= 8 || planned.group_size == finest) return std::nullopt;
+  const auto error = [&](int group) {
+    PackedFormat format = planned;
+    format.group_size = group;
+    return rounding_error(weight, format, input, pool).value_or(0);
+  };
+  const double least = error(finest), own = error(planned.group_size);
+  if (own <= options.growth_limit * least) return std::nullopt;
+  for (const int group : kGroupSizes) {
+    if (planned.group_size != 0 && group >= planned.group_size) continue;
+    if (group != finest && error(group) > options.growth_limit * least) continue;
+    return SmallerGroup{group,
+                        fmt::format("rounding loses {:.2g} of the output at group size {} and {:.2g} at "
+                                    "{}, more than {:g} times",
+                                    own, planned.group_size, least, finest, options.growth_limit)};
+  }
+  return std::nullopt;
+}
+
 std::string describe_change(const LayerPlan& from, const LayerPlan& to) {
   if (to.bits != from.bits) return fmt::format("{} bits", to.bits);
   return fmt::format("group size {}", to.group_size);
@@ -57,6 +86,7 @@ OrderedJson to_json(const LayerReport& r) {
           {"damp", r.damp},
           {"scaled", r.scaled},
           {"scale_exponent", r.scale_exponent},
+          {"fed_forward", r.fed_forward},
           {"error", optional(r.error)},
           {"rtn_error", optional(r.rtn_error)},
           {"fallback", r.fallback},
@@ -96,6 +126,14 @@ QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight
   if (const int64_t bad = clean_weights(weight))
     add_reason(report, fmt::format("{} NaN or infinite weights set to 0", bad));
   LayerPlan used = plan;
+  if (used.bits < 16) {
+    if (const auto smaller =
+            smaller_group(weight, {used.bits, used.group_size, used.symmetric, n, k}, input, options, pool)) {
+      used.group_size = smaller->group_size;
+      report.fallback = describe_change(plan, used);
+      add_reason(report, smaller->reason);
+    }
+  }
   while (used.bits < 16) {
     const PackedFormat format{used.bits, used.group_size, used.symmetric, n, k};
     Quantized q = find_method(used.method)
@@ -133,7 +171,7 @@ QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight
     }
     report.error = error;
     report.damp = q.damp_used;
-    report.act_order = options.act_order && used.method == "gptq";
+    report.act_order = options.act_order && q.damp_used > 0;
     report.remainder = k % format.group();
     out.matrix = std::move(q.matrix);
     break;

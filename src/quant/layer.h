@@ -24,8 +24,9 @@ struct LayerReport {
   std::optional<double> rtn_error;  // the same for rounding at the plan's bits and group size
   float scale_exponent = 0;         // of GSQ's channel scales; 0 with scaled = false: none
   bool scaled = false;
-  std::string fallback;  // what was used instead of the plan: "rtn", "group size 32", "8 bits", "16 bits"
-  std::string reason;    // why; or what else had to be done
+  double fed_forward = 0;  // share of the correction for earlier layers' errors (quant/feed_forward.h)
+  std::string fallback;    // what was used instead of the plan: "rtn", "group size 32", "8 bits", "16 bits"
+  std::string reason;      // why; or what else had to be done
   double seconds = 0;
 };
 OrderedJson to_json(const LayerReport& report);
@@ -35,6 +36,7 @@ struct LayerOptions {
   bool act_order = false;
   bool clip = true;          // GSQ: off for q and k, whose errors the softmax amplifies (as in AWQ)
   double error_limit = 0.3;  // relative output error above which a layer counts as broken
+  double growth_limit = 4;   // times the error of groups of 16 that a larger group's rounding may lose
 };
 
 struct QuantizedLayer {
@@ -43,8 +45,9 @@ struct QuantizedLayer {
 };
 
 // `weight` [n, k] and `input` as the method sees them (scaled for GSQ); `rtn_error`: of rounding the
-// unscaled weights, where known. Tries the plan, then rounding where that is better, then smaller
-// groups, 8 bits and 16 bits while the error is above the limit.
+// unscaled weights, where known. A group size at which rounding loses growth_limit times what it loses in
+// groups of 16 is replaced by the largest that does not. Tries the plan, then rounding where that is better,
+// then smaller groups, 8 bits and 16 bits while the error is above the limit.
 QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight, int64_t n,
                               const InputStatistics& input, const LayerPlan& plan,
                               std::optional<double> rtn_error, const LayerOptions& options, ThreadPool& pool);

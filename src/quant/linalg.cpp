@@ -12,6 +12,7 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kGramBlock = 256;  // columns of a task: enough to pay for the packing of x
+constexpr int64_t kFactorBlock = 128;
 
 int as_int(int64_t value) {
   NIBBLE_CHECK(value >= 0 && value < (int64_t{1} << 31));
@@ -65,26 +66,109 @@ void product(const float* a, const float* b, float* c, int64_t m, int64_t n, int
   multiply(1.0f, a, k, b, n, 0.0f, c, n, m, n, k, pool);
 }
 
-bool inverse_cholesky_upper(std::vector<double>& a, int64_t k) {
+void product_transposed(const float* a, const float* b, float* c, int64_t m, int64_t n, int64_t k,
+                        ThreadPool& pool) {
   single_threaded();
-  // A⁻¹ = Uᵀ·U with U upper is found without forming the inverse: with J the exchange matrix, the
-  // lower factor L of J·A·J gives J·L·J upper with A = (J·L·J)·(J·L·J)ᵀ, so U = (J·L·J)⁻¹.
-  const int n = as_int(k);
-  const size_t size = static_cast<size_t>(k);
-  std::vector<double> flipped(size * size);
-  for (size_t i = 0; i < size; ++i) {
-    for (size_t j = 0; j < size; ++j) flipped[i * size + j] = a[(size - 1 - i) * size + (size - 1 - j)];
+  pool.parallel_for(static_cast<size_t>(m), 16, [&](size_t begin, size_t end, int) {
+    const int64_t row = static_cast<int64_t>(begin);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, as_int(static_cast<int64_t>(end) - row), as_int(n),
+                as_int(k), 1.0f, a + row * k, as_int(k), b, as_int(k), 0.0f, c + row * n, as_int(n));
+  });
+}
+
+void add_outer(const float* a, int64_t n, const float* b, int64_t k, int64_t rows, std::vector<float>& sum,
+               ThreadPool& pool) {
+  single_threaded();
+  const int64_t blocks = (n + kGramBlock - 1) / kGramBlock;
+  pool.parallel_each(static_cast<size_t>(blocks), [&](size_t block, int) {
+    const int64_t first = static_cast<int64_t>(block) * kGramBlock;
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, as_int(std::min(kGramBlock, n - first)), as_int(k),
+                as_int(rows), 1.0f, a + first, as_int(n), b, as_int(k), 1.0f, sum.data() + first * k,
+                as_int(k));
+  });
+}
+
+void multiply_by_inverse(std::vector<float>& a, int64_t m, const std::vector<float>& upper, int64_t k,
+                         ThreadPool& pool) {
+  single_threaded();
+  pool.parallel_for(static_cast<size_t>(m), 16, [&](size_t begin, size_t end, int) {
+    for (const auto transpose : {CblasTrans, CblasNoTrans})
+      cblas_strmm(CblasRowMajor, CblasRight, CblasUpper, transpose, CblasNonUnit,
+                  as_int(static_cast<int64_t>(end - begin)), as_int(k), 1.0f, upper.data(), as_int(k),
+                  a.data() + static_cast<int64_t>(begin) * k, as_int(k));
+  });
+}
+
+namespace {
+
+// In place, lower triangle, row-major: A = L·Lᵀ. Blocks and tiles have fixed places, so the result does not
+// depend on the number of threads.
+bool cholesky_lower(double* a, int64_t k, ThreadPool& pool) {
+  for (int64_t j = 0; j < k; j += kFactorBlock) {
+    const int64_t width = std::min(kFactorBlock, k - j), below = j + width;
+    double* diagonal = a + j * k + j;
+    // A row-major lower triangle is a column-major upper one.
+    if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'U', as_int(width), diagonal, as_int(k)) != 0) return false;
+    const int64_t tiles = (k - below + kFactorBlock - 1) / kFactorBlock;
+    const auto tile_rows = [&](int64_t row) { return std::min(kFactorBlock, k - row); };
+    pool.parallel_each(static_cast<size_t>(tiles), [&](size_t tile, int) {
+      const int64_t row = below + static_cast<int64_t>(tile) * kFactorBlock;
+      cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, as_int(tile_rows(row)),
+                  as_int(width), 1.0, diagonal, as_int(k), a + row * k + j, as_int(k));
+    });
+    pool.parallel_each(static_cast<size_t>(tiles), [&](size_t index, int) {
+      const int64_t row = below + (tiles - 1 - static_cast<int64_t>(index)) * kFactorBlock;  // longest first
+      const int64_t rows = tile_rows(row);
+      cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, as_int(rows), as_int(row + rows - below),
+                  as_int(width), -1.0, a + row * k + j, as_int(k), a + below * k + j, as_int(k), 1.0,
+                  a + row * k + below, as_int(k));
+    });
   }
-  if (LAPACKE_dpotrf(LAPACK_ROW_MAJOR, 'L', n, flipped.data(), n) != 0) return false;
-  for (size_t i = 0; i < size; ++i) {
-    for (size_t j = 0; j < size; ++j) {
-      const size_t fi = size - 1 - i, fj = size - 1 - j;
-      const double value = j >= i ? flipped[fi * size + fj] : 0.0;
-      if (!std::isfinite(value)) return false;
-      a[i * size + j] = value;
-    }
+  return true;
+}
+
+// In place: the inverse of a lower triangle with zeros above it.
+bool invert_lower(double* a, int64_t k, ThreadPool& pool) {
+  std::vector<double> panel;
+  for (int64_t j = (k - 1) / kFactorBlock * kFactorBlock; j >= 0; j -= kFactorBlock) {
+    const int64_t width = std::min(kFactorBlock, k - j), below = j + width;
+    double* diagonal = a + j * k + j;
+    panel.resize(static_cast<size_t>((k - below) * width));
+    for (int64_t r = below; r < k; ++r)
+      std::copy_n(a + r * k + j, width, panel.begin() + (r - below) * width);
+    const int64_t tiles = (k - below + kFactorBlock - 1) / kFactorBlock;
+    pool.parallel_each(static_cast<size_t>(tiles), [&](size_t index, int) {
+      const int64_t row = below + (tiles - 1 - static_cast<int64_t>(index)) * kFactorBlock;
+      const int64_t rows = std::min(kFactorBlock, k - row);
+      double* out = a + row * k + j;
+      cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(rows), as_int(width),
+                  as_int(row + rows - below), -1.0, a + row * k + below, as_int(k), panel.data(),
+                  as_int(width), 0.0, out, as_int(k));
+      cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, as_int(rows),
+                  as_int(width), 1.0, diagonal, as_int(k), out, as_int(k));
+    });
+    if (LAPACKE_dtrtri_work(LAPACK_COL_MAJOR, 'U', 'N', as_int(width), diagonal, as_int(k)) != 0)
+      return false;
   }
-  return LAPACKE_dtrtri(LAPACK_ROW_MAJOR, 'U', 'N', n, a.data(), n) == 0;
+  return true;
+}
+
+}  // namespace
+
+bool inverse_cholesky_upper(std::vector<double>& a, int64_t k, ThreadPool& pool) {
+  single_threaded();
+  // A⁻¹ = Uᵀ·U with U upper is found without forming the inverse: with J the exchange matrix and
+  // J·A·J = L·Lᵀ, U = J·L⁻¹·J. J·A·J is the array read backwards.
+  NIBBLE_CHECK(static_cast<int64_t>(a.size()) == k * k);
+  std::reverse(a.begin(), a.end());
+  if (!cholesky_lower(a.data(), k, pool)) return false;
+  for (int64_t i = 0; i < k; ++i) {
+    if (!std::isfinite(a[static_cast<size_t>(i * k + i)])) return false;
+    std::fill(a.begin() + i * k + i + 1, a.begin() + (i + 1) * k, 0.0);
+  }
+  if (!invert_lower(a.data(), k, pool)) return false;
+  std::reverse(a.begin(), a.end());
+  return true;
 }
 
 }  // namespace nibble

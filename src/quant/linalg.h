@@ -18,10 +18,19 @@ void subtract_product(const float* a, int64_t lda, const float* b, int64_t ldb, 
                       int64_t m, int64_t n, int64_t k, ThreadPool& pool);
 // c[m, n] = a[m, k] · b[k, n]
 void product(const float* a, const float* b, float* c, int64_t m, int64_t n, int64_t k, ThreadPool& pool);
+// c[m, n] = a[m, k] · b[n, k]ᵀ
+void product_transposed(const float* a, const float* b, float* c, int64_t m, int64_t n, int64_t k,
+                        ThreadPool& pool);
+// sum[n, k] += aᵀ·b for a [rows, n] and b [rows, k].
+void add_outer(const float* a, int64_t n, const float* b, int64_t k, int64_t rows, std::vector<float>& sum,
+               ThreadPool& pool);
+// a[m, k] = a · upperᵀ · upper: a times the inverse that inverse_cholesky_upper factored.
+void multiply_by_inverse(std::vector<float>& a, int64_t m, const std::vector<float>& upper, int64_t k,
+                         ThreadPool& pool);
 
 // The upper Cholesky factor U of the inverse of a symmetric positive definite matrix:
 // A⁻¹ = Uᵀ·U. `matrix` [k, k] is overwritten (0 below the diagonal). False, matrix undefined, when
 // it is not positive definite.
-bool inverse_cholesky_upper(std::vector<double>& matrix, int64_t k);
+bool inverse_cholesky_upper(std::vector<double>& matrix, int64_t k, ThreadPool& pool);
 
 }  // namespace nibble

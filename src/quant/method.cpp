@@ -18,20 +18,13 @@ double relative_output_error(std::span<const float> weight, std::span<const floa
                              const InputStatistics& input, ThreadPool& pool) {
   const int64_t k = input.k;
   NIBBLE_CHECK(static_cast<int64_t>(weight.size()) == n * k && quantized.size() == weight.size());
+  const std::vector<float>& x = input.judge();
+  const int64_t tokens = static_cast<int64_t>(x.size()) / k;
+  std::vector<float> out(static_cast<size_t>(n * tokens));
   const auto energy = [&](const std::vector<float>& rows) {
-    std::vector<float> through(rows.size());
-    product(rows.data(), input.gram.data(), through.data(), n, k, k, pool);
-    std::vector<double> partial(static_cast<size_t>(n));
-    pool.parallel_for(static_cast<size_t>(n), 1, [&](size_t begin, size_t end, int) {
-      for (size_t r = begin; r < end; ++r) {
-        double sum = 0;
-        for (size_t i = r * static_cast<size_t>(k); i < (r + 1) * static_cast<size_t>(k); ++i)
-          sum += double{rows[i]} * double{through[i]};
-        partial[r] = sum;
-      }
-    });
+    product_transposed(rows.data(), x.data(), out.data(), n, tokens, k, pool);
     double total = 0;
-    for (const double p : partial) total += p;
+    for (const float v : out) total += double{v} * double{v};
     return total;
   };
   std::vector<float> rows(weight.begin(), weight.end());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,14 +13,29 @@
 
 namespace nibble {
 
+struct InverseHessian;
+
 // What the calibration text did to one linear input, the same for all linears that read it.
 struct InputStatistics {
   int64_t k = 0;
   int64_t tokens = 0;
-  std::vector<float> gram;      // [k, k], Σ x·xᵀ over tokens, symmetric
+  std::vector<float> gram;      // [k, k], Σ x·xᵀ over tokens, symmetric; empty where no method wants it
   std::vector<float> mean_abs;  // [k], mean |x|
   std::vector<float> sample;    // [rows, k], some tokens' inputs
+  std::vector<float> held_out;  // [rows, k], inputs of text that none of the above has seen; may be empty
   bool finite = true;           // false: NaN or infinity was seen
+
+  // Of the unquantized model's stream, where it runs beside the quantized one (quant/feed_forward.h). r: its
+  // input where this one is x; t: what the linear's output should be.
+  std::vector<float> drift;               // [k, k], Σ (r − x)·xᵀ
+  std::vector<float> pull;                // [n, k], Σ t·xᵀ, of a linear that reads the input alone
+  std::vector<float> held_out_reference;  // [rows, k], r of held_out's tokens
+  std::vector<float> held_out_target;     // [rows, n], t of held_out's tokens
+
+  mutable std::shared_ptr<const InverseHessian> inverse;  // quant/inverse_hessian.h keeps its last result
+
+  // What errors are measured on: text held out, or some tokens of the text where none was.
+  const std::vector<float>& judge() const { return held_out.empty() ? sample : held_out; }
 };
 
 struct MethodOptions {
@@ -47,13 +63,15 @@ struct Method {
   QuantizeFn quantize;
   bool needs_calibration;
   bool scales_inputs;  // folds per-channel scales into the operation before (quant/scaling.h)
+  bool feeds_forward;  // weights are first corrected for what earlier layers have lost (quant/feed_forward.h)
 };
 
 // Registered methods; throws UsageError naming them when there is no such one.
 std::span<const Method> methods();
 const Method& find_method(std::string_view name);
 
-// ‖(W − Ŵ)·X‖² / ‖W·X‖² by the Gram matrix; 0 when both are 0. `quantized`, `weight`: [n, k].
+// ‖(W − Ŵ)·X‖² / ‖W·X‖² over the rows that errors are measured on; 0 when both are 0. `quantized`,
+// `weight`: [n, k].
 double relative_output_error(std::span<const float> weight, std::span<const float> quantized, int64_t n,
                              const InputStatistics& input, ThreadPool& pool);
 

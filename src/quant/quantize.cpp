@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 
 #include "base/file.h"
 #include "base/memory_usage.h"
@@ -15,6 +16,10 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kHeadGroup = 128;  // at 8 bits, symmetric: 8.125 bits a weight
+
+PackedFormat end_format(const Linear& end, int bits, const LayerPlan& base) {
+  return {bits, bits == 8 ? kHeadGroup : base.group_size, bits == 8 || base.symmetric, end.n, end.k};
+}
 
 // Embedding and head, rounded: they see no calibration and their rows are looked up one by one.
 void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPool& pool,
@@ -30,8 +35,7 @@ void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPo
     LayerReport report;
     if (const int64_t bad = clean_weights(weight))
       report.reason = fmt::format("{} NaN or infinite weights set to 0", bad);
-    const PackedFormat format{bits, bits == 8 ? kHeadGroup : base.group_size, bits == 8 || base.symmetric,
-                              end->n, end->k};
+    const PackedFormat format = end_format(*end, bits, base);
     const Quantized q = quantize_rtn(weight, {}, {format, 0, false, true}, pool);
     out.packed[end->name] = {format, pack(q.matrix), "rtn"};
     report.name = end->name;
@@ -76,6 +80,24 @@ void QuantizeOptions::validate() const {
     throw UsageError(fmt::format("--samples {}: expected 1 to 65536", calibration.samples));
   if (calibration.seqlen < 2 || calibration.seqlen > 1 << 16)
     throw UsageError(fmt::format("--seqlen {}: expected 2 to 65536", calibration.seqlen));
+}
+
+int64_t bytes_beside_linears(const Model& model, const QuantizeOptions& options) {
+  constexpr int64_t kDescription = 512;  // of a linear's tensors in the file's header, padding included
+  const auto end_bytes = [&](const Linear& end) {
+    return options.head_bits == 16 ? static_cast<int64_t>(end.weight_bytes())
+                                   : end_format(end, options.head_bits, options.plan.base).bytes();
+  };
+  int64_t total = end_bytes(model.embedding) + (model.config.tied_head ? 0 : end_bytes(model.head));
+  std::set<std::string> weights = {model.embedding.name + ".weight", model.head.name + ".weight"};
+  for (const Linear* linear : model.linears()) {
+    weights.insert(linear->name + ".weight");
+    total += kDescription;
+  }
+  for (const auto& [name, view] : model.checkpoint().tensors) {
+    if (!weights.contains(name)) total += static_cast<int64_t>(view.bytes()) + kDescription;
+  }
+  return total;
 }
 
 OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOptions& options,
@@ -135,6 +157,10 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
       {"peak_rss", peak_rss_bytes()},
       {"parts", parts},
       {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()}};
+  if (options.planned) {
+    report["plan"] = to_json(*options.planned);
+    write_file_atomically(out / "plan.toml", to_toml(*options.planned));
+  }
   write_file_atomically(out / kQuantizationReport, report.dump(1) + "\n");
   return report;
 }

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "model/model.h"
 #include "quant/block_quantizer.h"
+#include "quant/size_plan.h"
 
 namespace nibble {
 
@@ -16,11 +17,16 @@ inline constexpr const char* kQuantizationReport = "quantization_report.json";
 struct QuantizeOptions {
   Plan plan;
   LayerOptions layer;
-  CalibrationOptions calibration;  // not read when no layer's method needs it
-  int head_bits = 8;               // embedding and head: 2, 3, 4, 6, 8, or 16 to leave them
-  std::string version;             // of this program, for the report
-  void validate() const;           // throws UsageError
+  CalibrationOptions calibration;   // not read when no layer's method needs it
+  int head_bits = 8;                // embedding and head: 2, 3, 4, 6, 8, or 16 to leave them
+  std::optional<SizePlan> planned;  // what the plan's rules were solved from, for the report
+  std::string version;              // of this program, for the report
+  void validate() const;            // throws UsageError
 };
+
+// Bytes of the weights' file that no plan of the linears changes: embedding, head, norms, biases, and what
+// describes the tensors.
+int64_t bytes_beside_linears(const Model& model, const QuantizeOptions& options);
 
 // Quantizes `model` and writes the directory `out`, which must not exist unless `force`; a failure
 // leaves no quantization_report.json there. Returns the report, as written (docs/results.md).

@@ -7,12 +7,15 @@
 namespace nibble {
 namespace {
 
-constexpr std::array<Method, 3> kMethods = {{
+constexpr std::array<Method, 5> kMethods = {{
     {"gptq", "error of each column spread over the later ones through the inverse Hessian", quantize_gptq,
-     true, false},
+     true, false, false},
+    {"gptq+ff", "gptq, each layer also corrected for what those before it have lost", quantize_gptq, true,
+     false, true},
     {"gsq", "activation-aware channel scales folded into the operation before, clipped groups",
-     quantize_clipped, true, true},
-    {"rtn", "round to nearest, no calibration", quantize_rtn, false, false},
+     quantize_clipped, true, true, false},
+    {"gsq+gptq", "gsq's channel scales, gptq on the weights so scaled", quantize_gptq, true, true, false},
+    {"rtn", "round to nearest, no calibration", quantize_rtn, false, false, false},
 }};
 
 }  // namespace

@@ -64,13 +64,8 @@ class OutputError {
         input_(input),
         pool_(pool),
         rows_(static_cast<int64_t>(input.sample.size()) / input.k),
-        transposed_(input.sample.size()),
         error_(linear.weight.size()),
         output_(static_cast<size_t>(linear.format.n * rows_)) {
-    for (int64_t r = 0; r < rows_; ++r) {
-      for (int64_t i = 0; i < input.k; ++i)
-        transposed_[static_cast<size_t>(i * rows_ + r)] = input.sample[static_cast<size_t>(r * input.k + i)];
-    }
     std::copy(linear.weight.begin(), linear.weight.end(), error_.begin());
     base_ = energy();
   }
@@ -98,7 +93,8 @@ class OutputError {
 
  private:
   double energy() {
-    product(error_.data(), transposed_.data(), output_.data(), linear_.format.n, rows_, input_.k, pool_);
+    product_transposed(error_.data(), input_.sample.data(), output_.data(), linear_.format.n, rows_, input_.k,
+                       pool_);
     double total = 0;
     for (const float v : output_) total += double{v} * double{v};
     return total;
@@ -108,7 +104,7 @@ class OutputError {
   const InputStatistics& input_;
   ThreadPool& pool_;
   int64_t rows_;
-  std::vector<float> transposed_, error_, output_;
+  std::vector<float> error_, output_;
   double base_ = 0;
 };
 
@@ -180,15 +176,24 @@ void scale_inputs(std::vector<float>& weight, std::span<const int> channel_of, c
 
 InputStatistics divide_input(const InputStatistics& input, std::span<const int> channel_of,
                              const ChannelScales& scales) {
-  InputStatistics out = input;
   const size_t k = static_cast<size_t>(input.k);
+  InputStatistics out;
+  out.k = input.k;
+  out.tokens = input.tokens;
+  out.gram = input.gram;
+  out.mean_abs = input.mean_abs;
+  out.sample = input.sample;
+  out.held_out = input.held_out;
+  out.finite = input.finite;
   std::vector<float> inverse(k);
   for (size_t i = 0; i < k; ++i) inverse[i] = 1.0f / scales.scale[static_cast<size_t>(channel_of[i])];
   for (size_t i = 0; i < k; ++i) {
     out.mean_abs[i] *= inverse[i];
-    for (size_t j = 0; j < k; ++j) out.gram[i * k + j] *= inverse[i] * inverse[j];
+    for (size_t j = 0; j < k && !out.gram.empty(); ++j) out.gram[i * k + j] *= inverse[i] * inverse[j];
   }
-  for (size_t at = 0; at < out.sample.size(); ++at) out.sample[at] *= inverse[at % k];
+  for (std::vector<float>* rows : {&out.sample, &out.held_out}) {
+    for (size_t at = 0; at < rows->size(); ++at) (*rows)[at] *= inverse[at % k];
+  }
   return out;
 }
 

@@ -32,7 +32,8 @@ struct ChannelScales {
 ChannelScales search_scales(std::span<const ScaledLinear> linears, const InputStatistics& input,
                             std::span<const int> channel_of, int channels, ThreadPool& pool);
 
-// weight [n, k] with input i multiplied (or divided) by its channel's scale; and the input divided by it.
+// weight [n, k] with input i multiplied (or divided) by its channel's scale; and the input divided by it
+// (without what is known of the unquantized stream, which corrects weights before they are scaled).
 void scale_inputs(std::vector<float>& weight, std::span<const int> channel_of, const ChannelScales& scales,
                   bool divide = false);
 InputStatistics divide_input(const InputStatistics& input, std::span<const int> channel_of,

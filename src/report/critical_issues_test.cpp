@@ -74,7 +74,25 @@ TEST_F(RuleTest, ALossByCutAnswersIsNotCalledArithmetic) {
   EXPECT_EQ(issue.title, "Math score lost, not shown to be arithmetic");
   EXPECT_EQ(issue.evidence.at(1).figure,
             "20 of 100 cut at the token limit, 10 empty, 10 without a number in the asked form");
-  EXPECT_EQ(issue.cause, "the loss lies in cut, empty or format-broken answers");
+  EXPECT_EQ(
+      issue.cause,
+      "truncation: 20 of 100 answers are cut at the token limit, the baseline's 10; empty answers: 10 of "
+      "100 answers are empty, the baseline's 0; format: 10 of 100 answers are without a number in the "
+      "asked form, the baseline's 0");
+}
+
+// The same loss three ways, each named by its samples.
+TEST_F(RuleTest, MathFailureIsToldApartFromTruncationAndFormat) {
+  const auto cause_of = [&](char state) {
+    save(testing::math_cell(
+        kGptq, std::string(20, 'r') + std::string(40, state) + std::string(30, 'w') + std::string(10, 't')));
+    return only_issue("math_failure").cause;
+  };
+  EXPECT_THAT(cause_of('t'),
+              ::testing::StartsWith("truncation: 50 of 100 answers are cut at the token limit"));
+  EXPECT_THAT(cause_of('b'), ::testing::StartsWith("format: 40 of 100 answers are without a number"));
+  EXPECT_THAT(cause_of('e'), ::testing::StartsWith("empty answers: 40 of 100 answers are empty"));
+  EXPECT_THAT(cause_of('w'), ::testing::StartsWith("arithmetic: "));
 }
 
 TEST_F(RuleTest, HalfTheMathScoreIsNoFailure) {

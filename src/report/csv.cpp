@@ -76,6 +76,26 @@ void write_bench(Writer& writer, const VariantView& variant) {
   }
 }
 
+// Those that no column has.
+void write_latencies(Writer& writer, const VariantView& variant, const TaskView& cell) {
+  const TaskResult& r = *cell.result;
+  const std::pair<const char*, const Percentiles*> kinds[] = {
+      {"response", &r.latency_ms}, {"first_token", &r.first_token_ms}, {"per_token", &r.per_token_ms}};
+  for (const auto& [kind, p] : kinds) {
+    const bool response = p == &r.latency_ms;
+    if (!(p->p50 > 0)) continue;  // a task of another kind has no such times
+    const std::pair<const char*, double> all[] = {
+        {"mean", p->mean}, {"min", p->min}, {"whisker_low", p->whisker_low},
+        {"p25", p->p25},   {"p75", p->p75}, {"p90", p->p90},
+        {"p95", p->p95},   {"p99", p->p99}, {"whisker_high", p->whisker_high},
+        {"max", p->max}};
+    for (const auto& [name, value] : all) {
+      if (std::isnan(value) || (response && std::string_view(name) == "p95")) continue;
+      writer.plain(variant, &cell, fmt::format("latency.{}.{}_ms", kind, name), value);
+    }
+  }
+}
+
 }  // namespace
 
 std::string render_csv(const Report& report) {
@@ -102,6 +122,7 @@ std::string render_csv(const Report& report) {
           if (std::isnan(m.value)) value.missing = "not a number";
           writer.row(variant, &cell, "metric." + name, value);
         }
+        write_latencies(writer, variant, cell);
         for (const auto& [name, value] : cell.result->checks)
           writer.plain(variant, &cell, "check." + name, value);
       }

@@ -47,6 +47,7 @@ OrderedJson to_json(const ModelView& model, const VariantView& variant, const Ta
   }
   if (cell.memory) json["memory_bytes"] = nibble::to_json(*cell.memory);
   if (!cell.bench.is_null()) json["bench"] = cell.bench;
+  if (!cell.distance.is_null()) json["distance"] = cell.distance;
   json["process_seconds"] = cell.seconds;
   return json;
 }
@@ -124,13 +125,38 @@ OrderedJson to_json(const Issue& issue) {
   return json;
 }
 
+OrderedJson recommendation_of(const Recommendation& r) {
+  const auto id = [&](const std::optional<size_t>& i) {
+    return i ? id_of(r.candidates[*i].variant->variant) : OrderedJson();
+  };
+  OrderedJson json{{"model", r.spec.models.front()},
+                   {"verdict", verdict_name(r)},
+                   {"choice", id(r.choice)},
+                   {"best_quantized", id(r.best_quantized)}};
+  if (r.choice) {
+    json["quality"] = quality_text(r.candidates[*r.choice]);
+    json["why"] = why_text(r);
+    json["how_sure"] = sure_text(r);
+  }
+  json["others"] = OrderedJson::array();
+  for (const size_t i : runners_up(r)) {
+    OrderedJson other = id_of(r.candidates[i].variant->variant);
+    other["on_pareto_front"] = r.candidates[i].on_front;
+    other["why_not"] = why_not(r, i);
+    json["others"].push_back(std::move(other));
+  }
+  return json;
+}
+
 }  // namespace
 
 std::string render_json(const Report& report) {
   OrderedJson json{
       {"meta", report.study.meta}, {"tasks", report.study.tasks}, {"comparisons", report.study.comparisons}};
-  for (const char* key : {"table1", "critical_issues", "rules", "variants"}) json[key] = OrderedJson::array();
+  for (const char* key : {"table1", "recommendations", "critical_issues", "rules", "variants"})
+    json[key] = OrderedJson::array();
   for (const Table1Row& row : report.table1) json["table1"].push_back(to_json(row));
+  for (const Recommendation& r : report.choices) json["recommendations"].push_back(recommendation_of(r));
   for (const Issue& issue : report.issues.issues) json["critical_issues"].push_back(to_json(issue));
   for (const RuleCheck& check : report.issues.checks) {
     json["rules"].push_back({{"rule", check.rule},

@@ -117,6 +117,35 @@ std::string critical_issues(const CriticalIssues& found) {
   return out + to_markdown(rules) + "\n";
 }
 
+std::string deploy(const std::vector<Recommendation>& choices) {
+  if (choices.empty()) return "";
+  std::string out =
+      "## What to deploy\n\nBy the rule of `nibble recommend`, without limits: the best scores, and of "
+      "configurations that cannot be told apart the smallest. `nibble recommend DIR --help` lists the "
+      "limits.\n\n";
+  for (const Recommendation& r : choices) {
+    const auto item = [&](std::string_view label, const std::string& text) {
+      out += fmt::format("- {}: {}\n", label, one_line(text));
+    };
+    if (r.choice) {
+      out += fmt::format("**{}** ({})\n\n", one_line(r.candidates[*r.choice].label()), verdict_name(r));
+      item("quality", quality_text(r.candidates[*r.choice]));
+      item("why", why_text(r));
+      item("how sure", sure_text(r));
+      if (r.best_quantized) {
+        item("best quantized",
+             fmt::format("{}; {}", r.candidates[*r.best_quantized].label(), why_not(r, *r.best_quantized)));
+      }
+    } else {
+      out += fmt::format("**{}**: no configuration has a score on every task\n\n",
+                         one_line(r.spec.models.front()));
+      for (const size_t i : runners_up(r)) item(r.candidates[i].variant->label(), why_not(r, i));
+    }
+    out += "\n";
+  }
+  return out;
+}
+
 std::string scores(const StudyView& study) {
   std::string out = fmt::format(
       "## Scores\n\nEvery cell against the baseline of its model, paired by row. Significance is what the 95 "
@@ -213,8 +242,8 @@ std::string reproduce(const StudyView& study) {
 }  // namespace
 
 std::string render_markdown(const Report& report) {
-  return head(report.study) + table_1(report) + critical_issues(report.issues) + scores(report.study) +
-         efficiency(report.study) + fallbacks(report.study) + reproduce(report.study);
+  return head(report.study) + table_1(report) + deploy(report.choices) + critical_issues(report.issues) +
+         scores(report.study) + efficiency(report.study) + fallbacks(report.study) + reproduce(report.study);
 }
 
 }  // namespace nibble::report

@@ -222,12 +222,40 @@ size_t index_of(const ModelView& model, const VariantView* variant) {
   return static_cast<size_t>(variant - model.variants.data());
 }
 
+OrderedJson index_or_null(const Recommendation& r, const std::optional<size_t>& i) {
+  return i ? OrderedJson(index_of(*r.candidates[*i].model, r.candidates[*i].variant)) : OrderedJson();
+}
+
+// `nibble recommend` without limits, for each model.
 OrderedJson choices(const Report& report) {
   OrderedJson list = OrderedJson::array();
-  for (const Choice& choice : report.choices) {
-    OrderedJson json{{"keeps", choice.keeps}, {"reason", choice.reason}, {"cautions", choice.cautions}};
-    json["variant"] = nullptr;
-    if (choice.variant) json["variant"] = index_of(*choice.model, choice.variant);
+  for (const Recommendation& r : report.choices) {
+    OrderedJson json{{"verdict", verdict_name(r)},
+                     {"variant", index_or_null(r, r.choice)},
+                     {"quantized", index_or_null(r, r.best_quantized)},
+                     {"lines", OrderedJson::array()},
+                     {"others", OrderedJson::array()}};
+    const auto line = [&](const char* label, std::string text) {
+      json["lines"].push_back({label, std::move(text)});
+    };
+    if (r.choice) {
+      line("Quality", quality_text(r.candidates[*r.choice]));
+      line("Why", why_text(r));
+      line("How sure", sure_text(r));
+      if (r.best_quantized) {
+        const Candidate& quantized = r.candidates[*r.best_quantized];
+        line("Best quantized",
+             fmt::format("{}: {}", quantized.variant->label(), why_not(r, *r.best_quantized)));
+      }
+      for (const Warning& w : r.warnings) line("Beware", fmt::format("{}: {}", w.title, w.figures));
+    } else if (r.nearest) {
+      line("Nearest",
+           fmt::format("{}: {}", r.candidates[*r.nearest].variant->label(), why_not(r, *r.nearest)));
+    } else {
+      line("Why", "each configuration lacks the score of a task");
+    }
+    for (const size_t i : runners_up(r))
+      json["others"].push_back({index_or_null(r, i), r.candidates[i].on_front, why_not(r, i)});
     list.push_back(std::move(json));
   }
   return list;

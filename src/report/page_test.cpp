@@ -100,11 +100,41 @@ TEST(Page, DataAreTheStoredOnes) {
   EXPECT_EQ(data_of(make_report(study.store()), {.live = true})["live"], true);
 }
 
+// One rule of choice: the page's is `nibble recommend --model`, without limits.
+TEST(Page, ChoosesByTheRuleOfRecommend) {
+  SyntheticStudy study;
+  study.add_healthy_model("alpha");
+  const auto choice = [&] {
+    const Report report = make_report(study.store());
+    Specification spec;
+    spec.models = {"alpha"};
+    const Recommendation r = recommend(report.study, report.issues, spec);
+    const Json json = data_of(report)["choices"][0], model = data_of(report)["models"][0];
+    EXPECT_EQ(json["verdict"], verdict_name(r));
+    EXPECT_EQ(
+        fmt::format("alpha {}", model["variants"][json["variant"].get<size_t>()]["label"].get<std::string>()),
+        r.candidates[r.choice.value()].label());
+    EXPECT_EQ(json["others"].size(), 2u);
+    return json;
+  };
+  // Both quantized ones lose 3 % of perplexity.
+  Json json = choice();
+  EXPECT_EQ(json["variant"], 0);
+  EXPECT_EQ(json["quantized"], 2);
+  EXPECT_THAT(json["others"][0][2].get<std::string>(), HasSubstr("worse on wikitext: ×1.03"));
+  study.store().save(testing::perplexity_cell(testing::quantized("alpha", "gsq", 64), 1.501, 0.001));
+  json = choice();
+  EXPECT_EQ(json["variant"], 2);
+  EXPECT_TRUE(json["quantized"].is_null());
+  EXPECT_EQ(json["lines"][0][0], "Quality");
+}
+
 TEST(Page, AnEmptyStudyIsAPage) {
   SyntheticStudy study;
   const Json json = data_of(make_report(study.store()));
   EXPECT_TRUE(json["models"].empty());
   EXPECT_EQ(json["progress"], "0 of 0 cells measured");
+  EXPECT_TRUE(json["choices"].empty());
 }
 
 // 3 models × 4 methods × 4 group sizes × 4 tasks of 100 rows, long prompts, 200 linears a variant.

@@ -51,12 +51,12 @@ bool scores_higher(const Candidate& a, const Candidate& b) {
 
 // The rule, over the candidates of these indices (not empty).
 Choice choose(const std::vector<Candidate>& all, const std::vector<size_t>& indices,
-              const Specification& spec) {
+              const Specification& spec, Comparisons& comparisons) {
   std::vector<const Candidate*> candidates;
   for (const size_t i : indices) candidates.push_back(&all[i]);
   Choice result;
   std::vector<Against> against;
-  const size_t leader = find_leader(candidates, spec, against);
+  const size_t leader = find_leader(candidates, spec, comparisons, against);
   std::vector<size_t> as_good;  // into `candidates`
   for (size_t i = 0; i < candidates.size(); ++i) {
     const Standing standing = against[i].overall();
@@ -115,7 +115,8 @@ Specification as_if_met(Specification spec, const Candidate& c) {
 
 // What would be chosen if the narrow checks fell the other way: those that fail narrowly let in, or the
 // choice left out because it meets its limits narrowly.
-std::vector<size_t> overturning(const Recommendation& r, const std::vector<size_t>& feasible) {
+std::vector<size_t> overturning(const Recommendation& r, const std::vector<size_t>& feasible,
+                                Comparisons& comparisons) {
   std::vector<size_t> others;
   const auto add = [&](size_t i) {
     if (i != *r.choice && std::find(others.begin(), others.end(), i) == others.end()) others.push_back(i);
@@ -125,23 +126,23 @@ std::vector<size_t> overturning(const Recommendation& r, const std::vector<size_
     std::vector<size_t> with = feasible;
     with.push_back(i);
     std::sort(with.begin(), with.end());
-    add(choose(r.candidates, with, as_if_met(r.spec, r.candidates[i])).choice);
+    add(choose(r.candidates, with, as_if_met(r.spec, r.candidates[i]), comparisons).choice);
   }
   const auto& checks = r.candidates[*r.choice].checks;
   const bool narrow = std::any_of(checks.begin(), checks.end(),
                                   [](const Check& c) { return c.status == Status::kMeetsNarrowly; });
   std::vector<size_t> without = feasible;
   without.erase(std::find(without.begin(), without.end(), *r.choice));
-  if (narrow && !without.empty()) add(choose(r.candidates, without, r.spec).choice);
+  if (narrow && !without.empty()) add(choose(r.candidates, without, r.spec, comparisons).choice);
   return others;
 }
 
 // Which of those as good another run could put first: it costs the same, or the interval of its difference to
 // the choice reaches beyond what does not matter.
-void find_rivals(Recommendation& r) {
+void find_rivals(Recommendation& r, Comparisons& comparisons) {
   std::vector<const Candidate*> set = {&r.candidates[*r.choice]};
   for (const size_t i : r.tied) set.push_back(&r.candidates[i]);
-  const auto against = compare_with_leader(set, 0, r.spec);
+  const auto against = compare_with_leader(set, 0, r.spec, comparisons);
   for (size_t k = 1; k < set.size(); ++k) {
     const size_t i = r.tied[k - 1];
     bool rival = std::find(r.equal.begin(), r.equal.end(), i) != r.equal.end();
@@ -171,17 +172,17 @@ void find_rivals(Recommendation& r) {
 }
 
 // Critical issues whose evidence is this configuration, on what counts: one line a rule.
-std::vector<Warning> warnings_about(const StudyView& study, const Candidate& c,
+std::vector<Warning> warnings_about(const CriticalIssues& issues, const Candidate& c,
                                     const std::vector<std::string>& tasks) {
   std::vector<Warning> mine;
-  for (const Issue& issue : find_critical_issues(study).issues) {
+  for (const Issue& issue : issues.issues) {
     if (issue.where != c.model->name && !issue.where.starts_with(c.model->name + " ")) continue;
     std::vector<std::string> figures;
     for (const Evidence& e : issue.evidence) {
       const std::string label = c.variant->label();
       const std::string task = e.cell.starts_with(label + ", ") ? e.cell.substr(label.size() + 2) : "";
       const bool counts =
-          e.cell == label || task == "bench" || std::find(tasks.begin(), tasks.end(), task) != tasks.end();
+          e.cell == label || task == kBench || std::find(tasks.begin(), tasks.end(), task) != tasks.end();
       if (counts) figures.push_back((task.empty() ? "" : task + ": ") + e.figure);
     }
     if (!figures.empty())
@@ -209,7 +210,7 @@ std::optional<size_t> nearest(const std::vector<Candidate>& candidates) {
 
 }  // namespace
 
-Recommendation recommend(const StudyView& study, const Specification& spec) {
+Recommendation recommend(const StudyView& study, const CriticalIssues& issues, const Specification& spec) {
   spec.validate();
   Recommendation r;
   r.spec = spec;
@@ -228,17 +229,18 @@ Recommendation recommend(const StudyView& study, const Specification& spec) {
     r.nearest = nearest(r.candidates);
     return r;
   }
-  Choice choice = choose(r.candidates, feasible, spec);
+  Comparisons comparisons;
+  Choice choice = choose(r.candidates, feasible, spec, comparisons);
   r.choice = choice.choice;
   r.leader = choice.leader;
   r.tied = std::move(choice.tied);
   r.equal = std::move(choice.equal);
   r.against = std::move(choice.against);
-  find_rivals(r);
-  r.overturning = overturning(r, feasible);
+  find_rivals(r, comparisons);
+  r.overturning = overturning(r, feasible, comparisons);
   if (r.candidates[*r.choice].variant->variant.is_baseline() && !quantized.empty())
-    r.best_quantized = choose(r.candidates, quantized, spec).choice;
-  r.warnings = warnings_about(study, r.candidates[*r.choice], r.tasks);
+    r.best_quantized = choose(r.candidates, quantized, spec, comparisons).choice;
+  r.warnings = warnings_about(issues, r.candidates[*r.choice], r.tasks);
   return r;
 }
 

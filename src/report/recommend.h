@@ -46,13 +46,22 @@ struct Recommendation {
   bool is_tie() const { return !rivals.empty() || !overturning.empty(); }
 };
 
-// `study` must outlive the result. Throws UsageError as tasks_that_count() does, Error for an empty study.
-Recommendation recommend(const StudyView& study, const Specification& spec);
+// `issues`: those of the study. `study` must outlive the result. Throws UsageError as tasks_that_count()
+// does, Error for an empty study.
+Recommendation recommend(const StudyView& study, const CriticalIssues& issues, const Specification& spec);
 
 // Everything else, in the order in which it would be taken: as good, feasible, then by what it fails.
 std::vector<size_t> runners_up(const Recommendation& recommendation);
 // Why candidate `i` is not the choice, in a few words.
 std::string why_not(const Recommendation& recommendation, size_t i);
+
+// Of a recommendation with a choice, in one sentence each: why this one, and what could overturn it.
+std::string why_text(const Recommendation& recommendation);
+std::string sure_text(const Recommendation& recommendation);
+// What a candidate loses against its baseline, and what could not have been seen.
+std::string quality_text(const Candidate& candidate);
+// "clear", "tie", "none".
+std::string_view verdict_name(const Recommendation& recommendation);
 
 // The choice stands in the first line. No line is longer than `width`, as far as words allow.
 std::string render_recommendation(const Recommendation& recommendation, size_t width = 104);

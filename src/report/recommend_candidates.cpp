@@ -18,7 +18,6 @@ constexpr double kOneRunMemory = 0.02;
 constexpr double kOneRunTime = 0.10;
 constexpr double kRounding = 1e-9;  // 0.49/0.5 meets a limit of 98 %
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr const char* kBench = "bench";
 
 Figure missing(std::string reason) {
   Figure figure;

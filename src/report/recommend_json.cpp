@@ -116,9 +116,13 @@ OrderedJson to_json(const Specification& spec) {
 
 }  // namespace
 
+std::string_view verdict_name(const Recommendation& r) {
+  return !r.choice ? "none" : r.is_tie() ? "tie" : "clear";
+}
+
 OrderedJson to_json(const Recommendation& r) {
   OrderedJson json;
-  json["verdict"] = !r.choice ? "none" : r.is_tie() ? "tie" : "clear";
+  json["verdict"] = verdict_name(r);
   json["choice"] = label_or_null(r, r.choice);
   json["nearest"] = label_or_null(r, r.nearest);
   json["best_quantized"] = label_or_null(r, r.best_quantized);

@@ -43,7 +43,8 @@ void compare_texts(const TaskScore& leader, const TaskScore& other, TaskStanding
   s.p = std::erfc(std::abs(s.difference) / error / std::sqrt(2.0));
 }
 
-TaskStanding compare_task(const Candidate& leader, const Candidate& other, const std::string& task) {
+TaskStanding compare_task(const Candidate& leader, const Candidate& other, const std::string& task,
+                          Comparisons& comparisons) {
   TaskStanding s;
   s.task = task;
   const TaskScore *a = find(leader, task), *b = find(other, task);
@@ -57,7 +58,7 @@ TaskStanding compare_task(const Candidate& leader, const Candidate& other, const
     compare_texts(*a, *b, s);
     return s;
   }
-  const Comparison c = compare(*a->cell->result, a->cell->rows, *b->cell->result, b->cell->rows);
+  const Comparison& c = comparisons.of(*a, *b);
   if (!c.comparable()) {
     s.unknown = c.not_comparable;
     return s;
@@ -130,15 +131,23 @@ const TaskStanding* Against::worst() const {
   return worst;
 }
 
+const Comparison& Comparisons::of(const TaskScore& first, const TaskScore& second) {
+  if (second.baseline == first.cell) return second.cell->to_baseline;
+  const auto [at, is_new] = known_.try_emplace({first.cell, second.cell});
+  if (is_new)
+    at->second = compare(*first.cell->result, first.cell->rows, *second.cell->result, second.cell->rows);
+  return at->second;
+}
+
 std::vector<Against> compare_with_leader(const std::vector<const Candidate*>& candidates, size_t leader,
-                                         const Specification& spec) {
+                                         const Specification& spec, Comparisons& comparisons) {
   std::vector<Against> against(candidates.size());
   std::vector<TaskStanding*> family;
   std::vector<double> p;
   for (size_t i = 0; i < candidates.size(); ++i) {
     if (i == leader) continue;
     for (const TaskScore& score : candidates[leader]->scores)
-      against[i].tasks.push_back(compare_task(*candidates[leader], *candidates[i], score.task));
+      against[i].tasks.push_back(compare_task(*candidates[leader], *candidates[i], score.task, comparisons));
   }
   for (Against& a : against) {
     for (TaskStanding& s : a.tasks) {
@@ -156,14 +165,14 @@ std::vector<Against> compare_with_leader(const std::vector<const Candidate*>& ca
 }
 
 size_t find_leader(const std::vector<const Candidate*>& candidates, const Specification& spec,
-                   std::vector<Against>& against) {
+                   Comparisons& comparisons, std::vector<Against>& against) {
   size_t leader = 0;
   for (size_t i = 1; i < candidates.size(); ++i) {
     if (scores_higher(*candidates[i], *candidates[leader])) leader = i;
   }
   std::set<size_t> led = {leader};
   for (;;) {
-    against = compare_with_leader(candidates, leader, spec);
+    against = compare_with_leader(candidates, leader, spec, comparisons);
     // Of several that beat it, the one with the best scores; one that has led before would go in circles.
     std::optional<size_t> next;
     for (size_t i = 0; i < candidates.size(); ++i) {

@@ -1,7 +1,9 @@
 // Which of two configurations answers better, task by task, as far as the rows can tell.
 #pragma once
 
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "report/recommend_candidates.h"
@@ -31,15 +33,25 @@ struct Against {
   const TaskStanding* worst() const;  // of the tasks where it is worse; null when there is none
 };
 
+// Two results of a study compared, each pair once: a choice asks for the same ones again and again.
+class Comparisons {
+ public:
+  // Those of a variant with its own baseline are the study's.
+  const Comparison& of(const TaskScore& first, const TaskScore& second);
+
+ private:
+  std::map<std::pair<const TaskView*, const TaskView*>, Comparison> known_;
+};
+
 // Every other candidate against the leader: by index, empty for the leader itself. "Worse" asks for three
 // things: the paired interval excludes 0, p by Holm is below 5 %, and the loss exceeds the tolerance. A gain
 // over a model's own baseline never counts (TaskScore::capped).
 std::vector<Against> compare_with_leader(const std::vector<const Candidate*>& candidates, size_t leader,
-                                         const Specification& spec);
+                                         const Specification& spec, Comparisons& comparisons);
 
 // The candidate that no other beats: begins with the best mean score and gives way to whoever is better on a
 // task and worse on none. `against` gets the last comparison.
 size_t find_leader(const std::vector<const Candidate*>& candidates, const Specification& spec,
-                   std::vector<Against>& against);
+                   Comparisons& comparisons, std::vector<Against>& against);
 
 }  // namespace nibble::report

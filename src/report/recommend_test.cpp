@@ -55,7 +55,7 @@ class RecommendTest : public ::testing::Test {
   }
   const Recommendation& ask(const Specification& spec = {}) {
     view_ = load_study(study_.store());
-    answer_ = recommend(view_, spec);
+    answer_ = recommend(view_, find_critical_issues(view_), spec);
     return answer_;
   }
   std::string chosen() const { return answer_.choice ? label(*answer_.choice) : "none"; }
@@ -346,7 +346,9 @@ TEST_F(RecommendTest, HolmKeepsChanceDifferencesFromDeciding) {
   const auto by_label = [&](const char* name) {
     return &*std::find_if(all.begin(), all.end(), [&](const Candidate& c) { return c.label() == name; });
   };
-  const auto against = compare_with_leader({by_label("alpha baseline"), by_label("alpha gptq g32")}, 0, spec);
+  Comparisons comparisons;
+  const auto against =
+      compare_with_leader({by_label("alpha baseline"), by_label("alpha gptq g32")}, 0, spec, comparisons);
   EXPECT_EQ(against[1].overall(), Standing::kWorse);
   EXPECT_NEAR(against[1].tasks[0].p_holm, 0.0309, 1e-4);  // 2·P(X ≤ 4), X ~ Binomial(18, ½)
 }

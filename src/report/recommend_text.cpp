@@ -109,6 +109,85 @@ std::string figure_line(const Figure& figure, Unit unit, const Figure* baseline)
   return text;
 }
 
+void list_others(Lines& lines, const Recommendation& r, const std::vector<size_t>& others) {
+  if (others.empty()) return;
+  TextTable table;
+  table.heads = {{"Front"},
+                 {"Configuration"},
+                 {"Size", Align::kRight},
+                 {"Memory", Align::kRight},
+                 {"Decode", Align::kRight},
+                 {"Why not"}};
+  for (size_t k = 0; k < others.size() && k < kMostRunnersUp; ++k) {
+    const Candidate& c = r.candidates[others[k]];
+    table.rows.push_back({c.on_front ? "◆" : "", c.label(), short_figure(c.size, Unit::kBytes),
+                          short_figure(c.memory, Unit::kBytes),
+                          short_figure(c.decode, Unit::kTokensPerSecond), why_not(r, others[k])});
+  }
+  lines.blank();
+  lines.table(table);
+  if (others.size() > kMostRunnersUp)
+    lines.plain(fmt::format("and {} more, all in --json", others.size() - kMostRunnersUp));
+  lines.plain("◆ Pareto front: no other is at least as good in scores, size, memory and speed.");
+}
+
+void show_none(Lines& lines, const Recommendation& r) {
+  if (!r.nearest) {
+    lines.plain(
+        "No configuration can be recommended: each lacks a measurement that the specification needs.");
+  } else {
+    const Candidate& c = r.candidates[*r.nearest];
+    lines.plain(fmt::format("No configuration meets the specification. Nearest: {}.", c.label()));
+    lines.blank();
+    lines.labelled("fails", why_not(r, *r.nearest));
+    if (c.narrowly_infeasible())
+      lines.labelled("note",
+                     "all that it fails lies within its uncertainty: more rows or another run could "
+                     "show that it meets the specification");
+    lines.labelled("size", figure_line(c.size, Unit::kBytes, nullptr));
+    lines.labelled("memory", figure_line(c.memory, Unit::kBytes, nullptr));
+    lines.labelled("decode", figure_line(c.decode, Unit::kTokensPerSecond, nullptr));
+    lines.labelled("quality", quality_text(c));
+  }
+  std::vector<size_t> others = runners_up(r);
+  if (r.nearest) others.erase(std::find(others.begin(), others.end(), *r.nearest));
+  list_others(lines, r, others);
+}
+
+void show_choice(Lines& lines, const Recommendation& r) {
+  const Candidate& c = r.candidates[*r.choice];
+  const bool is_baseline = c.variant->variant.is_baseline();
+  const auto found = std::find_if(r.candidates.begin(), r.candidates.end(), [&](const Candidate& o) {
+    return o.model == c.model && o.variant->variant.is_baseline();
+  });
+  const Candidate* baseline = is_baseline || found == r.candidates.end() ? nullptr : &*found;
+  const std::string tie = !r.rivals.empty() ? fmt::format(" It ties with {}.", some_of(r, r.rivals))
+                          : !r.overturning.empty()
+                              ? fmt::format(" Narrowly: it ties with {}.", some_of(r, r.overturning))
+                              : "";
+  lines.plain(fmt::format("Deploy {}{}.{}", c.label(), is_baseline ? ", not quantized" : "", tie));
+  lines.blank();
+  lines.labelled("asked", asked_text(r, c));
+  lines.labelled("size", figure_line(c.size, Unit::kBytes, baseline ? &baseline->size : nullptr));
+  lines.labelled("memory", figure_line(c.memory, Unit::kBytes, baseline ? &baseline->memory : nullptr));
+  lines.labelled("decode",
+                 figure_line(c.decode, Unit::kTokensPerSecond, baseline ? &baseline->decode : nullptr));
+  lines.labelled("quality", quality_text(c));
+  lines.labelled("why", why_text(r));
+  lines.labelled("how sure", sure_text(r));
+  if (r.best_quantized) {
+    const Candidate& q = r.candidates[*r.best_quantized];
+    lines.labelled("or",
+                   fmt::format("{}, the best quantized one: size {}, memory {}, decode {}; {}", q.label(),
+                               short_figure(q.size, Unit::kBytes), short_figure(q.memory, Unit::kBytes),
+                               short_figure(q.decode, Unit::kTokensPerSecond), quality_text(q)));
+  }
+  for (const Warning& w : r.warnings) lines.labelled("beware", fmt::format("{}: {}", w.title, w.figures));
+  list_others(lines, r, runners_up(r));
+}
+
+}  // namespace
+
 // Losses first, then where nothing could be shown, and what could have been.
 std::string quality_text(const Candidate& c) {
   if (c.variant->variant.is_baseline()) return "that of the baseline, which this is";
@@ -190,85 +269,6 @@ std::string sure_text(const Recommendation& r) {
     parts.push_back("clear: another run would have to differ by more than its uncertainty to change this");
   return fmt::format("{}", fmt::join(parts, "; "));
 }
-
-void list_others(Lines& lines, const Recommendation& r, const std::vector<size_t>& others) {
-  if (others.empty()) return;
-  TextTable table;
-  table.heads = {{"Front"},
-                 {"Configuration"},
-                 {"Size", Align::kRight},
-                 {"Memory", Align::kRight},
-                 {"Decode", Align::kRight},
-                 {"Why not"}};
-  for (size_t k = 0; k < others.size() && k < kMostRunnersUp; ++k) {
-    const Candidate& c = r.candidates[others[k]];
-    table.rows.push_back({c.on_front ? "◆" : "", c.label(), short_figure(c.size, Unit::kBytes),
-                          short_figure(c.memory, Unit::kBytes),
-                          short_figure(c.decode, Unit::kTokensPerSecond), why_not(r, others[k])});
-  }
-  lines.blank();
-  lines.table(table);
-  if (others.size() > kMostRunnersUp)
-    lines.plain(fmt::format("and {} more, all in --json", others.size() - kMostRunnersUp));
-  lines.plain("◆ Pareto front: no other is at least as good in scores, size, memory and speed.");
-}
-
-void show_none(Lines& lines, const Recommendation& r) {
-  if (!r.nearest) {
-    lines.plain(
-        "No configuration can be recommended: each lacks a measurement that the specification needs.");
-  } else {
-    const Candidate& c = r.candidates[*r.nearest];
-    lines.plain(fmt::format("No configuration meets the specification. Nearest: {}.", c.label()));
-    lines.blank();
-    lines.labelled("fails", why_not(r, *r.nearest));
-    if (c.narrowly_infeasible())
-      lines.labelled("note",
-                     "all that it fails lies within its uncertainty: more rows or another run could "
-                     "show that it meets the specification");
-    lines.labelled("size", figure_line(c.size, Unit::kBytes, nullptr));
-    lines.labelled("memory", figure_line(c.memory, Unit::kBytes, nullptr));
-    lines.labelled("decode", figure_line(c.decode, Unit::kTokensPerSecond, nullptr));
-    lines.labelled("quality", quality_text(c));
-  }
-  std::vector<size_t> others = runners_up(r);
-  if (r.nearest) others.erase(std::find(others.begin(), others.end(), *r.nearest));
-  list_others(lines, r, others);
-}
-
-void show_choice(Lines& lines, const Recommendation& r) {
-  const Candidate& c = r.candidates[*r.choice];
-  const bool is_baseline = c.variant->variant.is_baseline();
-  const auto found = std::find_if(r.candidates.begin(), r.candidates.end(), [&](const Candidate& o) {
-    return o.model == c.model && o.variant->variant.is_baseline();
-  });
-  const Candidate* baseline = is_baseline || found == r.candidates.end() ? nullptr : &*found;
-  const std::string tie = !r.rivals.empty() ? fmt::format(" It ties with {}.", some_of(r, r.rivals))
-                          : !r.overturning.empty()
-                              ? fmt::format(" Narrowly: it ties with {}.", some_of(r, r.overturning))
-                              : "";
-  lines.plain(fmt::format("Deploy {}{}.{}", c.label(), is_baseline ? ", not quantized" : "", tie));
-  lines.blank();
-  lines.labelled("asked", asked_text(r, c));
-  lines.labelled("size", figure_line(c.size, Unit::kBytes, baseline ? &baseline->size : nullptr));
-  lines.labelled("memory", figure_line(c.memory, Unit::kBytes, baseline ? &baseline->memory : nullptr));
-  lines.labelled("decode",
-                 figure_line(c.decode, Unit::kTokensPerSecond, baseline ? &baseline->decode : nullptr));
-  lines.labelled("quality", quality_text(c));
-  lines.labelled("why", why_text(r));
-  lines.labelled("how sure", sure_text(r));
-  if (r.best_quantized) {
-    const Candidate& q = r.candidates[*r.best_quantized];
-    lines.labelled("or",
-                   fmt::format("{}, the best quantized one: size {}, memory {}, decode {}; {}", q.label(),
-                               short_figure(q.size, Unit::kBytes), short_figure(q.memory, Unit::kBytes),
-                               short_figure(q.decode, Unit::kTokensPerSecond), quality_text(q)));
-  }
-  for (const Warning& w : r.warnings) lines.labelled("beware", fmt::format("{}: {}", w.title, w.figures));
-  list_others(lines, r, runners_up(r));
-}
-
-}  // namespace
 
 std::string render_recommendation(const Recommendation& r, size_t width) {
   Lines lines(width);

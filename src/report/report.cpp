@@ -19,7 +19,13 @@ Report make_report(const Store& store) {
   report.study = load_study(store);
   report.table1 = table1(report.study);
   report.issues = find_critical_issues(report.study);
-  report.choices = choose(report.study);
+  if (!report.study.tasks.empty()) {
+    for (const ModelView& model : report.study.models) {
+      Specification spec;
+      spec.models = {model.name};
+      report.choices.push_back(recommend(report.study, report.issues, spec));
+    }
+  }
   report.answers = changed_answers(store, report.study, kAnswerBudget);
   return report;
 }

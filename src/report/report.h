@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "report/changed_answers.h"
-#include "report/choice.h"
 #include "report/critical_issues.h"
+#include "report/recommend.h"
 #include "report/study_view.h"
 #include "report/table1.h"
 #include "study/store.h"
@@ -19,7 +19,7 @@ struct Report {
   StudyView study;
   std::vector<Table1Row> table1;
   CriticalIssues issues;
-  std::vector<Choice> choices;
+  std::vector<Recommendation> choices;  // without limits; one a model, in their order; none without any task
   std::vector<ChangedAnswers> answers;  // what the page can show of them
 
   Report() = default;

@@ -130,6 +130,18 @@ TEST_F(ReportTest, JsonHoldsTable1TheIssuesAndEveryCell) {
   EXPECT_EQ(gptq["cells"][0]["against_baseline"]["right_to_wrong"], 10);
 }
 
+TEST_F(ReportTest, JsonHoldsAChoiceForEachModel) {
+  const Json choices = parse_json(render_json(make_report(study_.store())), "report.json")["recommendations"];
+  ASSERT_EQ(choices.size(), 2u);
+  EXPECT_EQ(choices[0]["model"], "alpha");
+  EXPECT_EQ(choices[0]["verdict"], "clear");
+  EXPECT_EQ(choices[0]["choice"]["method"], "baseline");
+  EXPECT_EQ(choices[0]["best_quantized"]["method"], "gsq");
+  EXPECT_EQ(choices[1]["verdict"], "none");  // no configuration of it has every score
+  EXPECT_TRUE(choices[1]["choice"].is_null());
+  EXPECT_EQ(choices[1]["others"].size(), 3u);
+}
+
 TEST_F(ReportTest, WritesItsFilesWholeAndOverOlderOnes) {
   write_file_atomically(study_.dir() / "table1.md", "old");
   write_report(study_.store(), study_.dir());

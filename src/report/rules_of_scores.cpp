@@ -1,7 +1,9 @@
 #include "report/rules.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <map>
 
 #include "report/answers.h"
@@ -34,6 +36,28 @@ void whole_answers(const std::vector<Row>& a, const std::vector<Row>& b, std::ve
     out_a.push_back(row);
     out_b.push_back(*found->second);
   }
+}
+
+// What the lost answers have become, by the samples: what grew against the baseline, the most first.
+std::string cause_apart_from_arithmetic(const AnswerCounts& before, const AnswerCounts& after, size_t rows,
+                                        bool enough) {
+  struct Kind {
+    const char *name, *words;
+    size_t before, after;
+  };
+  std::vector<Kind> kinds = {{"truncation", "cut at the token limit", before.truncated, after.truncated},
+                             {"empty answers", "empty", before.empty, after.empty},
+                             {"format", "without a number in the asked form", before.broken, after.broken}};
+  std::erase_if(kinds, [](const Kind& k) { return k.after <= k.before; });
+  std::stable_sort(kinds.begin(), kinds.end(),
+                   [](const Kind& a, const Kind& b) { return a.after - a.before > b.after - b.before; });
+  std::vector<std::string> parts;
+  for (const Kind& k : kinds)
+    parts.push_back(fmt::format("{}: {} of {} answers are {}, the baseline's {}", k.name, k.after, rows,
+                                k.words, k.before));
+  if (parts.empty()) parts.emplace_back("no kind of broken answer grew");
+  if (!enough) parts.emplace_back("too few whole answers to tell arithmetic from format");
+  return fmt::format("{}", fmt::join(parts, "; "));
 }
 
 Issue math_issue(const ModelView& model, const TaskView& baseline, const VariantView& variant,
@@ -69,15 +93,15 @@ Issue math_issue(const ModelView& model, const TaskView& baseline, const Variant
         fmt::format("{} solves {} % of the problems, the baseline {} %, and whole answers are wrong, too",
                     variant.label(), percent(q), percent(b));
     issue.cause =
-        "the quantized weights no longer carry the arithmetic: fewer bits or larger groups than it bears";
+        "arithmetic: the quantized weights no longer carry it, with fewer bits or larger groups than it "
+        "bears";
   } else {
     issue.title = "Math score lost, not shown to be arithmetic";
     issue.finding = fmt::format(
         "{} solves {} % of the problems, the baseline {} %, but {} of {} answers are cut, empty or "
         "not in the asked form",
         variant.label(), percent(q), percent(b), counts.not_whole(), cell.rows.size());
-    issue.cause = enough ? "the loss lies in cut, empty or format-broken answers"
-                         : "too few whole answers to tell arithmetic from format";
+    issue.cause = cause_apart_from_arithmetic(count_answers(baseline.rows), counts, cell.rows.size(), enough);
   }
   return issue;
 }

@@ -92,7 +92,10 @@ std::vector<std::string> eval_command(const StudyPlan& plan, const std::string& 
   std::vector<std::string> command = {"eval", model, "--tasks", task};
   if (plan.data) command.insert(command.end(), {"--data", plan.data->string()});
   add_if(command, "--limit", plan.limit);
-  if (task == "gsm8k") add_if(command, "--shots", plan.shots);
+  if (task == "gsm8k") {
+    add_if(command, "--shots", plan.shots);
+    if (plan.same_examples) command.push_back("--same-examples");
+  }
   if (task == "wikitext") add_if(command, "--window", plan.window);
   add_if(command, "--dtype", plan.dtype);
   add_if(command, "--device", plan.device);

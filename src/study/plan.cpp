@@ -32,6 +32,7 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
   overlay(o.seqlen, command_line.seqlen);
   overlay(o.window, command_line.window);
   overlay(o.threads, command_line.threads);
+  overlay(o.same_examples, command_line.same_examples);
   overlay(o.symmetric, command_line.symmetric);
   overlay(o.data, command_line.data);
   overlay(o.calibration, command_line.calibration);
@@ -74,6 +75,7 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
   plan.shots = o.shots;
   plan.seed = o.seed.value_or(plan.seed);
   if (o.data) plan.data = std::filesystem::absolute(*o.data).lexically_normal();
+  plan.same_examples = o.same_examples.value_or(plan.same_examples);
   plan.symmetric = o.symmetric.value_or(plan.symmetric);
   for (const auto& path : o.calibration.value_or(std::vector<std::filesystem::path>{})) {
     plan.calibration.push_back(std::filesystem::absolute(path).lexically_normal());
@@ -172,6 +174,7 @@ void check_same_study(const StudyPlan& before, const StudyPlan& now, std::string
   same("shots", text_or(before.shots, "(default)"), text_or(now.shots, "(default)"));
   same("seed", fmt::to_string(before.seed), fmt::to_string(now.seed));
   same("data", path_text(before.data), path_text(now.data));
+  same("same_examples", before.same_examples ? "true" : "false", now.same_examples ? "true" : "false");
   same("symmetric", before.symmetric ? "true" : "false", now.symmetric ? "true" : "false");
   same("calibration", paths_text(before.calibration), paths_text(now.calibration));
   same("samples", text_or(before.samples, "(default)"), text_or(now.samples, "(default)"));

@@ -31,7 +31,7 @@ struct StudyOptions {
   std::optional<int> bits;                      // likewise
   std::optional<int64_t> limit, seed;
   std::optional<int> shots, samples, seqlen, window, threads;
-  std::optional<bool> symmetric;
+  std::optional<bool> same_examples, symmetric;
   std::optional<std::filesystem::path> data;
   std::optional<std::vector<std::filesystem::path>> calibration;
   std::optional<std::string> dtype, device;
@@ -53,6 +53,7 @@ struct StudyPlan {
   std::optional<int> shots;      // GSM8K's examples in the prompt; none: the task's default
   int64_t seed = 0;
   std::optional<std::filesystem::path> data;  // absolute; none: what `nibble eval` takes by itself
+  bool same_examples = false;                 // before every row of GSM8K: they run once
   bool symmetric = false;
   std::vector<std::filesystem::path> calibration;  // absolute; empty: the built-in mixture
   std::optional<int> samples, seqlen;              // of calibration, in sequences and tokens

@@ -154,6 +154,7 @@ StudyOptions parse_study(std::string_view text, std::string_view where, const Kn
   o.seqlen = top.integer("seqlen", 2, kMaxInt);
   o.window = top.integer("window", 2, kMaxInt);
   o.threads = top.integer("threads", 1, 4096);
+  o.same_examples = top.read<bool>("same_examples", kAnything);
   o.symmetric = top.read<bool>("symmetric", kAnything);
   if (const auto data = top.read<std::string>("data", check_not_empty)) o.data = *data;
   if (const auto files = top.list<std::string>("calibration", check_not_empty)) {
@@ -192,6 +193,7 @@ std::string to_toml(const StudyPlan& plan) {
   line_if("shots", plan.shots);
   line("seed", fmt::format("{}", plan.seed));
   if (plan.data) line("data", quoted(plan.data->string()));
+  line("same_examples", plan.same_examples ? "true" : "false");
   line("symmetric", plan.symmetric ? "true" : "false");
   if (!plan.calibration.empty()) line("calibration", quoted_list(to_strings(plan.calibration)));
   line_if("samples", plan.samples);

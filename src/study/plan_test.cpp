@@ -230,6 +230,8 @@ TEST(Plan, WhatMayChangeAndWhatNot) {
   EXPECT_THAT(error_after([](P& p) { p.shots = 3; }), HasSubstr("shots = (default), not 3"));
   EXPECT_THAT(error_after([](P& p) { p.seed = 1; }), HasSubstr("seed = 0, not 1"));
   EXPECT_THAT(error_after([](P& p) { p.data = "/d"; }), HasSubstr("data = (default), not /d"));
+  EXPECT_THAT(error_after([](P& p) { p.same_examples = true; }),
+              HasSubstr("same_examples = false, not true"));
   EXPECT_THAT(error_after([](P& p) { p.symmetric = true; }), HasSubstr("symmetric = false, not true"));
   EXPECT_THAT(error_after([](P& p) { p.calibration = {"/c"}; }), HasSubstr("calibration"));
   EXPECT_THAT(error_after([](P& p) { p.samples = 1; }), HasSubstr("samples"));

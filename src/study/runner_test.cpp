@@ -64,6 +64,7 @@ TEST_F(RunnerTest, WholeStudyInOrder) {
 TEST_F(RunnerTest, CommandLinesSayThePlan) {
   std::ofstream(dir_ / "c4.txt") << "text";
   plan_.shots = 3;
+  plan_.same_examples = true;
   plan_.seed = 11;
   plan_.data = dir_;
   plan_.symmetric = true;
@@ -80,7 +81,8 @@ TEST_F(RunnerTest, CommandLinesSayThePlan) {
       " --seed 11 --threads 1 --json " + tmp + "result.json --log-samples " + tmp + "samples.jsonl";
   EXPECT_EQ(all[0], "info tiny --json " + tmp + "info.json");
   EXPECT_EQ(all[1], "eval tiny --tasks boolq --data " + d + " --limit 7 --dtype float32" + tail);
-  EXPECT_EQ(all[2], "eval tiny --tasks gsm8k --data " + d + " --limit 7 --shots 3 --dtype float32" + tail);
+  EXPECT_EQ(all[2], "eval tiny --tasks gsm8k --data " + d +
+                        " --limit 7 --shots 3 --same-examples --dtype float32" + tail);
   EXPECT_EQ(all[3],
             "eval tiny --tasks wikitext --data " + d + " --limit 7 --window 64 --dtype float32" + tail);
   EXPECT_EQ(all[4], "bench tiny -p 128 -n 32 -r 3 -t 1 -o json --dtype float32");

@@ -61,6 +61,14 @@ CREATE TABLE samples (
                                     R"sql(
 ALTER TABLE variants ADD COLUMN parts TEXT;
 ALTER TABLE cells ADD COLUMN distance TEXT;
+)sql",
+                                    R"sql(
+ALTER TABLE latencies ADD COLUMN min_ms REAL;
+ALTER TABLE latencies ADD COLUMN whisker_low_ms REAL;
+ALTER TABLE latencies ADD COLUMN p25_ms REAL;
+ALTER TABLE latencies ADD COLUMN p75_ms REAL;
+ALTER TABLE latencies ADD COLUMN whisker_high_ms REAL;
+ALTER TABLE latencies ADD COLUMN max_ms REAL;
 )sql"};
 constexpr auto kSchemaVersion = static_cast<int64_t>(kMigrations.size());
 
@@ -236,9 +244,13 @@ void Store::Impl::write_result(int64_t cell, const TaskResult& r) {
   for (const auto& [name, m] : r.metrics) metric.run(cell, name, m.value, m.stderr_, m.ci_low, m.ci_high);
   auto check = database.prepare("INSERT INTO checks VALUES (?1, ?2, ?3)");
   for (const auto& [name, value] : r.checks) check.run(cell, name, value);
-  auto latency = database.prepare("INSERT INTO latencies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
+  auto latency = database.prepare(
+      "INSERT INTO latencies (cell_id, kind, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, min_ms, "
+      "whisker_low_ms, p25_ms, p75_ms, whisker_high_ms, max_ms) "
+      "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)");
   const auto write_latency = [&](const char* kind, const Percentiles& p) {
-    latency.run(cell, kind, p.mean, p.p50, p.p90, p.p95, p.p99);
+    latency.run(cell, kind, p.mean, p.p50, p.p90, p.p95, p.p99, p.min, p.whisker_low, p.p25, p.p75,
+                p.whisker_high, p.max);
   };
   write_latency("response", r.latency_ms);
   write_latency("first_token", r.first_token_ms);
@@ -262,14 +274,17 @@ void Store::Impl::read_result(int64_t cell, TaskResult& r) const {
   checks.bind(cell);
   while (checks.step()) r.checks[checks.text(0)] = checks.real(1);
   auto latencies = database.prepare(
-      "SELECT kind, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms FROM latencies WHERE cell_id = ?1");
+      "SELECT kind, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, min_ms, whisker_low_ms, p25_ms, p75_ms, "
+      "whisker_high_ms, max_ms FROM latencies WHERE cell_id = ?1");
   latencies.bind(cell);
   while (latencies.step()) {
     const std::string kind = latencies.text(0);
     Percentiles& p = kind == "response"      ? r.latency_ms
                      : kind == "first_token" ? r.first_token_ms
                                              : r.per_token_ms;
-    p = {latencies.real(1), latencies.real(2), latencies.real(3), latencies.real(4), latencies.real(5)};
+    p = {latencies.real(1), latencies.real(2),  latencies.real(3), latencies.real(4),
+         latencies.real(5), latencies.real(6),  latencies.real(7), latencies.real(8),
+         latencies.real(9), latencies.real(10), latencies.real(11)};
   }
 }
 

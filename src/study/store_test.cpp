@@ -85,7 +85,7 @@ Cell done_cell() {
   r.metrics["accuracy"] = {0.1 + 0.2, 0.034, 0.54, 0.67};
   r.metrics["ppl"] = {std::nan(""), HUGE_VAL, 0, 1};
   r.checks["label_share_yes"] = 0.62;
-  r.latency_ms = {1, 2, 3, 4, 5};
+  r.latency_ms = {1, 2, 3, 4, 5, 0.25, 0.5, 1.5, 2.5, 4.5, 6};
   r.first_token_ms = {6, 7, 8, 9, 10};
   r.per_token_ms = {11, 12, 13, 14, 15};
   r.prompt_tokens_per_s = 16;
@@ -103,6 +103,13 @@ void expect_same(const Percentiles& a, const Percentiles& b) {
   EXPECT_EQ(a.p90, b.p90);
   EXPECT_EQ(a.p95, b.p95);
   EXPECT_EQ(a.p99, b.p99);
+  for (double Percentiles::*member : {&Percentiles::min, &Percentiles::whisker_low, &Percentiles::p25,
+                                      &Percentiles::p75, &Percentiles::whisker_high, &Percentiles::max}) {
+    if (std::isnan(a.*member))
+      EXPECT_TRUE(std::isnan(b.*member));
+    else
+      EXPECT_EQ(a.*member, b.*member);
+  }
 }
 
 void expect_same(const std::vector<Sample>& a, const std::vector<Sample>& b) {
@@ -249,15 +256,24 @@ TEST_F(StoreTest, FactsAndMeta) {
   EXPECT_EQ(store.meta("version"), "0.2");
 }
 
-// What version 1 wrote: a baseline and a quantized variant with a score and a bench each.
-TEST_F(StoreTest, OlderSchemaIsReadAsItIsAndMigratedByAWriter) {
+// A baseline and a quantized variant with a score and a bench each, as each version wrote them.
+class OlderSchema : public StoreTest, public ::testing::WithParamInterface<int> {};
+
+TEST_P(OlderSchema, IsReadAsItIsAndMigratedByAWriter) {
   execute(read_file(testing::source_dir() / "tests" / "golden" / "results_v1.sql"));
+  if (GetParam() >= 2) {
+    execute(
+        "ALTER TABLE variants ADD COLUMN parts TEXT; ALTER TABLE cells ADD COLUMN distance TEXT;"
+        "PRAGMA user_version = 2;");
+  }
   const std::string before = read_file(file_);
   const auto expect_content = [&](const Store& store) {
     const auto cells = store.cells(true);
     ASSERT_EQ(cells.size(), 4u);
     EXPECT_EQ(cells[0].variant.name(), "llama-mini baseline");
     EXPECT_EQ(cells[0].result->samples.size(), 5u);
+    EXPECT_GT(cells[0].result->latency_ms.p50, 0);
+    EXPECT_TRUE(std::isnan(cells[0].result->latency_ms.p25));  // not measured then, so not made up
     EXPECT_EQ(cells[1].bench.size(), 2u);
     EXPECT_EQ(cells[2].variant.name(), "llama-mini gptq-4bit-g16");
     EXPECT_TRUE(cells[2].distance.is_null());
@@ -273,9 +289,16 @@ TEST_F(StoreTest, OlderSchemaIsReadAsItIsAndMigratedByAWriter) {
   Cell kl = make_cell(kGptq, "kl", CellStatus::kDone);
   kl.distance = {{"kl", {{"mean", 0.01}}}};
   writer.save(kl);
+  Cell measured = done_cell();
+  measured.variant = kBaseline;
+  writer.save(measured);
+  expect_same(Store::open(file_, true).cells()[0].result->latency_ms, measured.result->latency_ms);
   EXPECT_EQ(Store::open(file_, true).cells().back().distance, kl.distance);
   EXPECT_NE(read_file(file_), before);
 }
+
+INSTANTIATE_TEST_SUITE_P(Versions, OlderSchema, ::testing::Values(1, 2),
+                         [](const auto& v) { return fmt::format("V{}", v.param); });
 
 TEST_F(StoreTest, QueriesOfTheDocumentationRun) {
   { Store::open(file_).save(done_cell()); }

@@ -46,16 +46,18 @@ struct DotF16 : DotF32<V> {
   static typename V::F load_w(const W* p, int64_t n) { return V::load_f16(p, n); }
 };
 
-// out[r][0…3] = dot of x row r and w row 0…3 over `count` elements.
+// out[r][0…3] = dot of x row r and w row 0…3 over `count` elements. The next tile's rows lie `ahead` elements
+// further on.
 template <class V, class D, int kRows>
 inline void dense_tile(const typename D::W* const w[4], const typename D::X* x, int64_t ldx, int64_t count,
-                       float out[][4]) {
+                       int64_t ahead, float out[][4]) {
   typename D::Acc acc[kRows][4];
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) NIBBLE_UNROLL for (int j = 0; j < 4; ++j) acc[r][j] =
       D::zero();
   const int64_t whole = count / D::kStep * D::kStep;
-  if constexpr (kRows <= 2) {
-    // Memory is the limit: one row of w after the other, as they lie there. The sums are those of below.
+  constexpr bool kReading = kRows <= kReadingRows;
+  if constexpr (kReading && V::kLanes == 16) {
+    // One row of w after the other, as they lie there. The sums are those of below.
     NIBBLE_UNROLL for (int j = 0; j < 4; ++j) {
       for (int64_t c = 0; c < whole; c += D::kStep) {
         const typename D::Reg ws = D::load_w(w[j] + c);
@@ -65,6 +67,13 @@ inline void dense_tile(const typename D::W* const w[4], const typename D::X* x, 
     }
   } else {
     for (int64_t c = 0; c < whole; c += D::kStep) {
+      // Four sums at a time hide the latency of a narrow vector's, and need four places read ahead.
+      if constexpr (kReading) {
+        constexpr int64_t kLine = 64 / sizeof(typename D::W), kLines = 4 * D::kStep / kLine;
+        NIBBLE_UNROLL for (int64_t i = 0; i < kLines; ++i) {
+          __builtin_prefetch(w[(c / D::kStep * kLines + i) % 4] + c / kLine * kLine + ahead, 0, 2);
+        }
+      }
       typename D::Reg xs[kRows];
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) xs[r] = D::load_x(x + r * ldx + c);
       NIBBLE_UNROLL for (int j = 0; j < 4; ++j) {
@@ -86,11 +95,11 @@ inline void dense_tile(const typename D::W* const w[4], const typename D::X* x, 
 
 template <class V, class D, int kRows = V::kMaxRows>
 inline void dense_rows(int rows, const typename D::W* const w[4], const typename D::X* x, int64_t ldx,
-                       int64_t count, float out[][4]) {
+                       int64_t count, int64_t ahead, float out[][4]) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return dense_rows<V, D, kRows - 1>(rows, w, x, ldx, count, out);
+    if (rows < kRows) return dense_rows<V, D, kRows - 1>(rows, w, x, ldx, count, ahead, out);
   }
-  dense_tile<V, D, kRows>(w, x, ldx, count, out);
+  dense_tile<V, D, kRows>(w, x, ldx, count, ahead, out);
 }
 
 template <class V, class D>
@@ -102,24 +111,32 @@ void dense_linear(const DenseView& weight, const typename D::X* x, int64_t ldx, 
   constexpr int64_t kBlock = kBlockBytes / static_cast<int64_t>(sizeof(typename D::X));
   int64_t rows_at_once = kSecondLevelBytes / (k * static_cast<int64_t>(sizeof(typename D::X)) + 1);
   rows_at_once = rows_at_once < V::kMaxRows ? V::kMaxRows : rows_at_once / V::kMaxRows * V::kMaxRows;
+  // Columns [c, c + kBlock) of four rows of w by rows [m0, m1) of x.
+  const auto tile = [&](int64_t c, int64_t n, int64_t m0, int64_t m1) {
+    const int64_t count = k - c < kBlock ? k - c : kBlock;
+    const int valid = static_cast<int>(n_end - n < 4 ? n_end - n : 4);
+    const W* w[4];
+    NIBBLE_UNROLL for (int j = 0; j < 4; ++j) w[j] = weights + (n + (j < valid ? j : valid - 1)) * k + c;
+    for (int64_t i = m0; i < m1; i += V::kMaxRows) {
+      const int rows = static_cast<int>(m1 - i < V::kMaxRows ? m1 - i : V::kMaxRows);
+      float out[V::kMaxRows][4];
+      dense_rows<V, D>(rows, w, x + i * ldx + c, ldx, count, 4 * k, out);
+      for (int r = 0; r < rows; ++r) {
+        float* to = y + (i + r) * ldy + n;
+        for (int j = 0; j < valid; ++j) to[j] = out[r][j] + (c > 0 ? to[j] : bias ? bias[n + j] : 0.0f);
+      }
+    }
+  };
+  if (m <= kReadingRows) {  // w in the order of memory
+    for (int64_t n = n_begin; n < n_end; n += 4) {
+      for (int64_t c = 0; c < k; c += kBlock) tile(c, n, 0, m);
+    }
+    return;
+  }
   for (int64_t m0 = 0; m0 < m; m0 += rows_at_once) {
     const int64_t m1 = m0 + rows_at_once < m ? m0 + rows_at_once : m;
     for (int64_t c = 0; c < k; c += kBlock) {
-      const int64_t count = k - c < kBlock ? k - c : kBlock;
-      for (int64_t n = n_begin; n < n_end; n += 4) {
-        const int valid = static_cast<int>(n_end - n < 4 ? n_end - n : 4);
-        const W* w[4];
-        NIBBLE_UNROLL for (int j = 0; j < 4; ++j) w[j] = weights + (n + (j < valid ? j : valid - 1)) * k + c;
-        for (int64_t i = m0; i < m1; i += V::kMaxRows) {
-          const int rows = static_cast<int>(m1 - i < V::kMaxRows ? m1 - i : V::kMaxRows);
-          float out[V::kMaxRows][4];
-          dense_rows<V, D>(rows, w, x + i * ldx + c, ldx, count, out);
-          for (int r = 0; r < rows; ++r) {
-            float* to = y + (i + r) * ldy + n;
-            for (int j = 0; j < valid; ++j) to[j] = out[r][j] + (c > 0 ? to[j] : bias ? bias[n + j] : 0.0f);
-          }
-        }
-      }
+      for (int64_t n = n_begin; n < n_end; n += 4) tile(c, n, m0, m1);
     }
   }
 }

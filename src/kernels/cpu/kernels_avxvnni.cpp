@@ -6,10 +6,14 @@ namespace nibble {
 namespace {
 
 struct AvxVnni : Avx2 {
+  static constexpr int kPeakSums = 8;
+
   template <int kBits>
-  static I dot(I acc, I u, I s) {
-    return _mm256_dpbusd_avx_epi32(acc, u, s);
+  static I dot16(I sum, const I (&u)[4], const int8_t* s) {
+    for (int i = 0; i < 4; ++i) sum = _mm256_dpbusd_avx_epi32(sum, u[i], ibroadcast(s + 4 * i));
+    return sum;
   }
+  static I dot16(I acc, I a, I b) { return _mm256_dpwssd_avx_epi32(acc, a, b); }
 };
 
 constexpr KernelTable kTable = avx2_table_of<AvxVnni>("avxvnni");

@@ -10,6 +10,7 @@
 namespace nibble {
 namespace {
 
+constexpr int kReadingRows = 2;                   // up to here a panel takes longer to read than to multiply
 constexpr int64_t kSecondLevelCodes = 640 << 10;  // bytes of int8 activations that a block of rows may take
 
 // The codes of one chunk as vectors of unsigned bytes: byte j of a lane of out[i] is input 4i+j.
@@ -164,51 +165,58 @@ void packed_f32_bits(const PackedView& w, const float* x, int64_t ldx, const flo
                    });
 }
 
-// Adds `chunks` (at least one) chunks of products to the sums of kRows rows.
-template <class V, int kBits, int kRows>
-inline void add_products(const uint8_t*& chunk, int half, const int8_t* x, int64_t stride, int64_t chunks,
-                         typename V::I dots[kRows]) {
+// The codes of a segment: `chunks` chunks of them (at most as many as a segment has), then zeros.
+template <class V, int kBits>
+inline const uint8_t* load_segment(const uint8_t* chunk, int half, int64_t chunks,
+                                   typename V::I (&codes)[kActSegment / 4]) {
   using C = Chunk<V, kBits>;
-  do {
-    typename V::I q[C::kVectors];
-    C::load(chunk, half, q);
-    NIBBLE_UNROLL for (int i = 0; i < C::kVectors; ++i) {
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) dots[r] =
-          V::template dot<kBits>(dots[r], q[i], V::ibroadcast(x + r * stride + 4 * i));
+  NIBBLE_UNROLL for (int c = 0; c < kActSegment / C::kInputs; ++c) {
+    if (c < chunks) {
+      C::load(chunk, half, codes + c * C::kVectors);
+      chunk += C::kBytes;
+    } else {
+      NIBBLE_UNROLL for (int i = 0; i < C::kVectors; ++i) codes[c * C::kVectors + i] = V::izero();
     }
-    chunk += C::kBytes;
-    x += C::kInputs;
-  } while (--chunks > 0);
+  }
+  return chunk;
 }
 
 template <class V, int kBits, int kRows>
 void packed_i8_tile(const PackedView& w, int64_t panel, int half, const ActI8View& x, int64_t first,
                     typename V::F start, float* y, int64_t ldy, int64_t valid) {
   using C = Chunk<V, kBits>;
+  constexpr int64_t kHalves = kPanelRows / V::kLanes, kWhole = kActSegment / C::kInputs;  // chunks a segment
   const PackedFormat& f = w.format;
-  const int8_t* codes = x.codes + first * x.stride;
+  const int8_t* acts = x.codes + first * x.stride;
   const float* scales = x.scales + first * x.segments();
   const float* sums = x.sums + first * x.groups;
-  const uint8_t* chunk = w.codes + panel * f.chunks() * C::kBytes;
+  const int64_t chunks = f.chunks(), panel_bytes = chunks * C::kBytes;
+  const uint8_t* chunk = w.codes + panel * panel_bytes;
+  // With few rows the memory is the limit: every half brings in its share of the next panel's codes, so that
+  // reading never pauses.
+  const uint8_t* ahead = chunk + panel_bytes + half * panel_bytes / kHalves;
   typename V::F total[kRows];
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = start;
-  constexpr int64_t kWhole = kActSegment / C::kInputs;  // chunks a segment
   const int64_t segments = x.segments(), segments_per_group = (f.group() + kActSegment - 1) / kActSegment;
   for (int64_t group = 0, s = 0; group < x.groups; ++group) {
     typename V::F sum[kRows];
     NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
     const int64_t end = s + segments_per_group < segments ? s + segments_per_group : segments;
-    for (; s < end; ++s, codes += kActSegment) {
-      typename V::I dots[kRows];
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) dots[r] = V::izero();
-      const int64_t left = f.chunks() - s * kWhole;
-      if (left >= kWhole) {
-        add_products<V, kBits, kRows>(chunk, half, codes, x.stride, kWhole, dots);
-      } else {
-        add_products<V, kBits, kRows>(chunk, half, codes, x.stride, left, dots);
+    for (; s < end; ++s, acts += kActSegment) {
+      if constexpr (kRows <= kReadingRows) {
+        NIBBLE_UNROLL for (int64_t at = 0; at < kWhole * C::kBytes / kHalves; at += 64) {
+          __builtin_prefetch(ahead + at, 0, 2);
+        }
+        ahead += kWhole * C::kBytes / kHalves;
       }
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] =
-          V::fma(V::to_float(dots[r]), V::set(scales[r * segments + s]), sum[r]);
+      typename V::I codes[kActSegment / 4];
+      const int64_t left = chunks - s * kWhole;
+      chunk = left >= kWhole ? load_segment<V, kBits>(chunk, half, kWhole, codes)
+                             : load_segment<V, kBits>(chunk, half, left, codes);
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
+        const typename V::I dot = V::template dot16<kBits>(V::izero(), codes, acts + r * x.stride);
+        sum[r] = V::fma(V::to_float(dot), V::set(scales[r * segments + s]), sum[r]);
+      }
     }
     const typename V::F scale = load_scales<V>(w, panel, group, half);
     const typename V::F offset = V::mul(scale, load_zeros<V, kBits>(w, panel, group, half));

@@ -14,7 +14,8 @@ struct Avx2 {
   static constexpr int kLanes = 8;
   static constexpr int kMaxRows = 3;  // 3·4 sums + 3 + 1 of 16 registers
   static constexpr int kPackedRows = 6;
-  static constexpr int kIntRows = 4;
+  static constexpr int kIntRows = 8;
+  static constexpr int kPeakSums = 4;  // of packed products at full speed: 4 + 4 codes + 4 inputs + 3
 
   static F zero() { return _mm256_setzero_ps(); }
   static F set(float v) { return _mm256_set1_ps(v); }
@@ -66,6 +67,7 @@ struct Avx2 {
     return _mm256_set1_epi32(v);
   }
   static I iload(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static void istore(void* p, I v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
   static I iand(I a, I b) { return _mm256_and_si256(a, b); }
   static I ior(I a, I b) { return _mm256_or_si256(a, b); }
   static I imul(I a, I b) { return _mm256_mullo_epi32(a, b); }
@@ -104,18 +106,34 @@ struct Avx2 {
     if (half) bytes = _mm_srli_epi16(bytes, 4);
     return _mm256_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15)));
   }
-  // Pairs of products stay below 2·63·127 in int16 for codes of at most 6 bits; 8-bit codes are
-  // split into nibbles.
+  // sum + the products of 16 inputs: byte j of a lane of u[i] is input 4i+j's code, s[4i+j] its activation.
+  // Pairs of products are added in int16 while they fit: 4 · 2·15·127 with up to 4 bits, 2 · 2·63·127 with 6;
+  // 8-bit codes are split into nibbles.
   template <int kBits>
-  static I dot(I acc, I u, I s) {
+  static I dot16(I sum, const I (&u)[4], const int8_t* s) {
     const I ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
-    if constexpr (kBits <= 6)
-      return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), ones));
-    const I lo = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(u, low), s), ones);
-    const I hi =
-        _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(u, 4), low), s), ones);
-    return _mm256_add_epi32(acc, _mm256_add_epi32(lo, _mm256_slli_epi32(hi, 4)));
+    const auto pairs = [&](I codes, int i) { return _mm256_maddubs_epi16(codes, ibroadcast(s + 4 * i)); };
+    const auto plus = [](I a, I b) { return _mm256_add_epi16(a, b); };
+    const auto wide = [&](I a) { return _mm256_madd_epi16(a, ones); };
+    if constexpr (kBits <= 4) {
+      const I all = plus(plus(pairs(u[0], 0), pairs(u[1], 1)), plus(pairs(u[2], 2), pairs(u[3], 3)));
+      return _mm256_add_epi32(sum, wide(all));
+    } else if constexpr (kBits <= 6) {
+      const I a = wide(plus(pairs(u[0], 0), pairs(u[1], 1))), b = wide(plus(pairs(u[2], 2), pairs(u[3], 3)));
+      return _mm256_add_epi32(sum, _mm256_add_epi32(a, b));
+    } else {
+      I lo[4], hi[4];
+      for (int i = 0; i < 4; ++i) {
+        lo[i] = pairs(_mm256_and_si256(u[i], low), i);
+        hi[i] = pairs(_mm256_and_si256(_mm256_srli_epi16(u[i], 4), low), i);
+      }
+      const I a = wide(plus(plus(lo[0], lo[1]), plus(lo[2], lo[3])));
+      const I b = wide(plus(plus(hi[0], hi[1]), plus(hi[2], hi[3])));
+      return _mm256_add_epi32(sum, _mm256_add_epi32(a, _mm256_slli_epi32(b, 4)));
+    }
   }
+  // acc + Σ over the two int16 of each lane.
+  static I dot16(I acc, I a, I b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
 
  private:
   static I first(int64_t n) {

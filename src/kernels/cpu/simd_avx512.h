@@ -15,6 +15,7 @@ struct Avx512 {
   static constexpr int kMaxRows = 6;      // rows of x in a dense tile: 6·4 sums + 6 + 1 of 32 registers
   static constexpr int kPackedRows = 12;  // rows of x in a float tile of packed weights
   static constexpr int kIntRows = 8;      // rows of x in an int8 tile
+  static constexpr int kPeakSums = 12;    // of packed products at full speed
 
   static __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
@@ -72,6 +73,7 @@ struct Avx512 {
     return _mm512_set1_epi32(v);
   }
   static I iload(const void* p) { return _mm512_loadu_si512(p); }
+  static void istore(void* p, I v) { _mm512_storeu_si512(p, v); }
   static I iand(I a, I b) { return _mm512_and_si512(a, b); }
   static I ior(I a, I b) { return _mm512_or_si512(a, b); }
   static I imul(I a, I b) { return _mm512_mullo_epi32(a, b); }
@@ -103,11 +105,14 @@ struct Avx512 {
     const __m128i both = _mm_unpacklo_epi64(bytes, _mm_srli_epi16(bytes, 4));
     return _mm512_cvtepu8_epi32(_mm_and_si128(both, _mm_set1_epi8(15)));
   }
-  // acc + Σ over the four bytes of each lane, u unsigned, s signed; exact.
+  // sum + the products of 16 inputs: byte j of a lane of u[i] is input 4i+j's code, s[4i+j] its activation.
   template <int kBits>
-  static I dot(I acc, I u, I s) {
-    return _mm512_dpbusd_epi32(acc, u, s);
+  static I dot16(I sum, const I (&u)[4], const int8_t* s) {
+    for (int i = 0; i < 4; ++i) sum = _mm512_dpbusd_epi32(sum, u[i], ibroadcast(s + 4 * i));
+    return sum;
   }
+  // acc + Σ over the two int16 of each lane.
+  static I dot16(I acc, I a, I b) { return _mm512_dpwssd_epi32(acc, a, b); }
 
  private:
   static F widen_bf16(__m256i v) {

@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/dense_impl.h"
 #include "kernels/cpu/elementwise_impl.h"
+#include "kernels/cpu/gram_impl.h"
 #include "kernels/cpu/packed_impl.h"
 #include "kernels/cpu/peak_impl.h"
 
@@ -32,6 +33,7 @@ constexpr KernelTable table_of() {
   t.scale_add = scale_add<V>;
   t.axpy = axpy<V>;
   t.weighted_sum = weighted_sum<V>;
+  t.products_i16 = products_i16<V>;
   t.peak_i8 = peak_i8<V>;
   t.peak_dense = peak_f32<V>;
   return t;

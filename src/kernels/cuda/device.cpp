@@ -167,6 +167,12 @@ void Queue::rows_to_device(void* to, size_t to_stride, const void* from, size_t 
         "copying to the card");
 }
 
+void Queue::copy_rows(void* to, const void* from, size_t stride, size_t row_bytes, size_t rows) {
+  check(cudaMemcpy2DAsync(to, stride, from, stride, row_bytes, rows, cudaMemcpyDeviceToDevice,
+                          stream_of(*this)),
+        "copying on the card");
+}
+
 void Queue::wait() { check(cudaStreamSynchronize(stream_of(*this)), "waiting for the card"); }
 
 void Queue::begin_recording() {

@@ -96,6 +96,8 @@ class Queue {
   void to_host(void* to, const void* from, size_t bytes);
   // rows of `row_bytes` from the host, `to_stride` bytes apart on the card.
   void rows_to_device(void* to, size_t to_stride, const void* from, size_t row_bytes, size_t rows);
+  // rows of `row_bytes`, `stride` bytes apart in both, on the card.
+  void copy_rows(void* to, const void* from, size_t stride, size_t row_bytes, size_t rows);
   void wait();  // until all of it is done
 
   void begin_recording();

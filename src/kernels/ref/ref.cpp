@@ -177,6 +177,19 @@ void weighted_sum(const float* weights, const float* rows, int64_t count, float*
   }
 }
 
+void products_i16(const int16_t* a, const int16_t* b, int64_t pairs, int32_t* out) {
+  for (int64_t r = 0; r < kGramPanel; ++r) {
+    for (int64_t c = 0; c < kGramPanel; ++c) {
+      int64_t sum = 0;
+      for (int64_t p = 0; p < pairs; ++p) {
+        for (int64_t i = 0; i < 2; ++i)
+          sum += int64_t{a[(p * kGramPanel + r) * 2 + i]} * b[(p * kGramPanel + c) * 2 + i];
+      }
+      out[r * kGramPanel + c] = static_cast<int32_t>(sum);
+    }
+  }
+}
+
 void dense_f32(const DenseView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy,
                int64_t m, int64_t n_begin, int64_t n_end) {
   dense<float>(w, x, ldx, bias, y, ldy, m, n_begin, n_end);
@@ -222,6 +235,7 @@ const KernelTable isa::kRef = {
     .scale_add = scale_add,
     .axpy = axpy,
     .weighted_sum = weighted_sum,
+    .products_i16 = products_i16,
     .peak_i8 = peak<int32_t>,
     .peak_dense = peak<float>,
 };

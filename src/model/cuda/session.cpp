@@ -342,6 +342,28 @@ void CudaSession::forward(const Batch& batch) {
   queue_.run(step_graph({rows_in_batch_, splits_for(last, rows_in_batch_), false}));
 }
 
+void CudaSession::copy_cache(int from, int to, int count) {
+  NIBBLE_CHECK(from >= 0 && from < options_.slots && to >= 0 && to < options_.slots && from != to &&
+               count >= 0 && count <= options_.context);
+  if (count == 0) return;
+  const ModelConfig& c = model_->config;
+  const auto copy = [&](const cuda::DeviceMemory& memory, size_t position_bytes) {
+    if (memory.bytes() == 0) return;
+    // [layer][slot][kv head][context]
+    const size_t head = static_cast<size_t>(options_.context) * position_bytes;
+    const size_t slot = static_cast<size_t>(c.n_kv_heads) * head;
+    for (int layer = 0; layer < c.n_layers; ++layer) {
+      char* slots =
+          memory.as<char>() + static_cast<size_t>(layer) * static_cast<size_t>(options_.slots) * slot;
+      queue_.copy_rows(slots + static_cast<size_t>(to) * slot, slots + static_cast<size_t>(from) * slot, head,
+                       static_cast<size_t>(count) * position_bytes, static_cast<size_t>(c.n_kv_heads));
+    }
+  };
+  for (const cuda::DeviceMemory* memory : {&keys_, &values_})
+    copy(*memory, static_cast<size_t>(c.head_dim) * cached_bytes(cache_kind_));
+  for (const cuda::DeviceMemory* memory : {&key_scales_, &value_scales_}) copy(*memory, sizeof(float));
+}
+
 void CudaSession::row_logits(size_t first, size_t count, float* out) {
   NIBBLE_CHECK(first + count <= static_cast<size_t>(rows_in_batch_));
   const size_t vocab = static_cast<size_t>(model_->config.vocab_size);

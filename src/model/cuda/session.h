@@ -21,6 +21,7 @@ class CudaSession : public ForwardPass {
   uint64_t cache_bytes() const override;
   uint64_t workspace_bytes() const override;
   void forward(const Batch& batch) override;
+  void copy_cache(int from, int to, int count) override;
   void row_logits(size_t first, size_t count, float* out) override;
   void score(std::span<const TokenQuestion> questions, std::span<TokenScore> scores) override;
   void argmax(std::span<const size_t> rows, std::span<int32_t> best) override;

@@ -143,6 +143,22 @@ TEST_P(CudaModel, SequencesInOneBatchKeepApart) {
   for (size_t i = 0; i < vocab(); ++i) ASSERT_NEAR(step[i], expected[a.size() * vocab() + i], 2e-3);
 }
 
+TEST_P(CudaModel, ACopiedCacheServesLikeItsOwn) {
+  const auto tokens = some_tokens(40);
+  for (const CacheType cache : {CacheType::kF32, CacheType::kF16, CacheType::kI8}) {
+    Precision precision = Precision::exact();
+    precision.cache = cache;
+    const auto gpu = open({.slots = 3, .context = 64, .batch_tokens = 40, .precision = precision}, true);
+    const auto whole = in_pieces(*gpu, tokens, 40, 0);
+    gpu->copy_cache(0, 2, 30);
+    Batch batch;
+    batch.add(2, 30, std::span(tokens).subspan(30));
+    gpu->forward(batch);
+    const auto rest = row_logits(*gpu, 10);
+    for (size_t i = 0; i < rest.size(); ++i) ASSERT_NEAR(rest[i], whole[30 * vocab() + i], 1e-3);
+  }
+}
+
 TEST_P(CudaModel, GreedyTextIsTheProcessors) {
   const SessionOptions options{
       .slots = 2, .context = 120, .batch_tokens = 40, .precision = Precision::exact()};

@@ -3,7 +3,7 @@
 const kPageOfAnswers = 15;
 
 function answerBox(title, [prediction, output, right], gold) {
-  return el('div', {}, el('h4', {}, title, ' ', el('span', {class: `badge ${right ? 'good' : 'bad'}`}, right ? 'right' : 'wrong')),
+  return el('div', {}, el('h3', {}, title, ' ', el('span', {class: `badge ${right ? 'good' : 'bad'}`}, right ? 'right' : 'wrong')),
     output ? el('pre', {tabindex: 0}, output) : null,
     el('p', {class: 'small', style: 'margin:.3rem 0 0'}, 'Taken as: ', el('code', {}, prediction === '' ? '(nothing)' : prediction), gold === null ? null : [' · gold: ', el('code', {}, gold)]));
 }
@@ -19,7 +19,7 @@ function answerRow(model, task, row, only) {
   const fillBody = () => {
     if (node.children.length > 1) return;
     node.append(el('div', {class: 'body'},
-      el('div', {}, el('h4', {}, 'Prompt'), row.left_out ? el('p', {class: 'small muted', style: 'margin:0'}, `The first ${row.left_out} bytes are left out here; results.db has them.`) : null,
+      el('div', {}, el('h3', {}, 'Prompt'), row.left_out ? el('p', {class: 'small muted', style: 'margin:0'}, `The first ${row.left_out} bytes are left out here; results.db has them.`) : null,
         el('pre', {tabindex: 0}, row.prompt)),
       el('div', {class: 'pairs'}, answerBox('Baseline', row.baseline, row.gold), changed.map(([v, answer]) => answerBox(model.variants[v].label, answer, row.gold)))));
   };
@@ -29,11 +29,11 @@ function answerRow(model, task, row, only) {
 }
 
 function answersSection() {
-  const section = el('section', {id: 'answers'}, el('h2', {}, 'Answers that changed'));
+  const node = section('answers', 'Answers that changed');
   const all = state.study.answers.filter((a) => a.rows > 0);
   if (!all.length) {
-    section.append(el('p', {class: 'empty'}, 'No answers to compare are stored yet.'));
-    return section;
+    node.append(el('p', {class: 'empty'}, 'No answers to compare are stored yet.'));
+    return node;
   }
   const content = el('div');
   const controls = el('div', {class: 'controls'});
@@ -66,6 +66,6 @@ function answersSection() {
     add();
   };
   draw();
-  section.append(el('p', {class: 'lead'}, 'The same rows, asked of the baseline and of each variant. Accuracy can hold while answers change both ways.'), controls, content);
-  return section;
+  node.append(el('p', {class: 'lead'}, 'The same rows, asked of the baseline and of each variant. Accuracy can hold while answers change both ways.'), controls, content);
+  return node;
 }

@@ -37,25 +37,40 @@ function keptTable(variant, baseline) {
   return rows.length ? el('table', {class: 'kept'}, el('caption', {class: 'sr'}, 'Right answers, baseline and this variant'), rows) : null;
 }
 
+const kSure = {clear: ['good', 'clear', 'Another run would have to differ by more than its uncertainty to change this'],
+  tie: ['warn', 'tie', 'Another run could choose another one'], none: ['warn', 'none', '']};
+
+function othersTable(model, choice) {
+  const rows = choice.others.map(([v, front, reason]) => {
+    const variant = model.variants[v], speed = variant.decode ? variant.decode.mean : undefined;
+    return [variant.label, [digits(variant.file_bytes / 1e6), variant.file_bytes], [digits(speed), speed], front ? 'yes' : 'no', reason];
+  });
+  return fold(`others ${model.name}`, `Why none of the ${rows.length} others`, 'fold',
+    dataTable(`others ${model.name}`, `Other configurations of ${model.name}`,
+      [{title: 'Configuration'}, {title: 'File MB', right: true}, {title: 'Tokens/s', right: true}, {title: 'On the front'}, {title: 'Why not', wide: true}], rows));
+}
+
+// What `nibble recommend --model` says of this model, without limits.
 function deployCard(model, i) {
   const choice = state.study.choices[i];
   const baseline = baselineOf(model);
-  if (choice.variant === null)
-    return el('article', {class: 'card deploy'}, el('div', {class: 'model'}, model.name),
-              el('div', {class: 'pick'}, 'Nothing yet'), el('p', {class: 'small muted'}, choice.reason));
+  const lines = choice ? el('dl', {class: 'lines small'}, choice.lines.flatMap(([label, text]) => [el('dt', {}, label), el('dd', {}, text)])) : null;
+  const name = el('h2', {class: 'model'}, model.name);
+  if (!choice || choice.variant === null)
+    return el('article', {class: 'card deploy'}, name, el('div', {class: 'pick'}, 'Nothing yet'), lines);
   const variant = model.variants[choice.variant];
-  const named = [...new Set(state.study.issues.filter((issue) => issue.where.startsWith(model.name) &&
-    issue.evidence.some(([cell]) => cell === variant.label || cell.startsWith(`${variant.label},`))).map((issue) => issue.title))];
-  return el('article', {class: 'card deploy'},
-    el('div', {class: 'model'}, model.name),
+  // The figures of a quantized one say what compression costs and brings, also where it is not the choice.
+  const shown = choice.quantized === null ? variant : model.variants[choice.quantized];
+  const [tone, word, meaning] = kSure[choice.verdict];
+  return el('article', {class: 'card deploy'}, name,
     el('div', {class: 'pick'}, el('span', {}, variant.label),
-      choice.keeps ? el('span', {class: 'badge good'}, 'accuracy kept') : el('span', {class: 'badge bad'}, 'loses accuracy')),
-    el('div', {class: 'tiles'}, tilesOf(variant, baseline)),
-    keptTable(variant, baseline),
-    el('p', {class: 'small', style: 'margin:0'}, choice.reason),
-    named.length ? el('p', {class: 'small', style: 'margin:0'}, 'Critical issues name it: ', named.map((title) => el('a', {href: '#issues', class: 'badge warn', style: 'margin-right:.3rem'}, title))) : null,
-    choice.cautions.length ? el('ul', {class: 'small muted'}, choice.cautions.map((c) => el('li', {}, c))) : null,
-    el('div', {class: 'small'}, el('a', {href: '#models', onclick: () => showModel(i)}, 'How the others compare')));
+      variant.baseline ? el('span', {class: 'badge'}, 'not quantized') : null, el('span', {class: `badge ${tone}`, title: meaning}, word)),
+    shown === variant ? null : el('p', {class: 'small muted', style: 'margin:0'}, `Figures of ${shown.label}, the best quantized one:`),
+    el('div', {class: 'tiles'}, tilesOf(shown, baseline)),
+    keptTable(shown, baseline),
+    lines,
+    choice.others.length ? othersTable(model, choice) : null,
+    el('div', {class: 'small'}, el('a', {href: '#models', onclick: () => showModel(i)}, 'Its charts')));
 }
 
 function coverage() {
@@ -76,10 +91,11 @@ function deploySection() {
   const {models, tasks, progress} = state.study;
   const configurations = models.reduce((sum, m) => sum + m.variants.filter((v) => !v.baseline).length, 0);
   const counted = (n, noun) => `${n} ${noun}${n === 1 ? '' : 's'}`;
-  return el('section', {id: 'deploy'},
-    el('h1', {}, 'What to deploy'),
+  return section('deploy', 'What to deploy',
     el('p', {class: 'lead', id: 'summary'}, `${counted(models.length, 'model')}, ${counted(configurations, 'quantized configuration')}, ` +
       `${counted(tasks.length, 'task')}; ${progress}.`),
+    el('p', {class: 'small muted rule'}, 'Chosen by the rule of ', el('code', {}, 'nibble recommend'), ' without limits: the best scores, and of configurations that cannot be told apart the smallest; ' +
+      'a measured loss above 1 % rules out. ', el('code', {}, '--min-accuracy-kept 95% --max-perplexity-ratio 1.05'), ' allows to lose more; ', el('code', {}, '--max-memory'), ', ', el('code', {}, '--min-throughput'), ' and others ask for more.'),
     el('div', {class: 'deploys'}, models.map(deployCard)),
     coverage());
 }
@@ -98,7 +114,7 @@ function table1Section() {
   const share = ([text, value]) => isNumber(value) ? {text: `${points(value)} %`, number: value, node: () => el('span', {title: text}, `${points(value)} %`)} : text;
   const dataset = (r) => ({text: `${r.task} ${r.metric}`, node: () => el('span', {}, r.task, el('br'), el('span', {class: 'muted small'}, r.metric))});
   const rows = state.study.table1.map((r) => [r.model, dataset(r), score(r.baseline), score(r.best), r.variant, difference(r), share(r.memory), share(r.size), r.observation]);
-  return el('section', {id: 'table1'}, el('h2', {}, 'Table 1: baseline and best quantized'),
+  return section('table1', 'Table 1: baseline and best quantized',
     el('p', {class: 'lead'}, 'Scores with their 95 % interval; differences are paired by row, in points of per cent, or × of the perplexity. ' +
       '▼ worse and ▲ better only where the interval excludes no difference; ≈ none could be measured. Memory and size against the baseline: − is less.'),
     dataTable('table1', 'Table 1', columns, rows, {stack: true}));
@@ -116,7 +132,7 @@ function issueCard(issue, i) {
 
 function issuesSection() {
   const {issues, rules} = state.study;
-  return el('section', {id: 'issues'}, el('h2', {}, issues.length ? `Critical issues: ${issues.length}` : 'Critical issues: none'),
+  return section('issues', issues.length ? `Critical issues: ${issues.length}` : 'Critical issues: none',
     el('p', {class: 'lead'}, issues.length ? 'Each is found by a rule from stored results. Open one for the rows that prove it.'
                                            : 'None of the rules found anything.'),
     issues.map(issueCard),

@@ -7,7 +7,7 @@ const state = {
   tables: {},       // by key: {sort, descending, filter}
   selects: {},      // by key: chosen value
   open: new Set(),  // keys of the details that are open
-  printing: false,
+  printing: false,  // on paper every model is shown, and each issue with its evidence
 };
 
 function el(tag, attributes, ...children) {
@@ -25,10 +25,16 @@ function el(tag, attributes, ...children) {
   return node;
 }
 
+// A part of the page, named by its heading; the first one has the page's.
+function section(id, title, ...children) {
+  return el('section', {id, 'aria-labelledby': `${id}-title`}, el(id === 'deploy' ? 'h1' : 'h2', {id: `${id}-title`}, title), ...children);
+}
+
 // A <details> that stays open when the page is drawn anew.
 function fold(key, summary, className, ...children) {
-  const node = el('details', {class: className, open: state.open.has(key)}, el('summary', {}, summary), ...children);
-  node.addEventListener('toggle', () => node.open ? state.open.add(key) : state.open.delete(key));
+  const printed = state.printing && className === 'issue';
+  const node = el('details', {class: className, open: printed || state.open.has(key)}, el('summary', {}, summary), ...children);
+  if (!printed) node.addEventListener('toggle', () => node.open ? state.open.add(key) : state.open.delete(key));
   return node;
 }
 

@@ -4,8 +4,8 @@ const kSections = [['deploy', 'Deploy'], ['table1', 'Table 1'], ['issues', 'Issu
 
 function tablesSection() {
   const {tables, comparisons} = state.study;
-  return el('section', {id: 'tables'}, el('h2', {}, 'All measurements'),
-    el('p', {class: 'lead'}, `Click a head to sort, type to filter. p is McNemar's exact test (perplexities: normal, on the paired error); p (Holm) is corrected over all ${comparisons} comparisons.`),
+  return section('tables', 'All measurements',
+    el('p', {class: 'lead'}, `Click a head to sort, type to filter. p is McNemar's exact test, by clusters where rows share one (perplexities: paired t-test); p (Holm) is corrected over all ${comparisons} comparisons.`),
     el('h3', {class: 'group'}, 'Scores'), registryTable('scores', 'Scores of every cell', tables.scores),
     el('h3', {class: 'group'}, 'Size, speed and memory'), registryTable('efficiency', 'Size, speed and memory of every variant', tables.efficiency),
     el('h3', {class: 'group'}, 'Speed and memory by task'), registryTable('speed', 'Speed and memory of every cell', tables.speed));
@@ -13,7 +13,7 @@ function tablesSection() {
 
 function studySection() {
   const {head, study_toml: toml, tables} = state.study;
-  return el('section', {id: 'study'}, el('h2', {}, 'The study'),
+  return section('study', 'The study',
     el('div', {class: 'card'}, el('dl', {class: 'facts'}, head.flatMap(([name, value]) => [el('dt', {}, name), el('dd', {}, value)]))),
     el('h3', {class: 'group'}, 'Tasks'), registryTable('tasks', 'Tasks as measured', tables.tasks),
     el('h3', {class: 'group'}, 'Again'),
@@ -65,8 +65,13 @@ document.getElementById('theme').addEventListener('click', () => {
 });
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => drawAll());
 // Paper is light.
-addEventListener('beforeprint', () => { applyTheme('light'); drawAll(); });
-addEventListener('afterprint', () => { applyTheme(theme); drawAll(); });
+function print(on) {
+  state.printing = on;
+  applyTheme(on ? 'light' : theme);
+  drawAll();
+}
+addEventListener('beforeprint', () => print(true));
+addEventListener('afterprint', () => print(false));
 
 // ---- a running study: ask for what is new; the server answers 304 while nothing is
 

@@ -97,6 +97,10 @@ function accuracyFigures(model) {
   return [kept, flips];
 }
 
+const kLatencyColumns = [['min', 'Least'], ['whisker_low', 'Line from'], ['p25', 'p25'], ['p50', 'p50'], ['p75', 'p75'],
+  ['whisker_high', 'Line to'], ['p90', 'p90'], ['p95', 'p95'], ['p99', 'p99'], ['max', 'Most']];
+const hasBox = (latency) => ['whisker_low', 'p25', 'p75', 'whisker_high'].every((k) => isNumber(latency[k]));
+
 function latencyFigure(model, redraw) {
   const kinds = [];
   for (const task of state.study.tasks)
@@ -113,13 +117,16 @@ function latencyFigure(model, redraw) {
   const p = variants.map(read);
   return figure(title, {
     controls, height: rowsHeight(variants.length),
-    note: 'Box from the median to the 90th percentile, line to the 99th, dot at the mean.',
+    note: 'Box: the middle half; bar in it: the median; dot: the mean; lines: to the furthest within 1.5 lengths of the box.' +
+      (p.every(hasBox) ? '' : ' Where there is no box, an older version measured and kept no quartiles: the line goes from the median to the 99th percentile.'),
     words: variants.map((v, i) => `${v.label}: median ${digits(p[i].p50)} ms, 99th percentile ${digits(p[i].p99)} ms`).join('; '),
-    config: bandConfig(variants.map((v) => v.label), p.map((q) => [q.p50, isNumber(q.p90) ? q.p90 : q.p95]), {
-      title: 'ms', marks: p.map((q) => q.mean), whiskers: p.map((q) => isNumber(q.p99) ? [q.p90, q.p99] : null), colours: variants.map(colourOf), min: 0,
-      tips: p.map((q) => `p50 ${digits(q.p50)}, p90 ${digits(q.p90)}, p95 ${digits(q.p95)}, p99 ${digits(q.p99)}, mean ${digits(q.mean)} ms`)}),
-    table: {columns: ['Configuration', 'Mean ms', 'p50', 'p90', 'p95', 'p99'],
-      rows: variants.map((v, i) => [v.label, ...['mean', 'p50', 'p90', 'p95', 'p99'].map((k) => [digits(p[i][k]), p[i][k]])])},
+    config: bandConfig(variants.map((v) => v.label), p.map((q) => hasBox(q) ? [q.p25, q.p75] : [q.p50, q.p50]), {
+      title: 'ms', marks: p.map((q) => q.mean), medians: p.map((q) => q.p50), aroundBar: true,
+      whiskers: p.map((q) => hasBox(q) ? [q.whisker_low, q.whisker_high] : [q.p50, q.p99]), colours: variants.map(colourOf),
+      min: 0, suggested: {suggestedMax: 1.02 * Math.max(...p.flatMap((q) => [q.mean, hasBox(q) ? q.whisker_high : q.p99]).filter(isNumber))},
+      tips: p.map((q) => `quartiles ${digits(q.p25)}, ${digits(q.p50)}, ${digits(q.p75)}; p95 ${digits(q.p95)}, p99 ${digits(q.p99)}, most ${digits(q.max)}; mean ${digits(q.mean)} ms`)}),
+    table: {columns: ['Configuration', 'Mean ms', ...kLatencyColumns.map(([, words]) => words)],
+      rows: variants.map((v, i) => [v.label, ...['mean', ...kLatencyColumns.map(([k]) => k)].map((k) => [digits(p[i][k]), p[i][k]])])},
   });
 }
 
@@ -182,7 +189,7 @@ const linearColumn = (q, key) => Array.isArray(q.linears[key]) ? q.linears[key] 
 
 function sensitivity(model, redraw) {
   const variants = model.variants.filter((v) => v.quantization && !v.quantization.missing);
-  const title = el('h3', {class: 'group'}, 'Layers and the quantization report');
+  const title = el('h4', {class: 'group'}, 'Layers and the quantization report');
   if (!variants.length) return [title, el('p', {class: 'empty'}, 'No quantization report of this model is stored yet.')];
   const key = `linears ${state.model}`, measureKey = `heat ${state.model}`;
   const controls = el('div', {class: 'controls'},
@@ -192,7 +199,17 @@ function sensitivity(model, redraw) {
   const names = linearColumn(q, 'name'), errors = linearColumn(q, 'error'), rounding = linearColumn(q, 'rtn_error');
   const ratio = (i) => isNumber(errors[i]) && rounding[i] > 0 ? errors[i] / rounding[i] : undefined;
   const value = (i) => state.selects[measureKey] === 'ratio' ? ratio(i) : errors[i];
-  return [title, controls, heatMap(names, value), notesOf(q), linearsTable(variant, q, names, errors, rounding, ratio)];
+  return [title, controls, heatMap(names, value), notesOf(q), el('div', {class: 'screen'}, linearsTable(variant, q, names, errors, rounding, ratio))];
+}
+
+// From 0, hardly told from the card, to 1; and black or white, whichever is read better on it (WCAG's luminance).
+function heatColour(t) {
+  const linear = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const cold = linear(css('--raised')), hot = linear(css('--c2'));
+  const mixed = cold.map((v, k) => v + (0.04 + 0.92 * t) * (hot[k] - v));
+  const luminance = 0.2126 * mixed[0] + 0.7152 * mixed[1] + 0.0722 * mixed[2];
+  const shown = mixed.map((v) => Math.round(255 * (v <= 0.0031308 ? 12.92 * v : 1.055 * v ** (1 / 2.4) - 0.055)));
+  return [`rgb(${shown})`, luminance > 0.179 ? '#000' : '#fff'];
 }
 
 function heatMap(names, value) {
@@ -200,33 +217,30 @@ function heatMap(names, value) {
   const layers = [...new Set(places.filter(Boolean).map((m) => Number(m[1])))].sort((a, b) => a - b);
   const kinds = [...new Set(places.filter(Boolean).map((m) => m[2]))];
   const values = names.map((_, i) => value(i)).filter((v) => v > 0);
-  const node = el('figure', {class: 'card'}, el('h4', {}, 'Sensitivity by layer'));
+  const node = el('figure', {class: 'card', 'aria-label': 'Sensitivity by layer'}, el('h5', {}, 'Sensitivity by layer'));
   if (!layers.length || !values.length) {
     node.append(el('p', {class: 'empty'}, 'Not analysed: the quantization report holds no output errors by layer.'));
     return node;
   }
   const low = Math.log(Math.min(...values)), high = Math.log(Math.max(...values));
-  const colour = (v) => {
-    const t = high > low ? (Math.log(v) - low) / (high - low) : 0.5;
-    return [`color-mix(in oklab, var(--c2) ${Math.round(8 + 88 * t)}%, var(--raised))`, t];
-  };
+  const colour = (v) => heatColour(high > low ? (Math.log(v) - low) / (high - low) : 0.5);
   const at = new Map(places.map((m, i) => [m ? `${m[1]} ${m[2]}` : `- ${i}`, i]));
   const cell = (kind, layer) => {
     const i = at.get(`${layer} ${kind}`);
     const v = i === undefined ? undefined : value(i);
     if (!(v > 0)) return el('td', {}, '–');
-    const [background, t] = colour(v);
+    const [background, ink] = colour(v);
     const text = digits(v, 2);
-    return el('td', {style: `background:${background};color:${t > 0.6 ? 'var(--card)' : 'var(--text)'}`, title: `layer ${layer} ${kind}: ${text}`},
+    return el('td', {style: `background:${background};color:${ink}`, title: `layer ${layer} ${kind}: ${text}`},
       layers.length <= 10 ? text : el('span', {class: 'sr'}, text));
   };
   node.append(
     el('p', {class: 'note'}, 'Relative output error of each linear on the calibration text, on a logarithmic scale: ', digits(Math.min(...values), 2),
-      el('span', {class: 'ramp', style: 'background:linear-gradient(90deg in oklab, color-mix(in oklab, var(--c2) 8%, var(--raised)), color-mix(in oklab, var(--c2) 96%, var(--raised)))'}),
+      el('span', {class: 'ramp', style: `background:linear-gradient(90deg, ${[0, 0.25, 0.5, 0.75, 1].map((t) => heatColour(t)[0]).join()})`}),
       digits(Math.max(...values), 2)),
     el('div', {class: 'sideways', tabindex: 0, role: 'region', 'aria-label': 'Sensitivity by layer'},
       el('table', {class: 'heat'}, el('caption', {class: 'sr'}, 'Relative output error by linear and layer'),
-        el('thead', {}, el('tr', {}, el('th', {}, ''), layers.map((l) => el('th', {scope: 'col'}, String(l))))),
+        el('thead', {}, el('tr', {}, el('td', {}, ''), layers.map((l) => el('th', {scope: 'col'}, String(l))))),
         el('tbody', {}, kinds.map((kind) => el('tr', {}, el('th', {scope: 'row'}, kind), layers.map((l) => cell(kind, l))))))));
   return node;
 }
@@ -248,24 +262,29 @@ function linearsTable(variant, q, names, errors, rounding, ratio) {
     {title: 'Remainder', right: true}, {title: 'Error', right: true}, {title: "Rounding's", right: true}, {title: 'Ratio', right: true}, {title: 'Damp', right: true}, {title: 'Seconds', right: true}, {title: 'Fallback'}, {title: 'Reason', wide: true}], rows);
 }
 
+function modelFigures(model, redraw) {
+  const [kept, flips] = accuracyFigures(model);
+  return [
+    el('h4', {class: 'group'}, 'Size and quality'),
+    el('div', {class: 'charts'}, sizeFigure(model, redraw)),
+    el('div', {class: 'charts three'}, kept), el('div', {class: 'charts three'}, flips),
+    el('h4', {class: 'group'}, 'Speed and memory'),
+    el('div', {class: 'charts'}, throughputFigure(model, 'decode', 'Decode', 'Tokens generated one after the other.'),
+      throughputFigure(model, 'prefill', 'Prefill', 'Tokens of a prompt.'), latencyFigure(model, redraw), memoryFigure(model, redraw), bitsFigure(model)),
+    ...sensitivity(model, redraw)];
+}
+
 function modelSection() {
   const {models} = state.study;
-  state.model = Math.min(state.model, models.length - 1);
-  const content = el('div');
+  const shown = state.model = Math.max(0, Math.min(state.model, models.length - 1));
   const picker = el('div', {class: 'picker', role: 'group', 'aria-label': 'Model'}, models.map((model, i) =>
-    el('button', {type: 'button', 'aria-pressed': String(i === state.model), onclick: () => showModel(i)}, model.name)));
-  const model = models[state.model];
-  const redraw = () => drawAll();
-  if (model) {
-    const [kept, flips] = accuracyFigures(model);
-    content.append(
-      el('div', {class: 'charts'}, sizeFigure(model, redraw)),
-      kept.length ? el('h3', {class: 'group'}, 'Quality') : '',
-      el('div', {class: 'charts three'}, kept), el('div', {class: 'charts three'}, flips),
-      el('h3', {class: 'group'}, 'Speed and memory'),
-      el('div', {class: 'charts'}, throughputFigure(model, 'decode', 'Decode', 'Tokens generated one after the other.'),
-        throughputFigure(model, 'prefill', 'Prefill', 'Tokens of a prompt.'), latencyFigure(model, redraw), memoryFigure(model, redraw), bitsFigure(model)),
-      ...sensitivity(model, redraw));
+    el('button', {type: 'button', 'aria-pressed': String(i === shown), onclick: () => showModel(i)}, model.name)));
+  const parts = [];
+  for (const i of models.keys()) {
+    if (!state.printing && i !== shown) continue;
+    state.model = i;  // figures remember their choices by it
+    parts.push(el('h3', {class: 'name'}, models[i].name), ...modelFigures(models[i], drawAll));
   }
-  return el('section', {id: 'models'}, el('h2', {}, 'Model by model'), picker, content);
+  state.model = shown;
+  return section('models', 'Model by model', picker, el('div', {}, parts));
 }

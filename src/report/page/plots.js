@@ -18,7 +18,8 @@ const faded = (colour, percent) => {
   return colour + hex;
 };
 
-// dataset.whiskers: [low, high] of each point along dataset.whiskerAxis; dataset.marks: a dot of each bar.
+// dataset.whiskers: [low, high] of each point along dataset.whiskerAxis; dataset.medians: a line across each bar;
+// dataset.marks: a dot of each bar.
 const intervalPlugin = {
   id: 'intervals',
   afterDatasetsDraw(chart) {
@@ -45,10 +46,23 @@ const intervalPlugin = {
           ctx.moveTo(point.x - cap, low); ctx.lineTo(point.x + cap, low);
           ctx.moveTo(point.x - cap, high); ctx.lineTo(point.x + cap, high);
         } else {
-          ctx.moveTo(low, point.y); ctx.lineTo(high, point.y);
+          // Around a bar the line stops at it.
+          const [left, right] = dataset.aroundBar ? [point.base, point.x].sort((a, b) => a - b) : [high, high];
+          ctx.moveTo(low, point.y); ctx.lineTo(left, point.y);
+          ctx.moveTo(right, point.y); ctx.lineTo(high, point.y);
           ctx.moveTo(high, point.y - cap); ctx.lineTo(high, point.y + cap);
           if (!dataset.openLow) { ctx.moveTo(low, point.y - cap); ctx.lineTo(low, point.y + cap); }
         }
+        ctx.stroke();
+      });
+      (dataset.medians || []).forEach((value, i) => {
+        const bar = meta.data[i];
+        if (!isNumber(value) || !bar) return;
+        const x = scale.getPixelForValue(value);
+        ctx.strokeStyle = (dataset.whiskerColours || [])[i] || css('--text');
+        ctx.lineWidth = 2.5;
+        ctx.beginPath();
+        ctx.moveTo(x, bar.y - bar.height / 2); ctx.lineTo(x, bar.y + bar.height / 2);
         ctx.stroke();
       });
       (dataset.marks || []).forEach((value, i) => {
@@ -142,7 +156,7 @@ function forgetCharts() {
 
 // A figure: title, note, chart or the reason why there is none, and its numbers. `config` null: `empty` says why.
 function figure(title, {note, empty, legend, height, config, table, words, className, controls}) {
-  const node = el('figure', {class: `card ${className || ''}`}, el('h4', {}, title), note ? el('p', {class: 'note'}, note) : null,
+  const node = el('figure', {class: `card ${className || ''}`, 'aria-label': title}, el('h5', {}, title), note ? el('p', {class: 'note'}, note) : null,
                   controls ? el('div', {class: 'controls'}, controls) : null);
   if (!config) {
     node.append(el('p', {class: 'empty'}, empty));
@@ -187,11 +201,11 @@ function baseOptions(x, y, more = {}) {
 const rowsHeight = (count, extra = 56) => Math.max(120, 30 * count + extra);
 
 // A row a variant: a band from low to high with a dot at the value.
-function bandConfig(names, bands, {title, marks, colours, tips, whiskers, reference, suggested, min}) {
+function bandConfig(names, bands, {title, marks, medians, colours, tips, whiskers, aroundBar, reference, suggested, min}) {
   return {
     type: 'bar',
     data: {labels: names, datasets: [{
-      data: bands, names, tips, marks, whiskers, openLow: true, markColours: colours, whiskerColours: colours,
+      data: bands, names, tips, marks, medians, whiskers, aroundBar, openLow: !aroundBar, markColours: colours, whiskerColours: colours,
       backgroundColor: colours.map((c) => faded(c, 32)), borderRadius: 4, borderSkipped: false, barThickness: 12, minBarLength: 2,
     }]},
     options: baseOptions(axis(title, {...suggested, min}), nameAxis(),

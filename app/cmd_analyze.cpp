@@ -1,0 +1,60 @@
+// nibble analyze MODEL
+#include "analysis.h"
+#include "base/file.h"
+#include "commands.h"
+#include "interrupt.h"
+#include "model/find_model.h"
+#include "open_model.h"
+
+namespace nibble::app {
+namespace {
+
+struct Options {
+  std::string model, out;
+  std::vector<std::string> calibration;
+  CalibrationOptions text{.files = {}, .samples = 8, .seqlen = 512, .seed = 0};
+  AnalysisOptions analysis;
+};
+
+int run(Options options, const GlobalOptions& global) {
+  options.analysis.probe.symmetric = options.analysis.symmetric;
+  options.analysis.validate();
+  options.text.files = calibration_files(options.calibration, options.model);
+  const InterruptGuard guard;
+  if (global.device != "cpu") throw UsageError("analyze computes on the processor: --device cpu");
+  const auto model = load_model(locate_model(options.model), global.gguf_dtype());
+  ThreadPool pool(global.thread_count(), global.pin);
+  const Analysis analysis = analyze(model, options.text, options.analysis, pool);
+  OrderedJson json;
+  json["model"] = options.model;
+  json.update(to_json(analysis));
+  if (!options.out.empty()) write_file_atomically(options.out, json.dump(1) + "\n");
+  write_output(global, json, render_analysis(analysis));
+  return 0;
+}
+
+}  // namespace
+
+Run cmd_analyze(Arguments& verb, const GlobalOptions& global) {
+  auto options = std::make_shared<Options>();
+  AnalysisOptions& a = options->analysis;
+  verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
+  verb.option("--bits", a.bits, "bits to try, with commas").comma_list().show_default();
+  verb.option("--group-sizes", a.group_sizes, "group sizes to try, with commas").comma_list().show_default();
+  verb.flag("--symmetric", a.symmetric, "no zero points");
+  verb.option("--probe-bits", a.probe.bits, "a linear's bits when its KL is taken").show_default();
+  verb.option("--probe-group", a.probe.group_size, "its group size then").show_default();
+  verb.option("--kl-tokens", a.kl_tokens, "tokens of the KL, half of which are scored; 0: no KL")
+      .show_default();
+  verb.option("--calibration", options->calibration,
+              "text or JSONL of training data; default: the bundled text")
+      .type_name("F");
+  verb.option("--samples", options->text.samples, "calibration samples").show_default();
+  verb.option("--seqlen", options->text.seqlen, "tokens a sample").show_default();
+  verb.option("--seed", options->text.seed, "draws the samples").show_default();
+  verb.option("--out", options->out, "JSON for `nibble quantize --analysis` and for heat maps")
+      .type_name("F.json");
+  return [options, &global] { return run(*options, global); };
+}
+
+}  // namespace nibble::app

@@ -1,0 +1,148 @@
+// Sensitivities of a mini model, and the plans that are solved from them.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "base/file.h"
+#include "quant/size_plan.h"
+#include "test_data.h"
+
+namespace nibble {
+namespace {
+
+// Σ p·ln(p/q) as the program's comparison takes it.
+double divergence(std::span<const float> base, std::span<const float> changed) {
+  const auto log_sum = [](std::span<const float> row) {
+    double largest = row[0], sum = 0;
+    for (const float v : row) largest = std::max(largest, double{v});
+    for (const float v : row) sum += std::exp(double{v} - largest);
+    return largest + std::log(sum);
+  };
+  const double a = log_sum(base), b = log_sum(changed);
+  double total = 0;
+  for (size_t i = 0; i < base.size(); ++i)
+    total += std::exp(double{base[i]} - a) * (double{base[i]} - a - double{changed[i]} + b);
+  return total;
+}
+
+const Analysis& analysis(const std::string& name) {
+  static std::map<std::string, Analysis> done;
+  if (!done.contains(name)) {
+    ThreadPool pool(2);
+    const auto model = load_model(testing::mini_dir() / "models" / name);
+    const Calibration text = load_calibration(
+        {.files = bundled_calibration(testing::mini_dir() / "data"), .samples = 3, .seqlen = 256},
+        model->load_tokenizer());
+    AnalysisOptions options;
+    options.bits = {2, 4, 8};
+    options.group_sizes = {16, 64, 128};
+    options.kl_tokens = 256;
+    done[name] = analyze_model(model, text, options, divergence, pool, {});
+  }
+  return done[name];
+}
+
+int64_t bytes_at(const Analysis& a, double bits) {
+  int64_t weights = 0;
+  for (const LinearAnalysis& l : a.linears) weights += l.n * l.k;
+  return static_cast<int64_t>(static_cast<double>(weights) * bits / 8);
+}
+
+class AnalysisOf : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(AnalysisOf, EveryLinearLosesMoreWithFewerBits) {
+  const Analysis& a = analysis(GetParam());
+  const auto model = load_model(testing::mini_dir() / "models" / GetParam());
+  ASSERT_EQ(a.linears.size(), model->linears().size());
+  ASSERT_EQ(a.layers.size(), static_cast<size_t>(model->config.n_layers));
+  EXPECT_EQ(a.kl_positions, 128);
+  int finer_is_better = 0;
+  for (const LinearAnalysis& l : a.linears) {
+    for (const int group : {16, 64, 128}) {
+      EXPECT_LT(a.error(l, 8, group), 0.1 * a.error(l, 4, group)) << l.name;
+      EXPECT_LT(a.error(l, 4, group), a.error(l, 2, group)) << l.name;
+    }
+    finer_is_better += a.error(l, 4, 16) < a.error(l, 4, 128);
+    EXPECT_GT(l.kl, 0) << l.name;
+    EXPECT_LT(l.kl, 0.1) << l.name;
+  }
+  EXPECT_EQ(finer_is_better, static_cast<int>(a.linears.size()));
+  for (const LayerAnalysis& l : a.layers) {
+    EXPECT_EQ(l.kl.size(), 3u);
+    EXPECT_LT(l.kl[0], l.kl[2]) << l.layer;
+  }
+}
+
+TEST_P(AnalysisOf, AFileSaysTheSame) {
+  const Analysis& a = analysis(GetParam());
+  const Analysis back = analysis_from_json(parse_json(to_json(a).dump(), "test"), "test");
+  ASSERT_EQ(back.linears.size(), a.linears.size());
+  for (size_t i = 0; i < a.linears.size(); ++i) {
+    EXPECT_EQ(back.linears[i].name, a.linears[i].name);
+    EXPECT_EQ(back.linears[i].errors, a.linears[i].errors);
+    EXPECT_EQ(back.linears[i].kl, a.linears[i].kl);
+  }
+  const int64_t bytes = bytes_at(a, 4.25);
+  EXPECT_EQ(solve_plan(back, bytes, "rtn").loss, solve_plan(a, bytes, "rtn").loss);
+  Json broken = Json(to_json(a));
+  broken["linears"][0]["shape"] = {3};
+  EXPECT_THROW(analysis_from_json(broken, "test"), Error);
+}
+
+TEST_P(AnalysisOf, APlanLosesNoMoreThanAUniformOneOfItsSize) {
+  const Analysis& a = analysis(GetParam());
+  double last = INFINITY;
+  for (const int bits : {2, 4, 8}) {
+    for (const int group : {128, 64, 16}) {
+      int64_t bytes = 0;
+      double loss = 0;
+      for (const LinearAnalysis& l : a.linears) {
+        for (const Choice& c : choices_of(a, l, "rtn")) {
+          if (c.plan.bits != bits || c.plan.group_size != group) continue;
+          bytes += c.bytes;
+          loss += c.loss;
+        }
+      }
+      const SizePlan plan = solve_plan(a, bytes, "rtn");
+      EXPECT_LE(plan.bytes, bytes);
+      EXPECT_LE(plan.loss, loss * 1.0001) << bits << " bits g" << group;
+      EXPECT_LE(plan.loss, last);
+      last = plan.loss;
+    }
+  }
+  EXPECT_THROW(solve_plan(a, 1000, "rtn"), Error);
+}
+
+TEST_P(AnalysisOf, RulesAndTheirFileGiveThePlanBack) {
+  const Analysis& a = analysis(GetParam());
+  const SizePlan solved = solve_plan(a, bytes_at(a, 3.5), "rtn");
+  EXPECT_LE(solved.bits_per_weight(), 3.5);
+  const auto file = std::filesystem::temp_directory_path() / fmt::format("nibble-plan-{}.toml", ::getpid());
+  write_file_atomically(file, to_toml(solved));
+  Plan direct, read;
+  direct.rules = rules_of(solved);
+  read.rules = read_plan_rules(file);
+  std::filesystem::remove(file);
+  std::set<int> bits;
+  for (const PlannedLinear& l : solved.linears) {
+    bits.insert(l.choice.plan.bits);
+    for (const Plan* plan : {&direct, &read}) {
+      EXPECT_EQ(plan->layer(l.name).bits, l.choice.plan.bits) << l.name;
+      EXPECT_EQ(plan->layer(l.name).group_size, l.choice.plan.group_size) << l.name;
+      EXPECT_EQ(plan->layer(l.name).method, "rtn");
+    }
+  }
+  EXPECT_GT(bits.size(), 1u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Mini, AnalysisOf, ::testing::Values("llama-mini", "phi-mini"),
+                         [](const auto& parameter) {
+                           std::string name = parameter.param;
+                           return name.substr(0, name.find('-'));
+                         });
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,118 @@
+#include "quant/gram.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/ops.h"
+#include "quant/linalg.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kPieceRows = 512;
+constexpr float kFarAway = 128;  // times a column's mean |x|: its tokens then keep 16 steps
+
+}  // namespace
+
+GramSum::GramSum(int64_t k, ThreadPool& pool)
+    : k_(k),
+      pool_(pool),
+      gram_(static_cast<size_t>(k * k)),
+      mean_(static_cast<size_t>(k)),
+      step_(static_cast<size_t>(k)) {}
+
+void GramSum::add(const float* x, int64_t rows) {
+  for (int64_t first = 0; first < rows; first += kPieceRows)
+    add_piece(x + first * k_, std::min(kPieceRows, rows - first));
+}
+
+void GramSum::add_piece(const float* x, int64_t rows) {
+  const size_t width = static_cast<size_t>(k_);
+  pool_.parallel_for(width, 64, [&](size_t begin, size_t end, int) {
+    std::fill(mean_.begin() + static_cast<std::ptrdiff_t>(begin),
+              mean_.begin() + static_cast<std::ptrdiff_t>(end), 0.0f);
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* row = x + r * k_;
+      for (size_t i = begin; i < end; ++i) mean_[i] += std::fabs(row[i]);
+    }
+    for (size_t i = begin; i < end; ++i) mean_[i] /= static_cast<float>(rows);
+  });
+  if (!std::all_of(mean_.begin(), mean_.end(), [](float m) { return std::isfinite(m); }))
+    return add_gram(x, rows, k_, gram_, pool_);
+  std::vector<uint8_t> apart(static_cast<size_t>(rows));
+  pool_.parallel_for(apart.size(), 1, [&](size_t begin, size_t end, int) {
+    for (size_t r = begin; r < end; ++r) {
+      const float* row = x + r * width;
+      int far = 0;
+      for (size_t i = 0; i < width; ++i) far |= std::fabs(row[i]) > kFarAway * mean_[i];
+      apart[r] = far != 0;
+    }
+  });
+  apart_rows_.clear();
+  for (size_t r = 0; r < apart.size(); ++r) {
+    if (apart[r]) apart_rows_.insert(apart_rows_.end(), x + r * width, x + (r + 1) * width);
+  }
+  const int64_t alone = static_cast<int64_t>(apart_rows_.size() / width);
+  if (alone > rows / 4) return add_gram(x, rows, k_, gram_, pool_);
+  if (alone > 0) add_gram(apart_rows_.data(), alone, k_, gram_, pool_);
+  add_integers(x, rows, apart);
+}
+
+void GramSum::add_integers(const float* x, int64_t rows, const std::vector<uint8_t>& apart) {
+  const int64_t pairs = (rows + 1) / 2, panels = (k_ + kGramPanel - 1) / kGramPanel;
+  const int64_t panel_size = pairs * kGramPanel * 2;
+  // Sums of 2·pairs products of at most limit² stay within int32.
+  const float limit =
+      std::min(32767.0f, std::floor(std::sqrt(2147483000.0f / static_cast<float>(2 * pairs))));
+  packed_.resize(static_cast<size_t>(panels * panel_size));
+  pool_.parallel_for(static_cast<size_t>(panels), 1, [&](size_t begin, size_t end, int) {
+    for (int64_t panel = static_cast<int64_t>(begin); panel < static_cast<int64_t>(end); ++panel) {
+      const int64_t first = panel * kGramPanel, count = std::min<int64_t>(kGramPanel, k_ - first);
+      float largest[kGramPanel] = {}, per_value[kGramPanel] = {};
+      for (int64_t r = 0; r < rows; ++r) {
+        if (apart[static_cast<size_t>(r)]) continue;
+        for (int64_t c = 0; c < count; ++c)
+          largest[c] = std::max(largest[c], std::fabs(x[r * k_ + first + c]));
+      }
+      for (int64_t c = 0; c < count; ++c) {
+        per_value[c] = largest[c] > 0 ? limit / largest[c] : 0;
+        if (!std::isfinite(per_value[c])) per_value[c] = 0;  // subnormal columns: nothing
+        step_[static_cast<size_t>(first + c)] = per_value[c] > 0 ? largest[c] / limit : 0;
+      }
+      int16_t* to = packed_.data() + panel * panel_size;
+      for (int64_t r = 0; r < 2 * pairs; ++r) {
+        int16_t* out = to + r / 2 * kGramPanel * 2 + r % 2;
+        const bool there = r < rows && !apart[static_cast<size_t>(r)];
+        float values[kGramPanel] = {};
+        if (there) std::copy_n(x + r * k_ + first, count, values);
+        // To the nearest integer, halves to even.
+        for (int c = 0; c < kGramPanel; ++c)
+          out[c * 2] =
+              static_cast<int16_t>(static_cast<int32_t>((values[c] * per_value[c] + 0x1.8p23f) - 0x1.8p23f));
+      }
+    }
+  });
+  const KernelTable& kernel = kernels();
+  pool_.parallel_each(static_cast<size_t>(panels), [&](size_t index, int) {
+    const int64_t i = static_cast<int64_t>(index) * kGramPanel, below = std::min<int64_t>(kGramPanel, k_ - i);
+    alignas(64) int32_t sums[kGramPanel * kGramPanel];
+    for (int64_t panel = static_cast<int64_t>(index); panel < panels; ++panel) {
+      const int64_t j = panel * kGramPanel, beside = std::min<int64_t>(kGramPanel, k_ - j);
+      kernel.products_i16(packed_.data() + static_cast<int64_t>(index) * panel_size,
+                          packed_.data() + panel * panel_size, pairs, sums);
+      for (int64_t r = 0; r < below; ++r) {
+        const float scale = step_[static_cast<size_t>(i + r)];
+        float* to = gram_.data() + (i + r) * k_ + j;
+        for (int64_t c = 0; c < beside; ++c)
+          to[c] += scale * step_[static_cast<size_t>(j + c)] * static_cast<float>(sums[r * kGramPanel + c]);
+      }
+    }
+  });
+}
+
+std::vector<float> GramSum::take() {
+  mirror_upper(gram_, k_);
+  return std::move(gram_);
+}
+
+}  // namespace nibble

@@ -1,0 +1,131 @@
+#include "quant/size_plan.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "tensor/packed.h"
+
+namespace nibble {
+namespace {
+
+// Choices on the lower convex hull of loss over bytes, the smallest first.
+std::vector<Choice> hull_of(std::vector<Choice> choices) {
+  std::sort(choices.begin(), choices.end(), [](const Choice& a, const Choice& b) {
+    return a.bytes != b.bytes ? a.bytes < b.bytes : a.loss < b.loss;
+  });
+  std::vector<Choice> hull;
+  const auto gain = [](const Choice& from, const Choice& to) {
+    return (from.loss - to.loss) / static_cast<double>(to.bytes - from.bytes);
+  };
+  for (const Choice& c : choices) {
+    if (!hull.empty() && (c.loss >= hull.back().loss || c.bytes == hull.back().bytes)) continue;
+    while (hull.size() >= 2 && gain(hull[hull.size() - 2], hull.back()) <= gain(hull.back(), c))
+      hull.pop_back();
+    hull.push_back(c);
+  }
+  return hull;
+}
+
+std::string pattern_of(const std::string& name) {
+  std::string pattern = "^";
+  for (const char c : name) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
+  return pattern + "$";
+}
+
+}  // namespace
+
+double SizePlan::bits_per_weight() const {
+  int64_t weights = 0;
+  for (const PlannedLinear& l : linears) weights += l.weights;
+  return static_cast<double>(bytes) * 8 / static_cast<double>(std::max<int64_t>(1, weights));
+}
+
+std::vector<Choice> choices_of(const Analysis& a, const LinearAnalysis& linear, const std::string& method) {
+  std::vector<Choice> choices;
+  for (const int bits : a.options.bits) {
+    for (const int group : a.options.group_sizes) {
+      const PackedFormat format{bits, group, a.options.symmetric, linear.n, linear.k};
+      const double error = a.error(linear, bits, group);
+      choices.push_back({{method, bits, group, a.options.symmetric},
+                         format.bytes(),
+                         linear.probe_error > 0 ? linear.kl * error / linear.probe_error : error});
+    }
+  }
+  choices.push_back({{method, 16, 0, a.options.symmetric}, linear.n * linear.k * 2, 0});
+  return choices;
+}
+
+SizePlan solve_plan(const Analysis& analysis, int64_t bytes, const std::string& method) {
+  SizePlan plan;
+  struct Step {
+    size_t linear, index;  // to hull[index]
+    double gain;
+  };
+  std::vector<std::vector<Choice>> hulls;
+  for (const LinearAnalysis& linear : analysis.linears) {
+    hulls.push_back(hull_of(choices_of(analysis, linear, method)));
+    plan.linears.push_back({linear.name, linear.n * linear.k, hulls.back().front()});
+    plan.bytes += hulls.back().front().bytes;
+  }
+  if (plan.bytes > bytes)
+    fail("the linear layers take at least {} bytes, {:.3f} bits a weight; {} were given", plan.bytes,
+         plan.bits_per_weight(), bytes);
+  std::vector<Step> steps;
+  for (size_t l = 0; l < hulls.size(); ++l) {
+    for (size_t i = 1; i < hulls[l].size(); ++i)
+      steps.push_back({l, i,
+                       (hulls[l][i - 1].loss - hulls[l][i].loss) /
+                           static_cast<double>(hulls[l][i].bytes - hulls[l][i - 1].bytes)});
+  }
+  std::stable_sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return a.gain > b.gain; });
+  // A step that does not fit may be followed by a smaller one of another linear that does.
+  std::vector<size_t> at(hulls.size(), 0);
+  for (const Step& step : steps) {
+    if (at[step.linear] + 1 != step.index) continue;
+    const Choice& to = hulls[step.linear][step.index];
+    const int64_t more = to.bytes - plan.linears[step.linear].choice.bytes;
+    if (plan.bytes + more > bytes) continue;
+    plan.bytes += more;
+    plan.linears[step.linear].choice = to;
+    at[step.linear] = step.index;
+  }
+  for (const PlannedLinear& l : plan.linears) plan.loss += l.choice.loss;
+  return plan;
+}
+
+std::vector<Plan::Rule> rules_of(const SizePlan& plan) {
+  std::vector<Plan::Rule> rules;
+  for (const PlannedLinear& l : plan.linears) {
+    const LayerPlan& p = l.choice.plan;
+    const std::string pattern = pattern_of(l.name);
+    rules.push_back({pattern, std::regex(pattern), p.method, p.bits, p.group_size, p.symmetric});
+  }
+  return rules;
+}
+
+std::string to_toml(const SizePlan& plan) {
+  std::string text;
+  for (const PlannedLinear& l : plan.linears) {
+    const LayerPlan& p = l.choice.plan;
+    text += fmt::format(
+        "[[rule]]\npattern = '{}'\nmethod = \"{}\"\nbits = {}\ngroup_size = {}\nsymmetric = {}\n\n",
+        pattern_of(l.name), p.method, p.bits, p.group_size, p.symmetric);
+  }
+  return text;
+}
+
+OrderedJson to_json(const SizePlan& plan) {
+  OrderedJson linears = OrderedJson::array();
+  for (const PlannedLinear& l : plan.linears)
+    linears.push_back({{"name", l.name},
+                       {"bits", l.choice.plan.bits},
+                       {"group_size", l.choice.plan.group_size},
+                       {"bytes", l.choice.bytes},
+                       {"expected_kl", l.choice.loss}});
+  return {{"bytes", plan.bytes},
+          {"bits_per_weight", plan.bits_per_weight()},
+          {"expected_kl", plan.loss},
+          {"linears", linears}};
+}
+
+}  // namespace nibble
