@@ -21,6 +21,7 @@ int run(Options options, const GlobalOptions& global) {
   options.analysis.validate();
   options.text.files = calibration_files(options.calibration, options.model);
   const InterruptGuard guard;
+  if (global.device != "cpu") throw UsageError("analyze computes on the processor: --device cpu");
   const auto model = load_model(locate_model(options.model), global.gguf_dtype());
   ThreadPool pool(global.thread_count(), global.pin);
   const Analysis analysis = analyze(model, options.text, options.analysis, pool);

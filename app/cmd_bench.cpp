@@ -24,8 +24,9 @@ report::TextTable table_of(const BenchReport& report, const Model& model) {
   report::TextTable table;
   const ModelFacts facts = model_facts(model);
   for (const char* title : {"model", "test"}) table.heads.push_back({title, Align::kLeft});
-  for (const char* title : {"bits/weight", "threads", "batch", "tokens/s", "± sd", "latency p50 ms", "p90",
-                            "p99", "weights MB", "cache MB", "workspace MB", "peak MB", "of ceiling %"})
+  for (const char* title :
+       {"bits/weight", "threads", "batch", "tokens/s", "± sd", "latency p50 ms", "p90", "p99", "weights MB",
+        "cache MB", "workspace MB", "peak MB", "GPU MB", "of ceiling %"})
     table.heads.push_back({title, Align::kRight});
   for (const BenchTest& t : report.tests) {
     const std::optional<double>& ceiling = t.peak_fraction ? t.peak_fraction : t.bandwidth_fraction;
@@ -35,7 +36,8 @@ report::TextTable table_of(const BenchReport& report, const Model& model) {
                           report::fixed(t.tokens_per_s_sd, 1), report::fixed(t.latency_ms.p50, 2),
                           report::fixed(t.latency_ms.p90, 2), report::fixed(t.latency_ms.p99, 2),
                           mb(t.memory.weights), mb(t.memory.kv_cache), mb(t.memory.workspace),
-                          mb(t.memory.peak_rss), ceiling ? report::percent(*ceiling) : "–"});
+                          mb(t.memory.peak_rss), t.memory.peak_gpu > 0 ? mb(t.memory.peak_gpu) : "–",
+                          ceiling ? report::percent(*ceiling) : "–"});
   }
   return table;
 }
@@ -59,6 +61,8 @@ std::string to_csv(const report::TextTable& table) {
 
 int run(Options options, const GlobalOptions& global) {
   options.bench.precision = global.precision();
+  options.bench.batch_tokens = default_batch_tokens(options.bench.precision.device);
+  device_name(options.bench.precision.device);  // a GPU that is not there is known before the model is read
   options.bench.validate();
   const InterruptGuard guard;
   const std::filesystem::path path = locate_model(options.model);
@@ -82,6 +86,12 @@ int run(Options options, const GlobalOptions& global) {
   std::string text = report::to_markdown(table) + "\n" + report.device;
   text += fmt::format(", loaded in {:.0f} ms", load_s * 1000);
   const Ceilings& most = report.ceilings;
+  if (options.bench.precision.device == Device::kCuda) {
+    text += fmt::format("; a copy on the card reads and writes {:.0f} GB/s\n",
+                        *report.ceilings.read_bytes_per_s / 1e9);
+    write_output(global, json, text);
+    return 0;
+  }
   text += fmt::format("; ceilings here: {}, {:.0f} GOPS int8, {:.0f} GFLOPS {}\n",
                       most.read_bytes_per_s ? fmt::format("{:.1f} GB/s read", *most.read_bytes_per_s / 1e9)
                                             : "reading not measured (too little free memory)",

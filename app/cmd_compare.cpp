@@ -41,6 +41,7 @@ int run(Options options, const GlobalOptions& global) {
     options.compare.base_precision = options.compare.precision;
     options.compare.base_precision->int8 = options.base_activations == "int8";
   }
+  device_name(global.precision().device);  // a GPU that is not there is known before the model is read
   const InterruptGuard guard;
   const LoadedModel base = open_model(options.base, global);
   // The same model twice lies in memory once.

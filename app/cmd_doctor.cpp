@@ -5,6 +5,7 @@
 #include "base/processor.h"
 #include "commands.h"
 #include "kernels/ops.h"
+#include "model/cuda_device.h"
 #include "model/find_model.h"
 #include "report/format.h"
 #include "study/ceilings.h"
@@ -40,7 +41,7 @@ int run(const GlobalOptions& global) {
   ThreadPool pool(global.thread_count(), global.pin);
   const Ceilings ceilings = measure_ceilings(pool);
   const std::optional<double> bandwidth = ceilings.read_bytes_per_s;
-  const bool gpu = fs::exists("/proc/driver/nvidia/version");
+  const std::string no_gpu = cuda_problem();
   const auto bundled = bundled_dir();
   const bool fetched = fs::exists(fetched_model_path());
   std::vector<std::string> missing;
@@ -60,7 +61,8 @@ int run(const GlobalOptions& global) {
   json["read_bandwidth_bytes_per_s"] = bandwidth ? OrderedJson(*bandwidth) : OrderedJson(nullptr);
   json["int8_ops_per_s"] = ceilings.int8_ops_per_s;
   json["dense_ops_per_s"] = ceilings.dense_ops_per_s;
-  json["nvidia_driver"] = gpu;
+  json["nvidia_driver"] = fs::exists("/proc/driver/nvidia/version");
+  json["gpu"] = no_gpu.empty() ? OrderedJson(cuda_device_name()) : OrderedJson(nullptr);
   json["bundled"] = bundled ? OrderedJson(*bundled) : OrderedJson(nullptr);
   json["smollm2-135m"] = fetched;
   json["hub_models"] = hub_models();
@@ -83,8 +85,7 @@ int run(const GlobalOptions& global) {
   line("arithmetic",
        fmt::format("{:.0f} GOPS int8, {:.0f} GFLOPS {} with {} threads", ceilings.int8_ops_per_s / 1e9,
                    ceilings.dense_ops_per_s / 1e9, ceilings.dense_type, pool.size()));
-  line("GPU",
-       gpu ? "NVIDIA driver found, but this build has no CUDA backend" : "none; the CPU does everything");
+  line("GPU", no_gpu.empty() ? cuda_device_name() : no_gpu);
   line("bundled", bundled.value_or("not found"));
   line("fetched", fetched ? fetched_model_path().string() : "nothing");
   line("hub cache", hub_models().empty() ? hub_cache_dir().string() + ": nothing"

@@ -8,6 +8,7 @@
 #include "eval/engine.h"
 #include "eval/task.h"
 #include "interrupt.h"
+#include "model/cuda_device.h"
 #include "model/facts.h"
 #include "open_model.h"
 #include "report/format.h"
@@ -33,6 +34,7 @@ Evaluation evaluate(const Options& options, const LoadedModel& loaded, const Glo
   ThreadPool pool(global.thread_count(), global.pin);
   EngineOptions engine_options = options.engine;
   engine_options.precision = global.precision();
+  engine_options.batch_tokens = default_batch_tokens(engine_options.precision.device);
   Engine engine(loaded.model, loaded.tokenizer, engine_options, pool);
   Evaluation evaluation;
   for (const std::string& task : options.tasks) {
@@ -46,7 +48,8 @@ Evaluation evaluate(const Options& options, const LoadedModel& loaded, const Glo
                        .weights = loaded.model->weight_bytes(),
                        .kv_cache = engine.cache_bytes(),
                        .workspace = engine.workspace_bytes(),
-                       .peak_rss = peak_rss_bytes()};
+                       .peak_rss = peak_rss_bytes(),
+                       .peak_gpu = gpu_bytes_in_use(engine_options.precision.device)};
   return evaluation;
 }
 
@@ -109,7 +112,7 @@ OrderedJson to_json(const Evaluation& evaluation, const Options& options, const 
   json["model"] = options.model;
   json["model_sha256"] = checkpoint_sha256(model.checkpoint());
   json["quantization"] = quantization_summary(model);
-  json["device"] = fmt::format("cpu/{}", kernels().name);
+  json["device"] = device_name(global.precision().device);
   json["threads"] = global.thread_count();
   json["dtype"] = global.dtype;
   json["version"] = NIBBLE_VERSION;
@@ -135,6 +138,7 @@ void write_samples(const std::string& path, const Evaluation& evaluation) {
 
 int run(Options options, const GlobalOptions& global) {
   for (const std::string& task : options.tasks) find_task(task);
+  device_name(global.precision().device);  // a GPU that is not there is known before the model is read
   options.task.data_dir = task_files(options.data, options.model);
   const InterruptGuard guard;
   const LoadedModel loaded = open_model(options.model, global);

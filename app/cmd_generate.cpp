@@ -3,6 +3,7 @@
 #include "commands.h"
 #include "eval/stream.h"
 #include "interrupt.h"
+#include "model/cuda_device.h"
 #include "open_model.h"
 
 namespace nibble::app {
@@ -16,6 +17,7 @@ struct Options {
 
 int run(const Options& options, const GlobalOptions& global) {
   options.sampling.validate();
+  device_name(global.precision().device);  // a GPU that is not there is known before the model is read
   const InterruptGuard guard;
   const LoadedModel loaded = open_model(options.model, global);
   ThreadPool pool(global.thread_count(), global.pin);
@@ -46,7 +48,8 @@ int run(const Options& options, const GlobalOptions& global) {
   json["memory_bytes"] = {{"weights", loaded.model->weight_bytes()},
                           {"kv_cache", r.cache_bytes},
                           {"workspace", r.workspace_bytes},
-                          {"peak_rss", peak_rss_bytes()}};
+                          {"peak_rss", peak_rss_bytes()},
+                          {"peak_gpu", gpu_bytes_in_use(global.precision().device)}};
   write_output(global, json, "\n");
   fmt::print(stderr,
              "{} prompt tokens at {:.1f}/s, {} generated at {:.1f}/s; weights {:.1f} MB, cache {:.1f} MB, "

@@ -46,6 +46,7 @@ StudyPlan make_plan(const Options& options, const GlobalOptions& global, const K
     for (const std::string& name : options.methods) command_line.methods->emplace_back().name = name;
   }
   if (global.threads > 0) command_line.threads = global.threads;
+  if (global.device != "cpu") command_line.device = global.device;
   StudyPlan plan = resolve_plan(options.file.empty() ? StudyOptions{} : read_study_file(options.file, known),
                                 command_line, known);
   if (plan.data) return plan;

@@ -19,6 +19,7 @@ Precision GlobalOptions::precision() const {
                     : cache_type == "f32" ? CacheType::kF32
                     : cache_type == "f16" ? CacheType::kF16
                                           : CacheType::kI8;
+  precision.device = device == "cuda" ? Device::kCuda : Device::kCpu;
   precision.int8 = activations.empty() ? !float32 : activations == "int8";
   return precision;
 }
@@ -33,6 +34,9 @@ void add_global_options(Arguments& verb, GlobalOptions& global) {
       .range(1, 1024)
       .group(group);
   verb.flag("--pin", global.pin, "keep each thread on a processor of its own").group(group);
+  verb.option("--device", global.device, "cpu (default) or cuda: an NVIDIA GPU")
+      .one_of({"cpu", "cuda"})
+      .group(group);
   verb.option("--dtype", global.dtype, "float32 or bfloat16 (default): dense arithmetic and the cache")
       .one_of({"float32", "bfloat16"})
       .group(group);

@@ -13,6 +13,7 @@ namespace nibble::app {
 struct GlobalOptions {
   int threads = 0;                 // 0: all cores of this process
   bool pin = false;                // each thread on a processor of its own
+  std::string device = "cpu";      // "cpu", "cuda"
   std::string dtype = "bfloat16";  // of dense arithmetic, of the cache and of dequantized GGUF tensors
   std::string activations;         // of packed linears: "int8", "f32"; empty: as dtype suggests
   std::string cache_type;          // "f32", "f16", "int8"; empty: as dtype suggests

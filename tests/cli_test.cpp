@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "io/safetensors.h"
+#include "model/cuda_device.h"
 #include "test_data.h"
 
 namespace nibble {
@@ -95,6 +96,15 @@ TEST_F(Cli, FailureExitsWith1AndOneLine) {
   EXPECT_FALSE(fs::exists(path("x")));
   std::ofstream(path("broken.gguf")) << "GGUF and then nothing";
   expect_failure("info " + path("broken.gguf"), 1, "broken.gguf");
+}
+
+TEST_F(Cli, WithoutAGpuOneLineSaysSo) {
+  if (cuda_problem().empty()) GTEST_SKIP() << "there is a GPU here";
+  for (const char* verb : {"bench llama-mini", "generate llama-mini --prompt Hello",
+                           "eval llama-mini --limit 1", "logits llama-mini --text Hello --out x.safetensors",
+                           "compare llama-mini llama-mini --file /proc/self/maps"})
+    expect_failure(fmt::format("{} --device cuda", verb), 1, "--device cuda: " + cuda_problem());
+  expect_failure("quantize llama-mini " + path("q") + " --device cuda", 2, "computes on the processor");
 }
 
 TEST_F(Cli, ModelsAreFoundByName) {

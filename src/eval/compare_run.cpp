@@ -14,23 +14,23 @@ class Side {
  public:
   Side(std::shared_ptr<const Model> model, const CompareOptions& options, const Precision& precision,
        ThreadPool& pool)
-      : session_(std::move(model), session_options(options, precision), pool),
-        logits_(static_cast<size_t>(session_.logit_rows_at_once() * session_.model().config.vocab_size)) {}
+      : session_(open_forward_pass(std::move(model), session_options(options, precision), pool)),
+        logits_(static_cast<size_t>(session_->logit_rows_at_once() * session_->model().config.vocab_size)) {}
 
-  int64_t rows_at_once() const { return session_.logit_rows_at_once(); }
-  int piece() const { return session_.options().batch_tokens; }
+  int64_t rows_at_once() const { return session_->logit_rows_at_once(); }
+  int piece() const { return session_->options().batch_tokens; }
 
   void forward(int start, std::span<const int32_t> tokens) {
     batch_.clear();
     batch_.add(0, start, tokens);
-    session_.forward(batch_);
+    session_->forward(batch_);
   }
   // Of the rows [first, first + count) of what was run last.
   void compute_logits(int64_t first, int64_t count) {
-    session_.logits(session_.hidden() + first * session_.model().config.hidden_size, count, logits_.data());
+    session_->row_logits(static_cast<size_t>(first), static_cast<size_t>(count), logits_.data());
   }
   std::span<const float> row(size_t i) const {
-    const size_t vocab = static_cast<size_t>(session_.model().config.vocab_size);
+    const size_t vocab = static_cast<size_t>(session_->model().config.vocab_size);
     return {logits_.data() + i * vocab, vocab};
   }
 
@@ -42,7 +42,7 @@ class Side {
     session.precision = precision;
     return session;
   }
-  Session session_;
+  std::unique_ptr<ForwardPass> session_;
   AlignedBuffer<float> logits_;
   Batch batch_;
 };

@@ -10,7 +10,7 @@
 #include "base/thread_pool.h"
 #include "eval/compare.h"
 #include "eval/language_model.h"
-#include "model/session.h"
+#include "model/forward_pass.h"
 
 namespace nibble {
 

@@ -30,12 +30,12 @@ void Engine::check_length(const char* what, size_t index, size_t tokens) const {
     fail("{}: {} {} has {} tokens, the context is {}", model_->name(), what, index, tokens, max_context());
 }
 
-void Engine::note_memory(const Session& session) {
+void Engine::note_memory(const ForwardPass& session) {
   cache_bytes_ = std::max(cache_bytes_, session.cache_bytes());
-  workspace_bytes_ = std::max(workspace_bytes_, session.workspace_bytes() + reader_.bytes());
+  workspace_bytes_ = std::max(workspace_bytes_, session.workspace_bytes());
 }
 
-Session& Engine::session(int slots, int context) {
+ForwardPass& Engine::session(int slots, int context) {
   // Whole blocks of the cache, so that a request a little longer fits as well.
   constexpr int kBlock = 64;
   const int rounded = std::min(model_->config.max_context, (context + kBlock - 1) / kBlock * kBlock);
@@ -50,11 +50,11 @@ Session& Engine::session(int slots, int context) {
   needed.context = rounded;
   needed.batch_tokens = static_cast<int>(tokens);
   needed.precision = options_.precision;
-  session_ = std::make_unique<Session>(model_, needed, pool_);
+  session_ = open_forward_pass(model_, needed, pool_);
   return *session_;
 }
 
-void Engine::run(Session& session, std::span<Piece> pieces) {
+void Engine::run(ForwardPass& session, std::span<Piece> pieces) {
   const size_t room = static_cast<size_t>(session.options().batch_tokens);
   Batch batch;
   std::vector<TokenQuestion> questions;
@@ -64,7 +64,7 @@ void Engine::run(Session& session, std::span<Piece> pieces) {
     if (batch.tokens.empty()) return;
     session.forward(batch);
     scores.resize(questions.size());
-    reader_.score(session, questions, scores);
+    session.score(questions, scores);
     for (size_t i = 0; i < scores.size(); ++i) *answers[i] = scores[i];
     batch.clear();
     questions.clear();
@@ -139,7 +139,7 @@ std::vector<Group> group_by_context(std::span<const LoglikRequest> requests) {
 
 // Round 0 runs every context with its first continuation, and asks for all first tokens there. Round j
 // runs what follows the first token of the j-th continuations, behind the contexts in their slots.
-void Engine::score_round(Session& session, std::span<const LoglikRequest> requests,
+void Engine::score_round(ForwardPass& session, std::span<const LoglikRequest> requests,
                          std::span<const Group> groups, size_t round, HeldPrompts& held,
                          std::span<LoglikResult> results) {
   std::vector<Piece> pieces;
@@ -201,7 +201,7 @@ std::vector<LoglikResult> Engine::loglik(std::span<const LoglikRequest> requests
     lengths.push_back(requests[group.first].context.size() + longest);
   }
   const Need need = need_of(lengths, [&](size_t first) { return take_together(lengths, first); });
-  Session& session = this->session(need.slots, need.context);
+  ForwardPass& session = this->session(need.slots, need.context);
   HeldPrompts held(session.options().slots);
   for (size_t begin = 0; begin < groups.size();) {
     const size_t end = begin + take_together(lengths, begin);
@@ -231,7 +231,7 @@ std::vector<double> Engine::window_nll(std::span<const std::vector<int32_t>> win
     lengths.push_back(windows[w].size());
   }
   const Need need = need_of(lengths, [&](size_t first) { return take_together(lengths, first); });
-  Session& session = this->session(need.slots, need.context);
+  ForwardPass& session = this->session(need.slots, need.context);
   for (size_t begin = 0; begin < windows.size();) {
     const size_t end = begin + take_together(lengths, begin);
     std::vector<Piece> pieces(end - begin);

@@ -1,4 +1,4 @@
-// The language model that the tasks score: batches over the forward pass of model/session.h.
+// The language model that the tasks score: batches over the forward pass of model/forward_pass.h.
 //
 // Numbers do not depend on the batch: every row is computed as if it were alone. Memory is sized by
 // the requests at hand, not by what the model allows.
@@ -12,8 +12,7 @@
 #include "base/thread_pool.h"
 #include "eval/held_prompts.h"
 #include "eval/language_model.h"
-#include "eval/logit_reader.h"
-#include "model/session.h"
+#include "model/forward_pass.h"
 
 namespace nibble {
 
@@ -64,13 +63,14 @@ class Engine : public LanguageModel {
   };
 
   // A session with at least this much; the one there is, or a new one that has just this.
-  Session& session(int slots, int context);
-  void run(Session& session, std::span<Piece> pieces);
-  void score_round(Session& session, std::span<const LoglikRequest> requests, std::span<const Group> groups,
-                   size_t round, HeldPrompts& held, std::span<LoglikResult> results);
+  ForwardPass& session(int slots, int context);
+  void run(ForwardPass& session, std::span<Piece> pieces);
+  void score_round(ForwardPass& session, std::span<const LoglikRequest> requests,
+                   std::span<const Group> groups, size_t round, HeldPrompts& held,
+                   std::span<LoglikResult> results);
   // log p(gold | prompt), the prompt being in the slot's cache already.
-  double score_gold(Session& session, int slot, const GenerateRequest& request);
-  void note_memory(const Session& session);
+  double score_gold(ForwardPass& session, int slot, const GenerateRequest& request);
+  void note_memory(const ForwardPass& session);
   void check_length(const char* what, size_t index, size_t tokens) const;
   // Sequences of these lengths that run together from `first` on: one at least, `slots` at most.
   size_t take_together(std::span<const size_t> lengths, size_t first) const;
@@ -79,8 +79,7 @@ class Engine : public LanguageModel {
   std::shared_ptr<const Tokenizer> tokenizer_;
   EngineOptions options_;
   ThreadPool& pool_;
-  std::unique_ptr<Session> session_;
-  LogitReader reader_;
+  std::unique_ptr<ForwardPass> session_;
   uint64_t cache_bytes_ = 0, workspace_bytes_ = 0;
 };
 

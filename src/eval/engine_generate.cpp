@@ -53,7 +53,7 @@ struct Row {
 
 // One token of every sequence that generates, then as much of the prompts as there is room for.
 std::vector<Row> fill(Batch& batch, std::vector<std::optional<Sequence>>& slots, size_t room,
-                      HeldPrompts& held, Session& session) {
+                      HeldPrompts& held, ForwardPass& session) {
   batch.clear();
   std::vector<Row> rows;
   for (size_t s = 0; s < slots.size(); ++s) {
@@ -84,7 +84,7 @@ std::vector<Row> fill(Batch& batch, std::vector<std::optional<Sequence>>& slots,
 
 // The prompt's last token runs again, for what is asked after it. What is written behind the prompt,
 // the sequence's own tokens overwrite.
-double Engine::score_gold(Session& session, int slot, const GenerateRequest& request) {
+double Engine::score_gold(ForwardPass& session, int slot, const GenerateRequest& request) {
   Piece piece;
   piece.slot = slot;
   piece.start = static_cast<int>(request.prompt.size()) - 1;
@@ -111,7 +111,7 @@ std::vector<GenerateResult> Engine::generate(std::span<const GenerateRequest> re
     longest = std::max(longest, tokens);
   }
   const size_t n_slots = std::min(static_cast<size_t>(options_.slots), requests.size());
-  Session& session = this->session(static_cast<int>(n_slots), static_cast<int>(longest));
+  ForwardPass& session = this->session(static_cast<int>(n_slots), static_cast<int>(longest));
 
   HeldPrompts held(session.options().slots);
   std::vector<std::optional<Sequence>> slots(n_slots);
@@ -135,7 +135,7 @@ std::vector<GenerateResult> Engine::generate(std::span<const GenerateRequest> re
     rows.clear();
     for (const Row& row : asked) rows.push_back(row.row);
     best.resize(rows.size());
-    reader_.argmax(session, rows, best);
+    session.argmax(rows, best);
     for (const Row& row : asked) {
       Sequence& sequence = *slots[row.slot];
       if (!sequence.result.tokens.empty() || sequence.request->gold.empty()) continue;

@@ -4,7 +4,7 @@
 
 namespace nibble {
 
-size_t HeldPrompts::take(Session& session, int slot, std::span<const int32_t> prompt) {
+size_t HeldPrompts::take(ForwardPass& session, int slot, std::span<const int32_t> prompt) {
   const size_t own = static_cast<size_t>(slot), most = prompt.size() - 1;
   size_t from = own, best = 0;
   for (size_t i = 0; i <= tokens_.size(); ++i) {  // its own first: nothing is to be copied then

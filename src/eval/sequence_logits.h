@@ -8,7 +8,7 @@
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
 #include "eval/language_model.h"
-#include "model/session.h"
+#include "model/forward_pass.h"
 
 namespace nibble {
 

@@ -35,28 +35,28 @@ StreamResult stream_text(std::shared_ptr<const Model> model, const Tokenizer& to
   constexpr size_t kPiece = 512;
   const ModelConfig& config = model->config;
   Sampler sampler(sampling);
-  Session session(model,
-                  {.slots = 1,
-                   .context = static_cast<int>(context),
-                   .batch_tokens = static_cast<int>(std::min(kPiece, context)),
-                   .precision = precision},
-                  pool);
+  const auto session = open_forward_pass(model,
+                                         {.slots = 1,
+                                          .context = static_cast<int>(context),
+                                          .batch_tokens = static_cast<int>(std::min(kPiece, context)),
+                                          .precision = precision},
+                                         pool);
   AlignedBuffer<float> logits(static_cast<size_t>(config.vocab_size));
   Batch batch;
   const auto feed = [&](size_t start, std::span<const int32_t> ids) {
     batch.clear();
     batch.add(0, static_cast<int>(start), ids);
-    session.forward(batch);
+    session->forward(batch);
   };
   const auto next = [&](size_t rows) {
-    session.logits(session.hidden() + static_cast<int64_t>(rows - 1) * config.hidden_size, 1, logits.data());
+    session->row_logits(rows - 1, 1, logits.data());
     return sampler.next({logits.data(), logits.size()});
   };
 
   StreamResult result;
   result.prompt_tokens = static_cast<int64_t>(prompt.size());
-  result.cache_bytes = session.cache_bytes();
-  result.workspace_bytes = session.workspace_bytes() + logits.bytes();
+  result.cache_bytes = session->cache_bytes();
+  result.workspace_bytes = session->workspace_bytes() + logits.bytes();
   Stopwatch watch;
   size_t rows = 0;
   for (size_t at = 0; at < prompt.size(); at += rows) {

@@ -8,8 +8,8 @@
 #include <string_view>
 
 #include "eval/language_model.h"
+#include "model/forward_pass.h"
 #include "model/sampler.h"
-#include "model/session.h"
 
 namespace nibble {
 

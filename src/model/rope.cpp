@@ -20,4 +20,16 @@ double stretched(double frequency, const RopeScaling& s) {
   return (1 - smooth) * frequency / factor + smooth * frequency;
 }
 
+std::vector<double> rope_frequencies(const Model& model) {
+  const ModelConfig& c = model.config;
+  std::vector<double> frequencies;
+  for (int i = 0; i < c.rope_dims / 2; ++i) {
+    double f = rope_frequency(c, i);
+    if (c.rope_scaling) f = stretched(f, *c.rope_scaling);
+    if (!model.rope_factors.empty()) f /= double{model.rope_factors[static_cast<size_t>(i)]};
+    frequencies.push_back(f);
+  }
+  return frequencies;
+}
+
 }  // namespace nibble

@@ -1,7 +1,9 @@
 // Rotary frequencies (Su et al. 2021) and Llama 3's stretching of them.
 #pragma once
 
-#include "model/config.h"
+#include <vector>
+
+#include "model/model.h"
 
 namespace nibble {
 
@@ -9,5 +11,7 @@ namespace nibble {
 double rope_frequency(const ModelConfig& config, int pair);
 // The frequency that Llama 3 turns it into (transformers, _compute_llama3_parameters).
 double stretched(double frequency, const RopeScaling& scaling);
+// Radians a position of every pair of a head's rotated dimensions.
+std::vector<double> rope_frequencies(const Model& model);
 
 }  // namespace nibble

@@ -8,45 +8,11 @@
 #include "model/rope.h"
 
 namespace nibble {
-namespace {
-
-// Rotary frequencies of a head.
-std::vector<double> rope_frequencies(const Model& model) {
-  const ModelConfig& c = model.config;
-  std::vector<double> frequencies;
-  for (int i = 0; i < c.rope_dims / 2; ++i) {
-    double f = rope_frequency(c, i);
-    if (c.rope_scaling) f = stretched(f, *c.rope_scaling);
-    if (!model.rope_factors.empty()) f /= double{model.rope_factors[static_cast<size_t>(i)]};
-    frequencies.push_back(f);
-  }
-  return frequencies;
-}
-
-// The options, which must make sense before anything is allocated by them.
-const SessionOptions& checked(const Model& model, const SessionOptions& options) {
-  if (options.slots < 1 || options.context < 1 || options.batch_tokens < 1)
-    fail("a session needs at least one slot, one position and one token a batch");
-  if (options.context > model.config.max_context)
-    fail("{}: {} tokens of context asked for, the model allows {}", model.name(), options.context,
-         model.config.max_context);
-  return options;
-}
-
-}  // namespace
-
-void Batch::add(int slot, int start, std::span<const int32_t> ids) {
-  tokens.insert(tokens.end(), ids.begin(), ids.end());
-  segments.push_back({slot, start, static_cast<int>(ids.size())});
-}
-
 Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options, ThreadPool& pool)
-    : model_(std::move(model)),
-      options_(options),
+    : ForwardPass(std::move(model), options),
       pool_(pool),
       kernels_(nibble::kernels()),
-      cache_(model_->config, checked(*model_, options).slots, options.context, options.precision.cache,
-             kernels_),
+      cache_(model_->config, options.slots, options.context, options.precision.cache, kernels_),
       linears_(*model_, options.precision, options.batch_tokens, options.expect_packed, kernels_, pool) {
   const ModelConfig& c = model_->config;
   const size_t context = static_cast<size_t>(options_.context),
@@ -78,31 +44,11 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
 }
 
 uint64_t Session::workspace_bytes() const {
-  uint64_t total =
-      rope_.bytes() + linears_.bytes() + thread_scratch_.bytes() + work_.capacity() * sizeof(Work);
+  uint64_t total = reader_.bytes() + rope_.bytes() + linears_.bytes() + thread_scratch_.bytes() +
+                   work_.capacity() * sizeof(Work);
   for (const AlignedBuffer<float>* b : {&residual_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_})
     total += b->bytes();
   return total;
-}
-
-void Session::check(const Batch& batch) const {
-  const ModelConfig& c = model_->config;
-  if (batch.tokens.empty() || batch.tokens.size() > static_cast<size_t>(options_.batch_tokens))
-    fail("{}: a batch of {} tokens, the session takes 1 to {}", model_->name(), batch.tokens.size(),
-         options_.batch_tokens);
-  for (const int32_t id : batch.tokens) {
-    if (id < 0 || id >= c.vocab_size)
-      fail("{}: token id {} is outside the vocabulary of {}", model_->name(), id, c.vocab_size);
-  }
-  size_t total = 0;
-  for (const Segment& s : batch.segments) {
-    if (s.slot < 0 || s.slot >= options_.slots || s.start < 0 || s.count < 1 ||
-        s.count > options_.context - s.start)
-      fail("{}: positions {} to {} of slot {} are outside {} slots of {} tokens", model_->name(), s.start,
-           s.start + s.count, s.slot, options_.slots, options_.context);
-    total += static_cast<size_t>(s.count);
-  }
-  NIBBLE_CHECK(total == batch.tokens.size());
 }
 
 void Session::embed(const Batch& batch, float* h) {
@@ -259,9 +205,17 @@ void Session::logits(const float* hidden_rows, int64_t rows, float* out) {
   linear(model_->head, hidden_rows, out, rows);
 }
 
-int64_t Session::logit_rows_at_once() const {
-  constexpr int64_t kFloats = int64_t{4} << 20;
-  return std::clamp<int64_t>(kFloats / model_->config.vocab_size, 1, std::min(options_.batch_tokens, 128));
+void Session::row_logits(size_t first, size_t count, float* out) {
+  logits(hidden() + first * static_cast<size_t>(model_->config.hidden_size), static_cast<int64_t>(count),
+         out);
+}
+
+void Session::score(std::span<const TokenQuestion> questions, std::span<TokenScore> scores) {
+  reader_.score(*this, questions, scores);
+}
+
+void Session::argmax(std::span<const size_t> rows, std::span<int32_t> best) {
+  reader_.argmax(*this, rows, best);
 }
 
 }  // namespace nibble

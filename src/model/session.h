@@ -1,4 +1,4 @@
-// The forward pass: one implementation for evaluation, generation, calibration and benchmarks.
+// The forward pass on the processor; calibration uses its stages one by one.
 #pragma once
 
 #include <cstdint>
@@ -9,67 +9,38 @@
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
 #include "kernels/ops.h"
+#include "model/forward_pass.h"
 #include "model/kv_cache.h"
 #include "model/linears.h"
+#include "model/logit_reader.h"
 #include "model/model.h"
 
 namespace nibble {
 
-// Consecutive tokens of one sequence: they take positions start … start+count−1 of its cache slot
-// and see everything before them there.
-struct Segment {
-  int slot = 0;
-  int start = 0;
-  int count = 0;
-};
-
-// Tokens of several sequences, in the order of the segments.
-struct Batch {
-  std::vector<int32_t> tokens;
-  std::vector<Segment> segments;
-  void clear() {
-    tokens.clear();
-    segments.clear();
-  }
-  void add(int slot, int start, std::span<const int32_t> ids);
-};
-
-struct SessionOptions {
-  int slots = 1;           // sequences whose cache is kept at a time
-  int context = 512;       // tokens a slot
-  int batch_tokens = 512;  // most tokens of one forward pass
-  Precision precision = {};
-  bool expect_packed = false;  // linears may be packed later, as calibration does
-};
-
 // Activations, cache and scratch for one model, allocated once; the calls below allocate nothing.
 // One session serves one thread at a time.
-class Session {
+class Session : public ForwardPass {
  public:
   Session(std::shared_ptr<const Model> model, const SessionOptions& options, ThreadPool& pool);
 
-  const Model& model() const { return *model_; }
-  const SessionOptions& options() const { return options_; }
   ThreadPool& pool() { return pool_; }
   const KernelTable& kernels() const { return kernels_; }
-  uint64_t cache_bytes() const { return cache_.bytes(); }
-  uint64_t workspace_bytes() const;
+  uint64_t cache_bytes() const override { return cache_.bytes(); }
+  uint64_t workspace_bytes() const override;
 
-  // Slot `to` gets the keys and values of the first `count` positions of slot `from`.
-  void copy_cache(int from, int to, int count) { cache_.copy(from, to, count); }
-
-  // Runs the batch; hidden() then holds the final norm's output of every token. Throws Error for
-  // a token outside the vocabulary or a position outside the slot.
-  void forward(const Batch& batch);
+  // hidden() then holds the final norm's output of every token.
+  void forward(const Batch& batch) override;
+  void row_logits(size_t first, size_t count, float* out) override;
+  void score(std::span<const TokenQuestion> questions, std::span<TokenScore> scores) override;
+  void argmax(std::span<const size_t> rows, std::span<int32_t> best) override;
+  void copy_cache(int from, int to, int count) override { cache_.copy(from, to, count); }
   const float* hidden() const { return normed_.data(); }  // [tokens, hidden_size]
 
   // out[rows, vocab] = head of `rows` rows of [.., hidden_size].
   void logits(const float* hidden_rows, int64_t rows, float* out);
-  // Rows of logits that fit a scratch of a few megabytes, whatever the vocabulary.
-  int64_t logit_rows_at_once() const;
 
   // The stages of a block, for calibration. h [tokens, hidden] is the residual stream.
-  void check(const Batch& batch) const;
+  void check(const Batch& batch) const { check_batch(batch); }
   void embed(const Batch& batch, float* h);
   void norm(const Norm& norm, const float* x, float* y, int64_t rows);
   // a [tokens, n_heads·head_dim]: attention's output before the o projection.
@@ -84,8 +55,6 @@ class Session {
   void rotate(float* x, int heads, const Batch& batch, float scale);
   void attend(int layer, const Batch& batch, float* out);
 
-  std::shared_ptr<const Model> model_;
-  SessionOptions options_;
   ThreadPool& pool_;
   const KernelTable& kernels_;
   KvCache cache_;
@@ -99,6 +68,7 @@ class Session {
     int64_t token;                       // index of the segment's first token in the batch
   };
   std::vector<Work> work_;
+  LogitReader reader_;
 };
 
 }  // namespace nibble

@@ -98,6 +98,7 @@ std::vector<std::string> eval_command(const StudyPlan& plan, const std::string& 
   }
   if (task == "wikitext") add_if(command, "--window", plan.window);
   add_if(command, "--dtype", plan.dtype);
+  add_if(command, "--device", plan.device);
   command.insert(command.end(),
                  {"--seed", fmt::format("{}", plan.seed), "--threads", fmt::format("{}", plan.threads),
                   "--json", json.string(), "--log-samples", samples.string()});
@@ -112,6 +113,7 @@ std::vector<std::string> bench_command(const StudyPlan& plan, const std::string&
                                       "-t",    fmt::format("{}", plan.threads),
                                       "-o",    "json"};
   add_if(command, "--dtype", plan.dtype);
+  add_if(command, "--device", plan.device);
   return command;
 }
 

@@ -8,42 +8,43 @@
 #include "base/random.h"
 #include "eval/statistics.h"
 #include "eval/stopwatch.h"
+#include "model/cuda_device.h"
 #include "model/facts.h"
 #include "study/ceilings.h"
 
 namespace nibble {
 namespace {
 
-// What a test runs on: a session, and room for one row of logits a sequence.
+// What a test runs on: a session, and room for a row of logits.
 struct Bench {
   Bench(std::shared_ptr<const Model> model, const BenchOptions& options, int batch_size, int context,
         int batch_tokens, ThreadPool& pool)
-      : session(model,
-                {.slots = batch_size,
-                 .context = context,
-                 .batch_tokens = batch_tokens,
-                 .precision = options.precision},
-                pool),
-        logits(static_cast<size_t>(batch_size) * static_cast<size_t>(model->config.vocab_size)),
+      : session(open_forward_pass(model,
+                                  {.slots = batch_size,
+                                   .context = context,
+                                   .batch_tokens = batch_tokens,
+                                   .precision = options.precision},
+                                  pool)),
+        logits(static_cast<size_t>(model->config.vocab_size)),
+        found(static_cast<size_t>(batch_size) * static_cast<size_t>(options.generate)),
+        step_ms(static_cast<size_t>(options.generate)),
         random(1) {}
 
-  int sequences() const { return session.options().slots; }
+  int sequences() const { return session->options().slots; }
   int32_t token() {
-    return static_cast<int32_t>(random.below(static_cast<uint64_t>(session.model().config.vocab_size)));
+    return static_cast<int32_t>(random.below(static_cast<uint64_t>(session->model().config.vocab_size)));
   }
+  uint64_t workspace_bytes() const { return session->workspace_bytes() + logits.bytes(); }
 
-  // Logits after the last `rows` rows of `count` that were run.
-  void compute_logits(int64_t count, int64_t rows) {
-    session.logits(session.hidden() + (count - rows) * session.model().config.hidden_size, rows,
-                   logits.data());
-  }
-  uint64_t workspace_bytes() const { return session.workspace_bytes() + logits.bytes(); }
-
-  Session session;
+  std::unique_ptr<ForwardPass> session;
   AlignedBuffer<float> logits;
+  std::vector<int32_t> found;
+  std::vector<double> step_ms;
   Random random;
   Batch batch;
 };
+
+bool on_gpu(const BenchOptions& options) { return options.precision.device == Device::kCuda; }
 
 // All prompts, each in pieces; logits of the last token only, as a server computes them.
 void run_prompts(Bench& bench, const BenchOptions& options) {
@@ -54,27 +55,24 @@ void run_prompts(Bench& bench, const BenchOptions& options) {
       for (int32_t& id : ids) id = bench.token();
       bench.batch.clear();
       bench.batch.add(slot, start, std::span(ids).first(static_cast<size_t>(count)));
-      bench.session.forward(bench.batch);
+      bench.session->forward(bench.batch);
       start += count;
-      if (start == options.prompt) bench.compute_logits(count, 1);
+      if (start == options.prompt)
+        bench.session->row_logits(static_cast<size_t>(count) - 1, 1, bench.logits.data());
     }
   }
 }
 
-// One token of every sequence at `position`.
-void run_step(Bench& bench, int position) {
-  bench.batch.clear();
-  for (int slot = 0; slot < bench.sequences(); ++slot) {
-    const int32_t token = bench.token();
-    bench.batch.add(slot, position, std::span(&token, 1));
-  }
-  bench.session.forward(bench.batch);
-  bench.compute_logits(bench.sequences(), bench.sequences());
+// `steps` tokens of every sequence from an empty context, each the likeliest after the last.
+void run_steps(Bench& bench, int steps) {
+  std::vector<Continuation> sequences;
+  for (int slot = 0; slot < bench.sequences(); ++slot) sequences.push_back({slot, 0, bench.token()});
+  bench.session->greedy(sequences, steps, bench.found.data(), bench.step_ms.data());
 }
 
 // Bytes that one decoding step reads: every weight but the embedding's rows, and half of the cache on
 // average.
-double bytes_a_step(const Model& model, const Session& session) {
+double bytes_a_step(const Model& model, const ForwardPass& session) {
   const ModelFacts facts = model_facts(model);
   const uint64_t embedding = model.config.tied_head ? 0 : facts.embedding_bytes;
   return static_cast<double>(facts.weight_bytes - embedding) +
@@ -126,17 +124,13 @@ BenchTest run_generation_test(Bench& bench, const BenchOptions& options,
   BenchTest test;
   test.test = fmt::format("tg{}", options.generate);
   std::vector<double> rates, latencies;
-  for (int i = 0; i < std::min(8, options.generate); ++i) run_step(bench, i);  // warm-up
+  run_steps(bench, on_gpu(options) ? options.generate : std::min(8, options.generate));  // warm-up
   for (int r = 0; r < options.repetitions; ++r) {
     const Stopwatch watch;
-    double before = 0;
-    for (int i = 0; i < options.generate; ++i) {
-      run_step(bench, i);
-      const double now = watch.seconds();
-      latencies.push_back((now - before) * 1000);
-      before = now;
-    }
-    rates.push_back(options.generate * bench.sequences() / before);
+    run_steps(bench, options.generate);
+    const double seconds = watch.seconds();
+    latencies.insert(latencies.end(), bench.step_ms.begin(), bench.step_ms.end());
+    rates.push_back(options.generate * bench.sequences() / seconds);
     advance();
   }
   add_statistics(test, rates, latencies);
@@ -164,7 +158,8 @@ BenchReport run_bench(std::shared_ptr<const Model> model, const BenchOptions& op
   if (longest > model->config.max_context)
     throw UsageError(fmt::format("{} tokens: the model's context is {}", longest, model->config.max_context));
   BenchReport report;
-  report.device = fmt::format("cpu/{}", kernels().name);
+  const bool gpu = on_gpu(options);
+  report.device = device_name(options.precision.device);
   report.threads = pool.size();
   report.peak_rss_load = peak_rss_bytes();
   uint64_t peak = report.peak_rss_load;
@@ -181,6 +176,7 @@ BenchReport run_bench(std::shared_ptr<const Model> model, const BenchOptions& op
     const int context = prompts ? options.prompt : options.generate;
     Bench bench(model, options, batch, context,
                 prompts ? std::min(options.prompt, options.batch_tokens) : batch, pool);
+    if (gpu && report.tests.empty()) report.gpu_load = gpu_bytes_in_use(options.precision.device);
     BenchTest test =
         prompts ? run_prompt_test(bench, options, advance) : run_generation_test(bench, options, advance);
     const uint64_t now = peak_rss_bytes();
@@ -189,10 +185,11 @@ BenchReport run_bench(std::shared_ptr<const Model> model, const BenchOptions& op
     test.batch = batch;
     test.memory = {.file = model->checkpoint().file_bytes,
                    .weights = model->weight_bytes(),
-                   .kv_cache = bench.session.cache_bytes(),
+                   .kv_cache = bench.session->cache_bytes(),
                    .workspace = bench.workspace_bytes(),
-                   .peak_rss = peak};
-    step_bytes.push_back(prompts ? 0 : bytes_a_step(*model, bench.session));
+                   .peak_rss = peak,
+                   .peak_gpu = gpu_bytes_in_use(options.precision.device)};
+    step_bytes.push_back(prompts ? 0 : bytes_a_step(*model, *bench.session));
     report.tests.push_back(std::move(test));
   };
   for (const bool prompts : {true, false}) {
@@ -201,14 +198,19 @@ BenchReport run_bench(std::shared_ptr<const Model> model, const BenchOptions& op
   }
 
   // Last: its buffer must not count as the model's memory.
-  report.ceilings = measure_ceilings(pool);
+  if (gpu) {
+    report.ceilings.read_bytes_per_s = measure_gpu_copy();
+  } else {
+    report.ceilings = measure_ceilings(pool);
+  }
   for (size_t i = 0; i < report.tests.size(); ++i) {
     BenchTest& test = report.tests[i];
+    if (gpu && test.test.starts_with("pp")) continue;
     if (test.test.starts_with("pp")) {
       test.peak_fraction =
           seconds_at_peak(*model, options, report.ceilings) * test.tokens_per_s / options.prompt;
     } else if (report.ceilings.read_bytes_per_s &&
-               step_bytes[i] > 2 * static_cast<double>(last_level_cache_bytes())) {
+               (gpu || step_bytes[i] > 2 * static_cast<double>(last_level_cache_bytes()))) {
       test.bandwidth_fraction =
           step_bytes[i] * test.tokens_per_s / test.batch / *report.ceilings.read_bytes_per_s;
     }
@@ -229,6 +231,7 @@ OrderedJson to_json(const BenchReport& report, const Model& model, const std::st
     json["latency_of"] = test.test.starts_with("pp") ? "prompt" : "token";
     json["memory_bytes"] = to_json(test.memory);
     json["load_s"] = report.load_s;
+    if (report.gpu_load > 0) json["gpu_load_bytes"] = report.gpu_load;
     json["peak_rss_bytes"] = {{"load", report.peak_rss_load}, {"test", nullptr}};
     if (test.peak_rss_phase > 0) json["peak_rss_bytes"]["test"] = test.peak_rss_phase;
     json["bandwidth_fraction"] = nullptr;

@@ -11,7 +11,7 @@
 #include "base/json.h"
 #include "base/thread_pool.h"
 #include "eval/result.h"
-#include "model/session.h"
+#include "model/forward_pass.h"
 #include "study/ceilings.h"
 
 namespace nibble {
@@ -34,9 +34,11 @@ struct BenchTest {
   MemoryBytes memory;           // peak_rss: of this process from its start to the end of this test
   uint64_t peak_rss_phase = 0;  // of this test alone; 0 where the kernel does not let one reset it
   // tg: bytes of weights and cache that a step reads, times steps a second, over the measured read
-  // bandwidth. None for pp, and where the weights fit in the last-level cache or nothing was measured.
+  // bandwidth; on a GPU over what a copy on the card reads and writes. None for pp, and where the weights fit
+  // in the last-level cache or nothing was measured.
   std::optional<double> bandwidth_fraction;
-  // pp: the time that the linears' products take at the processor's peak, over the time measured.
+  // pp: the time that the linears' products take at the processor's peak, over the time measured. None on a
+  // GPU.
   std::optional<double> peak_fraction;
 };
 
@@ -45,6 +47,8 @@ struct BenchReport {
   double load_s = 0;           // opening, checking and mapping the checkpoint; without the tokenizer
   uint64_t peak_rss_load = 0;  // from the start of the process until the model was loaded
   Ceilings ceilings;
+  uint64_t gpu_load =
+      0;               // GPU memory of this process once the weights are there and before any test; 0: no GPU
   std::string device;  // "cpu/avx512"
   int threads = 1;
 };

@@ -37,6 +37,7 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
   overlay(o.data, command_line.data);
   overlay(o.calibration, command_line.calibration);
   overlay(o.dtype, command_line.dtype);
+  overlay(o.device, command_line.device);
   overlay(o.bench_prompt, command_line.bench_prompt);
   overlay(o.bench_generate, command_line.bench_generate);
   overlay(o.bench_repetitions, command_line.bench_repetitions);
@@ -83,6 +84,7 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
   plan.seqlen = o.seqlen;
   plan.window = o.window;
   plan.dtype = o.dtype;
+  plan.device = o.device;
   plan.threads = o.threads.value_or(available_threads());
   plan.bench_prompt = o.bench_prompt.value_or(plan.bench_prompt);
   plan.bench_generate = o.bench_generate.value_or(plan.bench_generate);
@@ -116,6 +118,7 @@ void StudyPlan::validate(const KnownNames& known) const {
   if (seqlen) check_range("seqlen", *seqlen, 2, kMaxInt);
   if (window) check_range("window", *window, 2, kMaxInt);
   if (dtype) check_dtype("dtype", *dtype);
+  if (device) check_device("device", *device);
   check_range("threads", threads, 1, 4096);
   check_range("bench prompt", bench_prompt, 0, kMaxInt);
   check_range("bench generate", bench_generate, 0, kMaxInt);
@@ -178,6 +181,7 @@ void check_same_study(const StudyPlan& before, const StudyPlan& now, std::string
   same("seqlen", text_or(before.seqlen, "(default)"), text_or(now.seqlen, "(default)"));
   same("window", text_or(before.window, "(default)"), text_or(now.window, "(default)"));
   same("dtype", text_or(before.dtype, "(default)"), text_or(now.dtype, "(default)"));
+  same("device", before.device.value_or("cpu"), now.device.value_or("cpu"));
   same("threads", fmt::to_string(before.threads), fmt::to_string(now.threads));
   if (before.bench_repetitions == 0 || now.bench_repetitions == 0) return;  // no two benches to compare
   same("bench prompt", fmt::to_string(before.bench_prompt), fmt::to_string(now.bench_prompt));

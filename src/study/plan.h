@@ -34,7 +34,7 @@ struct StudyOptions {
   std::optional<bool> same_examples, symmetric;
   std::optional<std::filesystem::path> data;
   std::optional<std::vector<std::filesystem::path>> calibration;
-  std::optional<std::string> dtype;
+  std::optional<std::string> dtype, device;
   std::optional<int> bench_prompt, bench_generate, bench_repetitions;
 };
 
@@ -59,6 +59,7 @@ struct StudyPlan {
   std::optional<int> samples, seqlen;              // of calibration, in sequences and tokens
   std::optional<int> window;                       // of perplexity, in tokens
   std::optional<std::string> dtype;                // "float32", "bfloat16"
+  std::optional<std::string> device;               // "cpu", "cuda": of evaluations and benches
   int threads = 0;                                 // 0: all of this process, until resolve_plan() counts them
   int bench_prompt = 128, bench_generate = 32;     // tokens
   int bench_repetitions = 3;                       // 0: no bench

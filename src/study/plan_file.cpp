@@ -161,6 +161,7 @@ StudyOptions parse_study(std::string_view text, std::string_view where, const Kn
     o.calibration.emplace(files->begin(), files->end());
   }
   o.dtype = top.read<std::string>("dtype", check_dtype);
+  o.device = top.read<std::string>("device", check_device);
   if (const toml::node* node = top.find("bench")) {
     if (!node->is_table()) refuse("{}: write [bench]", top.place("bench", *node));
     TableReader bench(*node->as_table(), where);
@@ -199,6 +200,7 @@ std::string to_toml(const StudyPlan& plan) {
   line_if("seqlen", plan.seqlen);
   line_if("window", plan.window);
   if (plan.dtype) line("dtype", quoted(*plan.dtype));
+  if (plan.device) line("device", quoted(*plan.device));
   line("threads", fmt::format("{}", plan.threads));
   if (plan.methods.empty()) line("methods", "[]");
   for (const MethodPlan& m : plan.methods) {

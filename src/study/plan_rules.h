@@ -58,6 +58,10 @@ inline void check_dtype(std::string_view key, const std::string& dtype) {
   check_name(key, dtype, {"float32", "bfloat16"});
 }
 
+inline void check_device(std::string_view key, const std::string& device) {
+  check_name(key, device, {"cpu", "cuda"});
+}
+
 template <typename T>
 void check_no_repeats(std::string_view key, const std::vector<T>& values) {
   std::set<T> seen;

@@ -127,6 +127,7 @@ TEST(Plan, ResolvedFileResolvesToItself) {
   o.seqlen = 8;
   o.window = 9;
   o.dtype = "float32";
+  o.device = "cuda";
   o.threads = 3;
   o.bench_prompt = 4;
   o.bench_generate = 0;
@@ -159,6 +160,7 @@ TEST(Plan, ErrorsNameKeyAndLine) {
   EXPECT_THAT(error_of("seed = -1"), HasSubstr("seed: -1 is below 0"));
   EXPECT_THAT(error_of("samples = 99999999999"), HasSubstr("samples: 99999999999 is above"));
   EXPECT_THAT(error_of("symmetric = 1"), HasSubstr("symmetric: not true or false"));
+  EXPECT_THAT(error_of("device = 'abacus'"), HasSubstr("device: 'abacus' is unknown; known are cpu, cuda"));
   EXPECT_THAT(error_of("dtype = 'int3'"), HasSubstr("dtype: 'int3' is unknown; known are float32, bfloat16"));
   EXPECT_THAT(error_of("bits = 5"), HasSubstr("line 1: bits: 5; 2, 3, 4, 6 or 8"));
   EXPECT_THAT(error_of("group_sizes = [16,\n -1]"), HasSubstr("line 2: group_sizes: -1"));
@@ -236,6 +238,7 @@ TEST(Plan, WhatMayChangeAndWhatNot) {
   EXPECT_THAT(error_after([](P& p) { p.seqlen = 2; }), HasSubstr("seqlen"));
   EXPECT_THAT(error_after([](P& p) { p.window = 2; }), HasSubstr("window"));
   EXPECT_THAT(error_after([](P& p) { p.dtype = "float32"; }), HasSubstr("dtype"));
+  EXPECT_THAT(error_after([](P& p) { p.device = "cuda"; }), HasSubstr("device"));
   EXPECT_THAT(error_after([](P& p) { p.threads = 77; }), HasSubstr("threads"));
   EXPECT_THAT(error_after([](P& p) { p.bench_prompt = 1; }), HasSubstr("bench prompt = 128, not 1"));
   EXPECT_EQ(error_after([](P& p) { p.bench_repetitions = 0; }), "no error");

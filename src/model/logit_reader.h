@@ -5,19 +5,11 @@
 #include <span>
 
 #include "base/aligned_buffer.h"
-#include "model/session.h"
+#include "model/forward_pass.h"
 
 namespace nibble {
 
-// ln p(token) after the row `row` of Session::hidden().
-struct TokenQuestion {
-  size_t row = 0;
-  int32_t token = 0;
-};
-struct TokenScore {
-  double loglik = 0;
-  bool is_greedy = false;  // no token has a higher logit, none of a lower id the same
-};
+class Session;
 
 class LogitReader {
  public:

@@ -1,10 +1,12 @@
-#include "eval/logit_reader.h"
+#include "model/logit_reader.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <vector>
+
+#include "model/session.h"
 
 namespace nibble {
 namespace {

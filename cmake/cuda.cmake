@@ -1,0 +1,33 @@
+# The GPU backend: src/kernels/cuda and src/model/cuda with NIBBLE_CUDA, else src/model/cuda_absent.cpp.
+set(NIBBLE_CUDA_LEFT_OUT "/src/(kernels|model)/cuda/")
+if(NIBBLE_CUDA)
+  set(NIBBLE_CUDA_LEFT_OUT "/cuda_absent\\.cpp$")
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90 CACHE STRING "Compute capabilities: machine code for 8.0 and 9.0, PTX for later ones")
+  find_program(NIBBLE_NVCC nvcc PATHS /usr/local/cuda/bin)
+  if(NOT NIBBLE_NVCC)
+    message(FATAL_ERROR "NIBBLE_CUDA=ON needs nvcc of CUDA 12.3 or later; it is neither on the PATH nor in /usr/local/cuda/bin.")
+  endif()
+  if(NOT CMAKE_CUDA_COMPILER)
+    set(CMAKE_CUDA_COMPILER ${NIBBLE_NVCC})
+  endif()
+  enable_language(CUDA)
+  set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 knows no later one of nvcc 13
+  find_package(CUDAToolkit 12.3 REQUIRED)
+  if(CCACHE)
+    set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+  endif()
+endif()
+
+# The runtime is linked statically; cuBLASLt and NVML are opened when they are needed (kernels/cuda/blas.cpp).
+function(nibble_cuda_kernels name)
+  if(NOT NIBBLE_CUDA)
+    return()
+  endif()
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/cuda/*.cu)
+  target_sources(nibble_${name} PRIVATE ${sources})
+  target_link_libraries(nibble_${name} PUBLIC CUDA::cudart_static ${CMAKE_DL_LIBS})
+  list(GET CUDAToolkit_LIBRARY_DIR 0 libraries)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/cuda/*.cpp)
+  set_source_files_properties(${sources} PROPERTIES INCLUDE_DIRECTORIES "${CUDAToolkit_INCLUDE_DIRS}"
+    COMPILE_DEFINITIONS NIBBLE_CUDA_LIBRARIES="${libraries}")
+endfunction()

@@ -1,0 +1,80 @@
+// What the .cu files share: error checks and launches.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <utility>
+
+#include "kernels/cuda/device.h"
+
+namespace nibble::cuda {
+
+// Throws Error with `what` and CUDA's own words.
+void check(cudaError_t error, const char* what);
+// For bugs. The checks of base/error.h are not for nvcc: fmt's header does not pass through it.
+void expect(bool condition);
+
+// A kernel launched with `overlap` may start before the one in front of it has ended, and must call
+// wait_for_previous() before it reads what that one wrote or writes anything (programmatic dependent launch).
+template <typename... Parameters, typename... Arguments>
+void launch(Queue& queue, bool overlap, dim3 grid, dim3 block, size_t shared, void (*kernel)(Parameters...),
+            Arguments&&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = static_cast<cudaStream_t>(queue.stream());
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = overlap ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), "a kernel's launch");
+}
+
+#if defined(__CUDACC__)
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The next kernel may start once every block has come here.
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, step));
+  return value;
+}
+
+// to[part * stride]: value as `parts` bf16 numbers whose sum it is, as nearly as they can (three: exactly).
+__device__ __forceinline__ void store_parts(__nv_bfloat16* to, int64_t stride, int parts, float value) {
+  for (int part = 0; part < parts; ++part) {
+    const __nv_bfloat16 rounded = __float2bfloat16_rn(value);
+    to[part * stride] = rounded;
+    value -= __bfloat162float(rounded);
+  }
+}
+
+__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
+
+// 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) (Hendrycks & Gimpel 2016)
+__device__ __forceinline__ float gelu_new(float x) {
+  return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+}
+#endif
+
+}  // namespace nibble::cuda

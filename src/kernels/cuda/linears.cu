@@ -1,0 +1,153 @@
+// Products of any number of rows: gemv() for few, cuBLASLt for many, a plain kernel for weights that are
+// neither bf16 nor packed.
+#include <algorithm>
+
+#include "kernels/cuda/blas.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ops.h"
+
+namespace nibble::cuda {
+namespace {
+
+using Bf16 = __nv_bfloat16;
+
+constexpr size_t kMostScratch = size_t{64} << 20;  // of unpacked weights
+// Rows up to which packed weights are read again for every kMaxColumns of them rather than unpacked.
+constexpr int kMostPackedRows = 48;
+
+// A warp a pair of output and row.
+template <typename T>
+__global__ void plain_kernel(const Weight w, const Bf16* x, int64_t ldx, int parts, bool add, float* y,
+                             int64_t ldy) {
+  let_next_start();
+  wait_for_previous();
+  const int n = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, row = blockIdx.y, lane = threadIdx.x % 32;
+  if (n >= w.n) return;
+  const T* weight = static_cast<const T*>(w.data) + n * w.stride;
+  x += row * parts * ldx;
+  float sum = 0;
+  for (int i = lane; i < w.k; i += 32) {
+    float value = 0;
+    for (int part = parts - 1; part >= 0; --part) value += __bfloat162float(x[part * ldx + i]);
+    sum += value * static_cast<float>(weight[i]);
+  }
+  sum = warp_sum(sum);
+  if (lane > 0) return;
+  if (w.bias) sum += w.bias[n];
+  float* to = y + row * ldy + n;
+  *to = add ? *to + sum : sum;
+}
+
+__global__ void bias_kernel(const float* bias, int n, float* y, int64_t ldy) {
+  let_next_start();
+  wait_for_previous();
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) y[blockIdx.y * ldy + i] += bias[i];
+}
+
+// out[columns, ld]: the inputs of each column in the weight's order.
+__global__ void order_kernel(const Bf16* x, int64_t ldx, const int32_t* order, int k, Bf16* out, int64_t ld) {
+  let_next_start();
+  wait_for_previous();
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < ld) out[blockIdx.y * ld + i] = i < k ? x[blockIdx.y * ldx + order[i]] : __float2bfloat16_rn(0.0f);
+}
+
+bool by_gemv(const Weight& w, int rows, int parts) {
+  if (!w.has_gemv()) return false;
+  const int at_once = gemv_rows(w.k, parts);
+  if (at_once == 0) return false;
+  // Rounded to bf16, packed weights would lose what float32 activations are asked for.
+  if (w.packed()) return parts > 1 || rows <= kMostPackedRows;
+  return rows <= at_once;
+}
+
+size_t ordered_bytes(const Weight& w, int rows, int parts) {
+  return w.order ? static_cast<size_t>(rows) * static_cast<size_t>(parts) *
+                       static_cast<size_t>(input_stride(w.k)) * sizeof(Bf16)
+                 : 0;
+}
+
+int rows_of_scratch(const Weight& w, size_t bytes) {
+  const size_t row = static_cast<size_t>(round_up(w.k, 8)) * sizeof(Bf16);
+  return static_cast<int>(std::min<size_t>(static_cast<size_t>(w.n), bytes / row / 16 * 16));
+}
+
+}  // namespace
+
+struct Linears::Blas {
+  MatrixProducts products;
+};
+
+Linears::Linears() : blas_(new Blas) {}
+Linears::~Linears() { delete blas_; }
+
+size_t Linears::scratch_bytes(const Weight& w, int rows, int parts) {
+  if (!w.packed() || by_gemv(w, rows, parts)) return 0;
+  const size_t row = static_cast<size_t>(round_up(w.k, 8)) * sizeof(Bf16),
+               whole = row * static_cast<size_t>(w.n);
+  return ordered_bytes(w, rows, parts) + std::max(std::min(whole, kMostScratch), 16 * row);
+}
+
+size_t Linears::workspace_bytes() const { return blas_->products.workspace_bytes(); }
+
+void Linears::run(Queue& queue, const Weight& w, const void* x, int64_t ldx, int rows, int parts, bool add,
+                  float* y, int64_t ldy, void* scratch, size_t scratch_size) {
+  const Bf16* input = static_cast<const Bf16*>(x);
+  if (by_gemv(w, rows, parts)) {
+    const int at_once = gemv_rows(w.k, parts);
+    for (int row = 0; row < rows; row += at_once) {
+      Gemv call;
+      call.n_jobs = 1;
+      call.jobs[0].weight = w;
+      call.jobs[0].finish = add ? Finish::kAdd : Finish::kStore;
+      call.jobs[0].y = y + row * ldy;
+      call.jobs[0].ldy = ldy;
+      call.rows = std::min(at_once, rows - row);
+      call.parts = parts;
+      call.x = input + int64_t{row} * parts * ldx;
+      call.ldx = ldx;
+      gemv(queue, call, true);
+    }
+    return;
+  }
+  if (w.kind == WeightKind::kF16 || w.kind == WeightKind::kF32) {
+    const dim3 grid((w.n + 7) / 8, rows);
+    if (w.kind == WeightKind::kF16) {
+      launch(queue, true, grid, 256, 0, plain_kernel<__half>, w, input, ldx, parts, add, y, ldy);
+    } else {
+      launch(queue, true, grid, 256, 0, plain_kernel<float>, w, input, ldx, parts, add, y, ldy);
+    }
+    return;
+  }
+  const int k = static_cast<int>(round_up(w.k, 8));
+  const auto multiply = [&](const void* weight, int64_t stride, int first, int n) {
+    for (int part = 0; part < parts; ++part)
+      blas_->products.run(queue, weight, stride, n, input + part * ldx, parts * ldx, rows, k, add || part > 0,
+                          y + first, ldy);
+  };
+  if (!w.packed()) {
+    multiply(w.data, w.stride, 0, w.n);
+  } else {
+    char* room = static_cast<char*>(scratch);
+    const size_t ordered = ordered_bytes(w, rows, parts);
+    if (w.order) {
+      const int64_t ld = input_stride(w.k);
+      launch(queue, true, dim3(static_cast<int>((ld + 255) / 256), rows * parts), 256, 0, order_kernel, input,
+             ldx, w.order, w.k, reinterpret_cast<Bf16*>(room), ld);
+      input = reinterpret_cast<const Bf16*>(room);
+      ldx = ld;
+    }
+    expect(scratch_size > ordered);
+    const int at_once = rows_of_scratch(w, scratch_size - ordered);
+    expect(at_once > 0);
+    for (int first = 0; first < w.n; first += at_once) {
+      const int n = std::min(at_once, w.n - first);
+      unpack(queue, w, first, n, room + ordered, k);
+      multiply(room + ordered, k, first, n);
+    }
+  }
+  if (w.bias) launch(queue, true, dim3((w.n + 255) / 256, rows), 256, 0, bias_kernel, w.bias, w.n, y, ldy);
+}
+
+}  // namespace nibble::cuda

@@ -1,0 +1,497 @@
+#include "model/cuda/session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "base/error.h"
+#include "model/cuda_device.h"
+#include "model/rope.h"
+
+namespace nibble {
+namespace {
+
+constexpr int kLoopSteps = 1024;  // steps that a decoding loop's record holds
+constexpr int kMaxSplits = 32;    // blocks that share a row's keys
+constexpr int kKeysPerSplit = 256;
+constexpr int kMaxQuestions = 512;  // answered at a time
+constexpr size_t kLogitFloats = size_t{16} << 20;
+
+cuda::CacheKind kind_of(CacheType type) {
+  return type == CacheType::kF32   ? cuda::CacheKind::kF32
+         : type == CacheType::kF16 ? cuda::CacheKind::kF16
+                                   : cuda::CacheKind::kI8;
+}
+
+size_t cached_bytes(cuda::CacheKind kind) {
+  return kind == cuda::CacheKind::kF32 ? 4 : kind == cuda::CacheKind::kF16 ? 2 : 1;
+}
+
+// The record of a loop on the card: step, then found, then times.
+constexpr size_t kFoundAt = 16;
+constexpr size_t kTimesAt = kFoundAt + size_t{kLoopSteps} * cuda::kMaxColumns * sizeof(int32_t);
+constexpr size_t kLoopBytes = kTimesAt + size_t{kLoopSteps} * sizeof(uint64_t);
+
+}  // namespace
+
+CudaSession::CudaSession(std::shared_ptr<const Model> model, const SessionOptions& options)
+    : ForwardPass(std::move(model), options),
+      weights_(CudaWeights::of(model_)),
+      parts_(options.precision.bf16 && options.precision.int8 ? 1 : 3),
+      cache_kind_(kind_of(options.precision.cache)),
+      host_batch_(static_cast<size_t>(options.batch_tokens) * 3 * sizeof(int32_t)),
+      host_loop_(kLoopBytes) {
+  allocate();
+  fill_rope();
+  queue_.wait();
+}
+
+void CudaSession::allocate() {
+  const ModelConfig& c = model_->config;
+  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
+  const size_t rows = size(options_.batch_tokens), parts = size(parts_);
+  heads_ = {c.n_heads, c.n_kv_heads, c.head_dim, c.rope_dims, nullptr};
+  ld_hidden_ = cuda::input_stride(c.hidden_size);
+  ld_query_ = cuda::input_stride(c.query_size());
+  ld_inner_ = cuda::input_stride(c.intermediate_size);
+  few_ = std::min({options_.batch_tokens, options_.slots, cuda::kMaxColumns});
+
+  const size_t positions =
+      size(c.n_layers) * size(options_.slots) * size(c.n_kv_heads) * size(options_.context);
+  const size_t cached = positions * size(c.head_dim) * cached_bytes(cache_kind_);
+  keys_ = cuda::DeviceMemory(cached);
+  values_ = cuda::DeviceMemory(cached);
+  if (cache_kind_ == cuda::CacheKind::kI8) {
+    key_scales_ = cuda::DeviceMemory(positions * sizeof(float));
+    value_scales_ = cuda::DeviceMemory(positions * sizeof(float));
+  }
+  h_ = cuda::DeviceMemory(rows * size(c.hidden_size) * sizeof(float));
+  normed_ = cuda::DeviceMemory(rows * parts * size(ld_hidden_) * 2);
+  attended_ = cuda::DeviceMemory(rows * parts * size(ld_query_) * 2);
+  inner_ = cuda::DeviceMemory(rows * parts * size(ld_inner_) * 2);
+  qkv_ = cuda::DeviceMemory(rows * size(c.query_size() + 2 * c.kv_size()) * sizeof(float));
+  gate_up_ = cuda::DeviceMemory(rows * size(c.intermediate_size) * (c.has_gate() ? 2 : 1) * sizeof(float));
+  logit_rows_ =
+      static_cast<int>(std::clamp<size_t>(kLogitFloats / size(c.vocab_size), 1, std::min<size_t>(rows, 128)));
+  logit_rows_ = std::max(logit_rows_, few_);
+  logits_ = cuda::DeviceMemory(size(logit_rows_) * size(c.vocab_size) * sizeof(float));
+  size_t scratch = cuda::Linears::scratch_bytes(weights_->head, logit_rows_, parts_);
+  for (const CudaBlock& b : weights_->blocks) {
+    for (const cuda::Weight* w : {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down}) {
+      if (w->n > 0)
+        scratch = std::max(scratch, cuda::Linears::scratch_bytes(*w, options_.batch_tokens, parts_));
+    }
+  }
+  scratch_ = cuda::DeviceMemory(scratch);
+  partial_ = cuda::DeviceMemory(cuda::attention_scratch(heads_, few_, kMaxSplits));
+  batch_ = cuda::DeviceMemory(rows * 3 * sizeof(int32_t));
+  loop_ = cuda::DeviceMemory(kLoopBytes);
+  keys_of_best_ = cuda::DeviceMemory(size(logit_rows_) * sizeof(uint64_t));
+  best_ = cuda::DeviceMemory(size(logit_rows_) * sizeof(int32_t));
+  questions_ = cuda::DeviceMemory(kMaxQuestions * sizeof(cuda::Question));
+  answers_ = cuda::DeviceMemory(kMaxQuestions * sizeof(cuda::Answer));
+  for (const auto& [to, from] :
+       {std::pair{&device_rows_, batch_.as<int32_t>()}, {&host_rows_, host_batch_.as<int32_t>()}})
+    *to = {from, from + rows, from + 2 * rows};
+}
+
+void CudaSession::fill_rope() {
+  const auto frequencies = rope_frequencies(*model_);
+  std::vector<float> table;
+  table.reserve(static_cast<size_t>(options_.context) * frequencies.size() * 2);
+  for (int p = 0; p < options_.context; ++p) {
+    for (const double f : frequencies) {
+      table.push_back(static_cast<float>(std::cos(p * f)));
+      table.push_back(static_cast<float>(std::sin(p * f)));
+    }
+  }
+  rope_ = cuda::DeviceMemory(std::max<size_t>(table.size() * sizeof(float), sizeof(float)));
+  if (!table.empty()) queue_.to_device(rope_.as<void>(), table.data(), table.size() * sizeof(float));
+  queue_.wait();
+  heads_.rope = rope_.as<float>();
+}
+
+uint64_t CudaSession::cache_bytes() const {
+  return keys_.bytes() + values_.bytes() + key_scales_.bytes() + value_scales_.bytes();
+}
+
+uint64_t CudaSession::workspace_bytes() const {
+  uint64_t total = linears_.workspace_bytes();
+  for (const cuda::DeviceMemory* m :
+       {&rope_, &h_, &normed_, &attended_, &inner_, &qkv_, &gate_up_, &logits_, &scratch_, &partial_, &batch_,
+        &loop_, &keys_of_best_, &questions_, &answers_, &best_})
+    total += m->bytes();
+  return total;
+}
+
+cuda::Cache CudaSession::cache_of(size_t layer) const {
+  const ModelConfig& c = model_->config;
+  const size_t positions = static_cast<size_t>(options_.slots) * static_cast<size_t>(c.n_kv_heads) *
+                           static_cast<size_t>(options_.context);
+  const size_t bytes = layer * positions * static_cast<size_t>(c.head_dim) * cached_bytes(cache_kind_);
+  cuda::Cache cache{cache_kind_, keys_.as<char>() + bytes, values_.as<char>() + bytes, nullptr,
+                    nullptr,     options_.context};
+  if (cache_kind_ == cuda::CacheKind::kI8) {
+    cache.key_scales = key_scales_.as<float>() + layer * positions;
+    cache.value_scales = value_scales_.as<float>() + layer * positions;
+  }
+  return cache;
+}
+
+void CudaSession::linear(const cuda::Weight& weight, const cuda::DeviceMemory& x, int64_t ldx, int rows,
+                         bool add, float* y, int64_t ldy) {
+  linears_.run(queue_, weight, x.as<void>(), ldx, rows, parts_, add, y, ldy, scratch_.as<void>(),
+               scratch_.bytes());
+}
+
+void CudaSession::norm(const cuda::NormWeight& norm, const float* h, int rows) {
+  cuda::norm(queue_, h, model_->config.hidden_size, norm, rows, parts_, normed_.as<void>(), ld_hidden_);
+}
+
+bool CudaSession::can_fuse_projections(const CudaBlock& b, int rows) const {
+  if (!b.q.has_gemv() || !cuda::same_form(b.q, b.k) || !cuda::same_form(b.q, b.v)) return false;
+  if (model_->config.parallel_block && !cuda::same_form(b.q, b.up)) return false;
+  return rows <= cuda::gemv_rows(b.q.k, parts_);
+}
+
+// Norm, q, k and v, and in a parallel block the MLP's first product, in one kernel.
+void CudaSession::fused_projections(const CudaBlock& b, int rows) {
+  const ModelConfig& c = model_->config;
+  const int64_t ld = c.query_size() + 2 * c.kv_size();
+  cuda::Gemv call;
+  float* y = qkv_.as<float>();
+  for (const cuda::Weight* w : {&b.q, &b.k, &b.v}) {
+    cuda::GemvJob& job = call.jobs[call.n_jobs++];
+    job.weight = *w;
+    job.y = y;
+    job.ldy = ld;
+    y += w->n;
+  }
+  if (c.parallel_block) {
+    cuda::GemvJob& job = call.jobs[call.n_jobs++];
+    job.weight = b.up;
+    job.finish = cuda::Finish::kGelu;
+    job.out = inner_.as<void>();
+    job.ld_out = ld_inner_;
+  }
+  call.rows = rows;
+  call.parts = parts_;
+  call.h = h_.as<float>();
+  call.norm = b.attn_norm;
+  cuda::gemv(queue_, call, true);
+}
+
+void CudaSession::attention_block(const CudaBlock& b, size_t layer, int rows, int splits, bool step) {
+  const ModelConfig& c = model_->config;
+  const int64_t ld = c.query_size() + 2 * c.kv_size();
+  const bool fused = step && can_fuse_projections(b, rows);
+  if (fused) {
+    fused_projections(b, rows);
+  } else {
+    norm(b.attn_norm, h_.as<float>(), rows);
+    float* y = qkv_.as<float>();
+    for (const cuda::Weight* w : {&b.q, &b.k, &b.v}) {
+      linear(*w, normed_, ld_hidden_, rows, false, y, ld);
+      y += w->n;
+    }
+  }
+  const cuda::Places places{device_rows_.positions, device_rows_.slots, rows};
+  cuda::Attention call;
+  call.qkv = qkv_.as<float>();
+  call.heads = heads_;
+  call.places = places;
+  call.cache = cache_of(layer);
+  call.out = attended_.as<void>();
+  call.ld = ld_query_;
+  call.parts = parts_;
+  call.splits = splits;
+  call.rope = step && cache_kind_ == cuda::CacheKind::kF16;
+  call.partial = partial_.as<float>();
+  if (!call.rope) cuda::rope_and_store(queue_, qkv_.as<float>(), heads_, places, call.cache);
+  cuda::attention(queue_, call, true);
+  linear(b.o, attended_, ld_query_, rows, true, h_.as<float>(), c.hidden_size);
+}
+
+// In a parallel block normed_ still holds the norm, or fused_projections() has filled inner_.
+void CudaSession::mlp_block(const CudaBlock& b, int rows, bool step) {
+  const ModelConfig& c = model_->config;
+  const int inner = c.intermediate_size;
+  const bool parallel = c.parallel_block;
+  const bool done = parallel && step && can_fuse_projections(b, rows);
+  const bool fused = !parallel && step && b.up.has_gemv() && rows <= cuda::gemv_rows(b.up.k, parts_) &&
+                     (!c.has_gate() || cuda::same_form(b.gate, b.up));
+  if (fused) {
+    cuda::Gemv call;
+    call.n_jobs = 1;
+    cuda::GemvJob& job = call.jobs[0];
+    job.weight = c.has_gate() ? b.gate : b.up;
+    if (c.has_gate()) job.partner = b.up;
+    job.finish = c.has_gate() ? cuda::Finish::kSwiGlu : cuda::Finish::kGelu;
+    job.out = inner_.as<void>();
+    job.ld_out = ld_inner_;
+    call.rows = rows;
+    call.parts = parts_;
+    call.h = h_.as<float>();
+    call.norm = b.mlp_norm;
+    cuda::gemv(queue_, call, true);
+  } else if (!done) {
+    if (!parallel) norm(b.mlp_norm, h_.as<float>(), rows);
+    float* y = gate_up_.as<float>();
+    if (c.has_gate()) {
+      linear(b.gate, normed_, ld_hidden_, rows, false, y, 2 * inner);
+      linear(b.up, normed_, ld_hidden_, rows, false, y + inner, 2 * inner);
+      cuda::swiglu(queue_, y, inner, rows, parts_, inner_.as<void>(), ld_inner_);
+    } else {
+      linear(b.up, normed_, ld_hidden_, rows, false, y, inner);
+      cuda::gelu(queue_, y, inner, rows, parts_, inner_.as<void>(), ld_inner_);
+    }
+  }
+  linear(b.down, inner_, ld_inner_, rows, true, h_.as<float>(), c.hidden_size);
+}
+
+void CudaSession::run_blocks(int rows, int splits, bool step) {
+  cuda::embed(queue_, weights_->embedding, device_rows_.tokens, rows, h_.as<float>());
+  for (size_t layer = 0; layer < weights_->blocks.size(); ++layer) {
+    attention_block(weights_->blocks[layer], layer, rows, splits, step);
+    mlp_block(weights_->blocks[layer], rows, step);
+  }
+}
+
+void CudaSession::run_head(int first, int count, bool overlap) {
+  const ModelConfig& c = model_->config;
+  const float* h = h_.as<float>() + int64_t{first} * c.hidden_size;
+  const cuda::Weight& head = weights_->head;
+  if (head.has_gemv() && count <= cuda::gemv_rows(head.k, parts_)) {
+    cuda::Gemv call;
+    call.n_jobs = 1;
+    call.jobs[0].weight = head;
+    call.jobs[0].y = logits_.as<float>();
+    call.jobs[0].ldy = c.vocab_size;
+    call.rows = count;
+    call.parts = parts_;
+    call.h = h;
+    call.norm = weights_->final_norm;
+    cuda::gemv(queue_, call, overlap);
+    return;
+  }
+  norm(weights_->final_norm, h, count);
+  linear(head, normed_, ld_hidden_, count, false, logits_.as<float>(), c.vocab_size);
+}
+
+int CudaSession::splits_for(int last_position, int rows) const {
+  const int wanted = last_position / kKeysPerSplit + 1;
+  const int room = std::max(1, 4 * cuda::device().multiprocessors / (rows * heads_.n_kv_heads));
+  return std::min({wanted, room, kMaxSplits});
+}
+
+bool CudaSession::is_step(const Batch& batch) const {
+  if (batch.tokens.size() > static_cast<size_t>(few_)) return false;
+  std::vector<bool> taken(static_cast<size_t>(options_.slots));
+  for (const Segment& s : batch.segments) {
+    if (s.count > 1 || taken[static_cast<size_t>(s.slot)]) return false;
+    taken[static_cast<size_t>(s.slot)] = true;
+  }
+  return true;
+}
+
+const cuda::Graph& CudaSession::step_graph(const StepKey& key) {
+  const auto found = graphs_.find(key);
+  if (found != graphs_.end()) return found->second;
+  queue_.begin_recording();
+  run_blocks(key.rows, key.splits, true);
+  if (key.greedy) {
+    run_head(0, key.rows, true);
+    cuda::argmax(queue_, logits_.as<float>(), model_->config.vocab_size, key.rows,
+                 keys_of_best_.as<uint64_t>(), true);
+    char* record = loop_.as<char>();
+    cuda::Loop loop;
+    loop.tokens = device_rows_.tokens;
+    loop.positions = device_rows_.positions;
+    loop.keys = keys_of_best_.as<uint64_t>();
+    loop.step = reinterpret_cast<int32_t*>(record);
+    loop.found = reinterpret_cast<int32_t*>(record + kFoundAt);
+    loop.times = reinterpret_cast<uint64_t*>(record + kTimesAt);
+    loop.rows = key.rows;
+    cuda::advance(queue_, loop, true);
+  }
+  return graphs_.emplace(key, queue_.end_recording()).first->second;
+}
+
+void CudaSession::place_rows(std::span<const int32_t> tokens, std::span<const Segment> segments) {
+  queue_.wait();  // the last batch's copy has been read
+  size_t row = 0;
+  for (const Segment& s : segments) {
+    for (int i = 0; i < s.count; ++i, ++row) {
+      host_rows_.tokens[row] = tokens[row];
+      host_rows_.positions[row] = s.start + i;
+      host_rows_.slots[row] = s.slot;
+    }
+  }
+  queue_.to_device(batch_.as<void>(), host_batch_.as<void>(), batch_.bytes());
+}
+
+void CudaSession::forward(const Batch& batch) {
+  check_batch(batch);
+  place_rows(batch.tokens, batch.segments);
+  rows_in_batch_ = static_cast<int>(batch.tokens.size());
+  if (!is_step(batch)) return run_blocks(rows_in_batch_, 1, false);
+  int last = 0;
+  for (const Segment& s : batch.segments) last = std::max(last, s.start);
+  queue_.run(step_graph({rows_in_batch_, splits_for(last, rows_in_batch_), false}));
+}
+
+void CudaSession::copy_cache(int from, int to, int count) {
+  NIBBLE_CHECK(from >= 0 && from < options_.slots && to >= 0 && to < options_.slots && from != to &&
+               count >= 0 && count <= options_.context);
+  if (count == 0) return;
+  const ModelConfig& c = model_->config;
+  const auto copy = [&](const cuda::DeviceMemory& memory, size_t position_bytes) {
+    if (memory.bytes() == 0) return;
+    // [layer][slot][kv head][context]
+    const size_t head = static_cast<size_t>(options_.context) * position_bytes;
+    const size_t slot = static_cast<size_t>(c.n_kv_heads) * head;
+    for (int layer = 0; layer < c.n_layers; ++layer) {
+      char* slots =
+          memory.as<char>() + static_cast<size_t>(layer) * static_cast<size_t>(options_.slots) * slot;
+      queue_.copy_rows(slots + static_cast<size_t>(to) * slot, slots + static_cast<size_t>(from) * slot, head,
+                       static_cast<size_t>(count) * position_bytes, static_cast<size_t>(c.n_kv_heads));
+    }
+  };
+  for (const cuda::DeviceMemory* memory : {&keys_, &values_})
+    copy(*memory, static_cast<size_t>(c.head_dim) * cached_bytes(cache_kind_));
+  for (const cuda::DeviceMemory* memory : {&key_scales_, &value_scales_}) copy(*memory, sizeof(float));
+}
+
+void CudaSession::row_logits(size_t first, size_t count, float* out) {
+  NIBBLE_CHECK(first + count <= static_cast<size_t>(rows_in_batch_));
+  const size_t vocab = static_cast<size_t>(model_->config.vocab_size);
+  for (size_t row = 0; row < count;) {
+    const size_t now = std::min(count - row, static_cast<size_t>(logit_rows_));
+    run_head(static_cast<int>(first + row), static_cast<int>(now), false);
+    queue_.to_host(out + row * vocab, logits_.as<void>(), now * vocab * sizeof(float));
+    row += now;
+  }
+  queue_.wait();
+}
+
+// body(begin, end): logits_ holds those of rows[begin] … rows[end − 1], the first at its start, the others as
+// far behind it as the rows are apart.
+template <typename Body>
+void CudaSession::for_logits(std::span<const size_t> rows, const Body& body) {
+  for (size_t begin = 0; begin < rows.size();) {
+    NIBBLE_CHECK(rows[begin] < static_cast<size_t>(rows_in_batch_));
+    size_t end = begin + 1;
+    while (end < rows.size() && rows[end] - rows[begin] < static_cast<size_t>(logit_rows_) &&
+           rows[end] - rows[end - 1] <= 1)
+      ++end;
+    run_head(static_cast<int>(rows[begin]), static_cast<int>(rows[end - 1] - rows[begin] + 1), false);
+    body(begin, end);
+    begin = end;
+  }
+}
+
+void CudaSession::score(std::span<const TokenQuestion> questions, std::span<TokenScore> scores) {
+  NIBBLE_CHECK(questions.size() == scores.size());
+  std::vector<size_t> rows;
+  for (const TokenQuestion& q : questions) rows.push_back(q.row);
+  std::vector<cuda::Question> asked;
+  std::vector<cuda::Answer> answers;
+  for_logits(rows, [&](size_t begin, size_t end) {
+    for (size_t at = begin; at < end; at += kMaxQuestions) {
+      const size_t count = std::min<size_t>(kMaxQuestions, end - at);
+      asked.clear();
+      for (const TokenQuestion& q : questions.subspan(at, count))
+        asked.push_back({static_cast<int32_t>(q.row - rows[begin]), q.token});
+      answers.resize(count);
+      queue_.to_device(questions_.as<void>(), asked.data(), count * sizeof(cuda::Question));
+      cuda::score(queue_, logits_.as<float>(), model_->config.vocab_size, questions_.as<cuda::Question>(),
+                  static_cast<int>(count), answers_.as<cuda::Answer>());
+      queue_.to_host(answers.data(), answers_.as<void>(), count * sizeof(cuda::Answer));
+      queue_.wait();
+      for (size_t i = 0; i < count; ++i) {
+        const bool broken = answers[i].is_broken != 0;
+        scores[at + i] = {broken ? std::numeric_limits<double>::quiet_NaN() : answers[i].loglik,
+                          answers[i].is_greedy != 0};
+      }
+    }
+  });
+}
+
+void CudaSession::argmax(std::span<const size_t> rows, std::span<int32_t> best) {
+  NIBBLE_CHECK(rows.size() == best.size());
+  std::vector<int32_t> found;
+  for_logits(rows, [&](size_t begin, size_t end) {
+    const int count = static_cast<int>(rows[end - 1] - rows[begin] + 1);
+    cuda::argmax(queue_, logits_.as<float>(), model_->config.vocab_size, count, keys_of_best_.as<uint64_t>(),
+                 false);
+    cuda::best_of(queue_, keys_of_best_.as<uint64_t>(), count, best_.as<int32_t>());
+    found.resize(static_cast<size_t>(count));
+    queue_.to_host(found.data(), best_.as<void>(), found.size() * sizeof(int32_t));
+    queue_.wait();
+    for (size_t i = begin; i < end; ++i) best[i] = found[rows[i] - rows[begin]];
+  });
+}
+
+void CudaSession::greedy(std::span<const Continuation> sequences, int steps, int32_t* out, double* step_ms) {
+  const int rows = static_cast<int>(sequences.size());
+  const size_t width = sequences.size();
+  if (rows > few_) return ForwardPass::greedy(sequences, steps, out, step_ms);
+  Batch batch;
+  int last = 0;
+  for (const Continuation& s : sequences) {
+    batch.add(s.slot, s.position, std::span(&s.token, 1));
+    last = std::max(last, s.position);
+  }
+  check_batch(batch);
+  NIBBLE_CHECK(is_step(batch));
+  for (Segment& s : batch.segments) s.count = steps;
+  for (const Segment& s : batch.segments) {
+    if (s.start + steps > options_.context)
+      fail("{}: positions {} to {} exceed the {} of a slot", model_->name(), s.start, s.start + steps,
+           options_.context);
+  }
+  for (Segment& s : batch.segments) s.count = 1;
+  place_rows(batch.tokens, batch.segments);
+  rows_in_batch_ = rows;
+  for (int done = 0; done < steps;) {
+    const int now = std::min(steps - done, kLoopSteps);
+    // Graphs are made before the clock starts to run.
+    for (int i = 0; i < now; ++i) step_graph({rows, splits_for(last + done + i, rows), true});
+    const int32_t zero = 0;
+    queue_.to_device(loop_.as<void>(), &zero, sizeof zero);
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < now; ++i) queue_.run(step_graph({rows, splits_for(last + done + i, rows), true}));
+    queue_.to_host(host_loop_.as<void>(), loop_.as<void>(), kLoopBytes);
+    queue_.wait();
+    const double total_ms =
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    const int32_t* found = reinterpret_cast<const int32_t*>(host_loop_.as<char>() + kFoundAt);
+    std::copy(found, found + static_cast<size_t>(now) * width, out + static_cast<size_t>(done) * width);
+    if (step_ms) {
+      const uint64_t* times = reinterpret_cast<const uint64_t*>(host_loop_.as<char>() + kTimesAt);
+      double later = 0;
+      for (int i = 1; i < now; ++i)
+        later += step_ms[done + i] = static_cast<double>(times[i] - times[i - 1]) / 1e6;
+      step_ms[done] = std::max(0.0, total_ms - later);
+    }
+    done += now;
+  }
+}
+
+bool built_with_cuda() { return true; }
+std::string cuda_problem() { return cuda::problem(); }
+std::string cuda_device_name() { return cuda::device().name; }
+GpuMemory gpu_memory() {
+  const cuda::MemoryFacts facts = cuda::memory();
+  return {facts.used, facts.total, facts.process};
+}
+double measure_gpu_copy() { return cuda::measure_copy(); }
+
+std::unique_ptr<ForwardPass> open_cuda_session(std::shared_ptr<const Model> model,
+                                               const SessionOptions& options) {
+  return std::make_unique<CudaSession>(std::move(model), options);
+}
+
+}  // namespace nibble

@@ -1,0 +1,83 @@
+// The forward pass on a GPU: kernels/cuda/ops.h called in the order of model/session.cpp.
+//
+// Memory is planned when a session is made: weights once for each model, the cache as asked for, one
+// workspace. A decoding step of few rows is recorded once as a graph and replayed; its greedy form feeds
+// itself, and the host only reads the tokens when all steps are through.
+#pragma once
+
+#include <map>
+#include <utility>
+
+#include "kernels/cuda/ops.h"
+#include "model/cuda/weights.h"
+#include "model/forward_pass.h"
+
+namespace nibble {
+
+class CudaSession : public ForwardPass {
+ public:
+  CudaSession(std::shared_ptr<const Model> model, const SessionOptions& options);
+
+  uint64_t cache_bytes() const override;
+  uint64_t workspace_bytes() const override;
+  void forward(const Batch& batch) override;
+  void copy_cache(int from, int to, int count) override;
+  void row_logits(size_t first, size_t count, float* out) override;
+  void score(std::span<const TokenQuestion> questions, std::span<TokenScore> scores) override;
+  void argmax(std::span<const size_t> rows, std::span<int32_t> best) override;
+  void greedy(std::span<const Continuation> sequences, int steps, int32_t* out, double* step_ms) override;
+
+ private:
+  // What the host writes for a batch, and the card reads; the same layout on both.
+  struct Rows {
+    int32_t *tokens, *positions, *slots;
+  };
+  // A recorded step: rows, splits of the attention, and whether it ends with the next token.
+  struct StepKey {
+    int rows, splits;
+    bool greedy;
+    auto operator<=>(const StepKey&) const = default;
+  };
+
+  void allocate();
+  void fill_rope();
+  bool is_step(const Batch& batch) const;
+  int splits_for(int last_position, int rows) const;
+  cuda::Cache cache_of(size_t layer) const;
+
+  // Queues the blocks for rows_ in place; fused: the few-rows form.
+  void run_blocks(int rows, int splits, bool step);
+  void attention_block(const CudaBlock& block, size_t layer, int rows, int splits, bool step);
+  void mlp_block(const CudaBlock& block, int rows, bool step);
+  void fused_projections(const CudaBlock& block, int rows);
+  bool can_fuse_projections(const CudaBlock& block, int rows) const;
+  void linear(const cuda::Weight& weight, const cuda::DeviceMemory& x, int64_t ldx, int rows, bool add,
+              float* y, int64_t ldy);
+  void norm(const cuda::NormWeight& norm, const float* h, int rows);
+  // logits_ of rows first … of h_.
+  void run_head(int first, int count, bool overlap);
+  const cuda::Graph& step_graph(const StepKey& key);
+  void place_rows(std::span<const int32_t> tokens, std::span<const Segment> segments);
+  template <typename Body>
+  void for_logits(std::span<const size_t> rows, const Body& body);
+
+  std::shared_ptr<const CudaWeights> weights_;
+  cuda::Queue queue_;
+  cuda::Linears linears_;
+  int parts_;       // bf16 numbers a value (kernels/cuda/ops.h)
+  int few_;         // rows up to which a batch of single tokens is a recorded step
+  int logit_rows_;  // that logits_ holds
+  cuda::CacheKind cache_kind_;
+  cuda::Heads heads_;
+  cuda::DeviceMemory rope_, keys_, values_, key_scales_, value_scales_;
+  // Activations [rows]: residual stream; inputs of linears; what the projections yield.
+  cuda::DeviceMemory h_, normed_, attended_, inner_, qkv_, gate_up_, logits_, scratch_, partial_;
+  cuda::DeviceMemory batch_, loop_, keys_of_best_, questions_, answers_, best_;
+  cuda::PinnedMemory host_batch_, host_loop_;
+  int64_t ld_hidden_, ld_query_, ld_inner_;
+  int rows_in_batch_ = 0;
+  Rows device_rows_ = {}, host_rows_ = {};
+  std::map<StepKey, cuda::Graph> graphs_;
+};
+
+}  // namespace nibble
