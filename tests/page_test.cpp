@@ -3,9 +3,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
+#include <thread>
 
 #include "base/file.h"
+#include "report/page_server.h"
 #include "report/synthetic_study.h"
 #include "test_data.h"
 
@@ -62,6 +65,36 @@ TEST_F(PageInBrowser, OfSmolLm2) {
   NIBBLE_NEEDS(testing::fetched_models_dir() / "SmolLM2-135M-Instruct.Q4_1.gguf");
   study_and_check(
       "--models smollm2-135m --methods rtn --group-sizes 64 --tasks boolq,wikitext --limit 2 --window 64", 8);
+}
+
+// As `nibble report --serve` serves it, while a study writes.
+TEST_F(PageInBrowser, LiveShowsWhatTheStudyWrites) {
+  report::testing::SyntheticStudy study;
+  study.add_healthy_model("alpha");
+  Cell planned;
+  planned.variant = report::testing::quantized("alpha", "rtn", 64);
+  std::vector<Cell> cells(20, planned);
+  for (size_t i = 0; i < cells.size(); ++i) cells[i].task = fmt::format("boolq{}", i);
+  study.store().plan(cells);
+  report::PageServer server(study.dir());
+  const int port = server.bind(0);
+  std::jthread serving([&] { server.run(); });
+  std::jthread writing([&](const std::stop_token& stop) {
+    for (const Cell& cell : cells) {
+      for (int i = 0; i < 30 && !stop.stop_requested(); ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      if (stop.stop_requested()) return;
+      study.store().save(
+          report::testing::choice_cell(cell.variant, report::testing::eighty_right(), cell.task));
+    }
+  });
+  const int code = run(fmt::format("python3 '{}' --live http://127.0.0.1:{}/",
+                                   (testing::source_dir() / "scripts" / "check_page.py").string(), port));
+  writing.request_stop();
+  writing.join();
+  server.stop();
+  if (code == kNoChromium) GTEST_SKIP() << output_;
+  EXPECT_EQ(code, 0) << output_;
 }
 
 // Texts that would be markup, a failed and a waiting cell, no facts of one model.

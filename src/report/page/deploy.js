@@ -82,7 +82,7 @@ function coverage() {
     : cell.waiting ? el('span', {class: 'badge'}, 'waiting') : el('span', {class: 'badge bad', title: cell.missing}, 'failed');
   return fold('coverage', `Cells: ${study.progress}`, 'fold',
     el('div', {class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Cells of the study'},
-      el('table', {class: 'cover'}, el('thead', {}, el('tr', {}, ['Model', 'Configuration', ...tasks].map((t) => el('th', {scope: 'col'}, t)))),
+      el('table', {class: 'cover'}, el('caption', {class: 'sr'}, 'Which cells are measured'), el('thead', {}, el('tr', {}, ['Model', 'Configuration', ...tasks].map((t) => el('th', {scope: 'col'}, t)))),
         el('tbody', {}, study.models.flatMap((m) => m.variants.map((v) => el('tr', {}, el('th', {scope: 'row'}, m.name), el('td', {}, v.label),
           tasks.map((t) => el('td', {}, badge(cellOf(v, t)))))))))));
 }
