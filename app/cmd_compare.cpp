@@ -1,7 +1,12 @@
-// nibble compare BASE QUANT --file F
+// nibble compare BASE QUANT [--file F]
+#include "base/file.h"
+#include "base/memory_usage.h"
 #include "base/progress.h"
+#include "base/sha256.h"
 #include "commands.h"
 #include "eval/compare_run.h"
+#include "eval/task.h"
+#include "eval/task_data.h"
 #include "interrupt.h"
 #include "open_model.h"
 #include "quant/calibration.h"
@@ -10,16 +15,19 @@
 namespace nibble::app {
 namespace {
 
+constexpr const char* kTextTask = "wikitext";  // its text, where none is named
+
 struct Options {
-  std::string base, quant, file;
+  std::string base, quant;
+  std::optional<std::string> file, data;
   std::string base_activations;  // "int8", "f32"; empty: as --activations
-  CompareOptions compare{.window = 512, .windows = 40};
+  CompareOptions compare{.windows = 40};
 };
 
 std::string render(const Comparison& c, const Options& options) {
   using report::fixed, report::percent, report::perplexity, report::three_digits;
   std::string text = fmt::format("{} against {}: {} windows of {} tokens, {} positions\n", options.quant,
-                                 options.base, c.windows, options.compare.window, c.tokens);
+                                 options.base, c.windows, c.window, c.tokens);
   text +=
       fmt::format("  KL               {} ± {} (p50 {}, p90 {}, p99 {}, p99.9 {}, max {})\n",
                   fixed(c.kl_mean, 5), fixed(c.kl_stderr, 5), three_digits(c.kl_p50), three_digits(c.kl_p90),
@@ -34,8 +42,19 @@ std::string render(const Comparison& c, const Options& options) {
   return text;
 }
 
+// --file, or the text that the task wikitext scores.
+DataFile text_of(const Options& options) {
+  if (!options.file)
+    return open_task_file(task_files(options.data, options.base), kTextTask,
+                          find_task(kTextTask).default_split);
+  if (options.data) throw UsageError("--file and --data: one of them says which text");
+  Sha256 hash;
+  hash.update(read_file(*options.file));
+  return DataFile{*options.file, prompt_text(*options.file), hash.hex()};
+}
+
 int run(Options options, const GlobalOptions& global) {
-  const std::string text = prompt_text(options.file);
+  const DataFile text = text_of(options);
   options.compare.precision = global.precision();
   if (!options.base_activations.empty()) {
     options.compare.base_precision = options.compare.precision;
@@ -51,7 +70,7 @@ int run(Options options, const GlobalOptions& global) {
                                open_checkpoint(locate_model(options.quant), global.gguf_dtype(), false));
   ThreadPool pool(global.thread_count(), global.pin);
   Progress progress(stderr, "compare", "windows");
-  const Comparison comparison = compare_models(base.model, quant, *base.tokenizer, text, options.compare,
+  const Comparison comparison = compare_models(base.model, quant, *base.tokenizer, text.text, options.compare,
                                                pool, [&](size_t done, size_t total) {
                                                  InterruptGuard::check();
                                                  progress.update(done, total);
@@ -60,8 +79,9 @@ int run(Options options, const GlobalOptions& global) {
   OrderedJson json;
   json["base"] = options.base;
   json["quant"] = options.quant;
-  json["window"] = options.compare.window;
+  json["data_sha256"] = text.sha256;
   json.update(to_json(comparison));
+  json["peak_rss"] = peak_rss_bytes();  // of this process, both models in it
   write_output(global, json, render(comparison, options));
   return 0;
 }
@@ -73,12 +93,13 @@ Run cmd_compare(Arguments& verb, const GlobalOptions& global) {
   verb.option("base", options->base, kModelHelp).required().type_name("BASE");
   verb.option("quant", options->quant, "the quantized model").required().type_name("QUANT");
   verb.option("--file,--text", options->file,
-              "a text that neither was made with; JSONL of a task: its rows in prompt form")
-      .required()
+              "a text that neither was made with; JSONL of a task: its rows in prompt form; without it the "
+              "test text of the task wikitext")
       .type_name("F");
+  verb.option("--data", options->data, "folder of the task files, for a run without --file").type_name("DIR");
   verb.option("--windows", options->compare.windows, "windows from the text's start; 0: all").show_default();
-  verb.option("--window", options->compare.window, "tokens a window; its second half is scored")
-      .show_default();
+  verb.option("--window", options->compare.window,
+              "tokens a window, of which the second half is scored; default 512, or what both models allow");
   verb.option("--base-activations", options->base_activations,
               "int8 or f32: what BASE's 4-bit weights are multiplied with; default: as --activations")
       .one_of({"int8", "f32"});

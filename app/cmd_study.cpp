@@ -180,6 +180,9 @@ Run cmd_study(Arguments& verb, const GlobalOptions& global) {
   verb.option("--bench-prompt", plan.bench_prompt, "tokens of the prompt test");
   verb.option("--bench-generate", plan.bench_generate, "tokens of the generation test");
   verb.option("--bench-repetitions", plan.bench_repetitions, "of each test; 0: no bench");
+  verb.option("--kl-windows", plan.kl_windows,
+              "of wikitext's text, for the distance to the baseline; default 16, 0: none");
+  verb.option("--kl-window", plan.kl_window, "tokens of each");
   verb.option("--jobs", options->jobs,
               "quantizations at a time, where memory allows; measured cells always run alone")
       .range(1, 256)

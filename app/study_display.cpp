@@ -20,6 +20,10 @@ std::string time_left(const StudyStep& step) {
 }
 
 std::string score_text(const Cell& cell) {
+  if (cell.distance.is_object()) {
+    const Json kl = json_get<Json>(cell.distance, "kl", kDistance);
+    return fmt::format(", KL {}", report::three_digits(number_from_json(kl, "mean", kDistance)));
+  }
   if (!cell.result) return "";
   const auto metric = cell.result->metrics.find(cell.result->primary);
   if (metric == cell.result->metrics.end()) return "";

@@ -226,6 +226,14 @@ TEST_F(Cli, CompareOfAModelWithItself) {
   EXPECT_EQ(json.at("kl").at("max"), 0);
   EXPECT_EQ(json.at("top1_agreement"), 1);
   EXPECT_EQ(json.at("ppl_base"), json.at("ppl_quant"));
+
+  // Without --file: the text that the task wikitext scores.
+  const Outcome same = run("compare qwen2-mini qwen2-mini --windows 2 --window 128 --json");
+  ASSERT_EQ(same.exit_code, 0) << same.err;
+  const Json again = parse_json(same.out, "stdout");
+  EXPECT_EQ(again.at("data_sha256"), json.at("data_sha256"));
+  EXPECT_EQ(again.at("ppl_base"), json.at("ppl_base"));
+  EXPECT_EQ(run("compare qwen2-mini qwen2-mini --file x --data y").exit_code, 2);
 }
 
 TEST_F(Cli, APlanIsSolvedFromAnAnalysisAndKeepsItsSize) {

@@ -31,7 +31,8 @@ class StudyEndToEnd : public ::testing::Test {
     return fmt::format(
         "exec '{}' study --models qwen2-mini --methods rtn,gptq --group-sizes 64 --tasks boolq,wikitext "
         "--limit 12 --window 128 "
-        "--samples 4 --seqlen 64 --bench-prompt 32 --bench-generate 8 --bench-repetitions 1 --out '{}' >'{}' "
+        "--samples 4 --seqlen 64 --kl-windows 2 --bench-prompt 32 --bench-generate 8 --bench-repetitions 1 "
+        "--out '{}' >'{}' "
         "2>'{}'",
         NIBBLE_PROGRAM, (dir_ / out).string(), (dir_ / "stdout").string(), (dir_ / "stderr").string());
   }
@@ -75,6 +76,7 @@ class StudyEndToEnd : public ::testing::Test {
 Json scores(const std::vector<Cell>& cells) {
   Json all = Json::object();
   for (const Cell& cell : cells) {
+    if (cell.task == kDistance) all[cell.variant.name() + " kl"] = cell.distance.at("kl");
     if (!cell.result) continue;
     Json samples = Json::array();
     for (const Sample& s : cell.result->samples) samples.push_back({s.key, s.score, s.prediction, s.detail});
@@ -91,11 +93,18 @@ TEST_F(StudyEndToEnd, StoppedOrNotItEndsTheSameAndQuantizedNeedsLessMemory) {
   for (const char* file : {"table1.md", "results.csv", "report.json", "study.toml"})
     EXPECT_TRUE(fs::exists(dir_ / "whole" / file)) << file;
   const auto whole = cells("whole");
-  ASSERT_EQ(whole.size(), 9u);  // baseline, rtn, gptq; two tasks and bench
+  ASSERT_EQ(whole.size(), 11u);  // baseline, rtn, gptq; two tasks and bench; two distances
   std::map<std::string, uint64_t> baseline;
   for (const Cell& cell : whole) {
     ASSERT_EQ(cell.status, CellStatus::kDone)
         << cell.variant.name() << ' ' << cell.task << ": " << cell.reason;
+    if (cell.task == kDistance) {
+      const double kl = cell.distance.at("kl").at("mean").get<double>();
+      EXPECT_GT(kl, 0);
+      EXPECT_LT(kl, 0.5);
+      EXPECT_GT(cell.distance.at("top1_agreement").get<double>(), 0.7);
+      continue;
+    }
     ASSERT_TRUE(cell.memory.has_value());
     if (cell.variant.is_baseline()) {
       baseline[cell.task] = cell.memory->peak_rss;
@@ -129,7 +138,7 @@ TEST_F(StudyEndToEnd, StoppedOrNotItEndsTheSameAndQuantizedNeedsLessMemory) {
   };
   EXPECT_EQ(dry("stopped"), 0) << read_file(dir_ / "stderr");
   const std::string forecast = read_file(dir_ / "stdout");
-  EXPECT_NE(forecast.find("0 of 9 cells are done; 11 steps to run, predicted from 9 measured cells"),
+  EXPECT_NE(forecast.find("0 of 11 cells are done; 13 steps to run, predicted from 11 measured cells"),
             std::string::npos)
       << forecast;
   EXPECT_NE(forecast.find("time    about "), std::string::npos) << forecast;
@@ -138,7 +147,7 @@ TEST_F(StudyEndToEnd, StoppedOrNotItEndsTheSameAndQuantizedNeedsLessMemory) {
   run_and_stop("stopped");
   const size_t before = done_quantized("stopped");
   EXPECT_GE(before, 1u);
-  EXPECT_LT(before, 6u);
+  EXPECT_LT(before, 8u);
   ASSERT_EQ(run("stopped"), 0) << read_file(dir_ / "stderr");
   EXPECT_EQ(scores(cells("stopped")), scores(whole));
 }

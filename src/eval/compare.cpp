@@ -100,6 +100,7 @@ Comparison ComparisonBuilder::result() const {
 
 OrderedJson to_json(const Comparison& c) {
   OrderedJson json;
+  json["window"] = c.window;
   json["windows"] = c.windows;
   json["tokens"] = c.tokens;
   json["kl"] = {{"mean", number(c.kl_mean)},

@@ -28,6 +28,7 @@ PositionDistance position_distance(std::span<const float> base, std::span<const 
                                    int32_t true_token);
 
 struct Comparison {
+  int window = 0;                   // tokens of each
   int64_t windows = 0, tokens = 0;  // tokens: positions scored
   double kl_mean = kUnknown;
   double kl_stderr = kUnknown;            // clustered by window; over positions with a single window

@@ -9,6 +9,8 @@
 namespace nibble {
 namespace {
 
+constexpr int kWindow = 512;  // tokens, where nothing else is asked for
+
 // One model over one window at a time.
 class Side {
  public:
@@ -50,11 +52,14 @@ class Side {
 }  // namespace
 
 Comparison compare_models(std::shared_ptr<const Model> base, std::shared_ptr<const Model> quant,
-                          const Tokenizer& tokenizer, const std::string& text, const CompareOptions& options,
+                          const Tokenizer& tokenizer, const std::string& text, const CompareOptions& asked,
                           ThreadPool& pool, const ProgressFn& progress) {
   if (base->config.vocab_size != quant->config.vocab_size)
     fail("{}: vocabulary of {}, but {} has one of {}: these models cannot be compared", quant->name(),
          quant->config.vocab_size, base->name(), base->config.vocab_size);
+  CompareOptions options = asked;
+  if (options.window == 0)
+    options.window = std::min({kWindow, base->config.max_context, quant->config.max_context});
   if (options.batch_tokens < 1) throw UsageError("a batch needs at least one token");
   const auto windows = comparison_windows(tokenizer.encode(text, false), options.window, options.windows,
                                           tokenizer.start_token());
@@ -86,7 +91,9 @@ Comparison compare_models(std::shared_ptr<const Model> base, std::shared_ptr<con
     }
     if (progress) progress(w + 1, windows.size());
   }
-  return builder.result();
+  Comparison comparison = builder.result();
+  comparison.window = options.window;
+  return comparison;
 }
 
 }  // namespace nibble

@@ -15,7 +15,8 @@
 namespace nibble {
 
 struct CompareOptions {
-  int window = 512;     // tokens; of them positions window/2 … window−2 are scored
+  int window = 0;  // tokens, of which positions window/2 … window−2 are scored; 0: 512, or the shorter
+                   // context of the two models
   int64_t windows = 0;  // 0: all that the text fills
   int batch_tokens = 512;
   Precision precision = {};

@@ -17,11 +17,6 @@ namespace nibble::report {
 constexpr const char* kNotRunYet = "not run yet";
 constexpr const char* kBaselineMissing = "baseline missing";
 
-// Cells that are no tasks: a variant's speed, and its distance from its baseline.
-constexpr const char* kBench = "bench";
-constexpr const char* kDistance = "kl";
-inline bool is_task(std::string_view name) { return name != kBench && name != kDistance; }
-
 // A cell of the study: one variant on one task.
 struct TaskView {
   std::string task;

@@ -1,5 +1,7 @@
 #include "study/commands.h"
 
+#include <cmath>
+
 #include "base/file.h"
 #include "quant/quantize.h"
 
@@ -117,6 +119,17 @@ std::vector<std::string> bench_command(const StudyPlan& plan, const std::string&
   return command;
 }
 
+std::vector<std::string> compare_command(const StudyPlan& plan, const std::string& base,
+                                         const std::string& quantized, const fs::path& json) {
+  std::vector<std::string> command = {"compare", base, quantized};
+  if (plan.data) command.insert(command.end(), {"--data", plan.data->string()});
+  command.insert(command.end(), {"--windows", fmt::format("{}", plan.kl_windows)});
+  add_if(command, "--window", plan.kl_window);
+  add_if(command, "--dtype", plan.dtype);
+  command.insert(command.end(), {"--threads", fmt::format("{}", plan.threads), "--json", json.string()});
+  return command;
+}
+
 VariantFacts read_info(const fs::path& file) {
   return reading([&] {
     const std::string where = "info --json";
@@ -177,6 +190,19 @@ Cell read_bench(std::string_view output) {
       const MemoryBytes memory = memory_from_json(json_get<Json>(test, "memory_bytes", where), where);
       if (!cell.memory || memory.peak_rss > cell.memory->peak_rss) cell.memory = memory;
     }
+    return cell;
+  });
+}
+
+Cell read_distance(const fs::path& file) {
+  return reading([&] {
+    const std::string where = "compare --json";
+    Cell cell;
+    cell.distance = read_output(file, where);
+    const double mean = number_from_json(json_get<Json>(cell.distance, "kl", where), "mean", where);
+    if (!std::isfinite(mean)) fail("{}: no finite KL: the models yield NaN or infinity", where);
+    number_from_json(cell.distance, "top1_agreement", where);
+    for (const char* path : {"base", "quant"}) cell.distance.erase(path);  // of this machine
     return cell;
   });
 }

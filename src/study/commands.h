@@ -29,6 +29,8 @@ std::vector<std::string> eval_command(const StudyPlan& plan, const std::string& 
                                       const std::string& task, const std::filesystem::path& json,
                                       const std::filesystem::path& samples);
 std::vector<std::string> bench_command(const StudyPlan& plan, const std::string& model);
+std::vector<std::string> compare_command(const StudyPlan& plan, const std::string& base,
+                                         const std::string& quantized, const std::filesystem::path& json);
 
 // All throw OutputError.
 VariantFacts read_info(const std::filesystem::path& json);
@@ -38,6 +40,7 @@ VariantFacts read_quantization(const std::filesystem::path& model_dir, double se
 Cell read_evaluation(const std::string& task, const std::filesystem::path& json,
                      const std::filesystem::path& samples);
 Cell read_bench(std::string_view output);
+Cell read_distance(const std::filesystem::path& json);
 
 // Bytes, as the stored report says; 0 where it does not.
 double quantization_peak(const VariantFacts& facts);

@@ -1,6 +1,11 @@
 #include "study/commands.h"
 
+#include <stdlib.h>
+#include <unistd.h>
+
 #include <gtest/gtest.h>
+
+#include "base/file.h"
 
 namespace nibble {
 namespace {
@@ -35,6 +40,25 @@ TEST(ReadBench, RefusesOtherThings) {
   for (const char* text : {"", "{}", "[]", "[3]", "[{\"test\": 1}]", "[{\"test\": \"pp1\"}]"}) {
     EXPECT_THROW(read_bench(text), OutputError) << text;
   }
+}
+
+TEST(ReadDistance, WantsAFiniteKl) {
+  std::string file = (std::filesystem::temp_directory_path() / "nibble_kl_XXXXXX").string();
+  const int fd = ::mkstemp(file.data());
+  ASSERT_GE(fd, 0);
+  ::close(fd);
+  const auto read = [&](const char* text) {
+    write_file_atomically(file, text);
+    return read_distance(file);
+  };
+  const Cell cell =
+      read(R"({"base": "/home/a", "quant": "/home/b", "kl": {"mean": 0.5}, "top1_agreement": 0.9})");
+  EXPECT_EQ(cell.distance, Json({{"kl", {{"mean", 0.5}}}, {"top1_agreement", 0.9}}));
+  for (const char* text : {"", "{}", "[]", R"({"kl": 3})", R"({"kl": {}})", R"({"kl": {"mean": null}})",
+                           R"({"kl": {"mean": "inf"}})", R"({"kl": {"mean": 1}, "top1_agreement": "x"})"}) {
+    EXPECT_THROW(read(text), OutputError) << text;
+  }
+  std::filesystem::remove(file);
 }
 
 }  // namespace

@@ -28,8 +28,11 @@ void add_done(std::vector<Done>& all, const Store& store) {
           {cell.variant, kQuantize, facts->quantize_seconds, quantization_peak(*facts), parameters});
     last = cell.variant;
     if (cell.status != CellStatus::kDone) continue;
-    all.push_back({cell.variant, cell.task, cell.seconds,
-                   cell.memory ? static_cast<double>(cell.memory->peak_rss) : 0, parameters});
+    const double peak = cell.memory ? static_cast<double>(cell.memory->peak_rss)
+                        : cell.distance.is_object()
+                            ? json_get_or<double>(cell.distance, "peak_rss", 0, kDistance)
+                            : 0;
+    all.push_back({cell.variant, cell.task, cell.seconds, peak, parameters});
   }
 }
 

@@ -1,5 +1,7 @@
 #include "study/forecast.h"
 
+#include <algorithm>
+
 #include <gmock/gmock.h>
 
 #include "base/error.h"
@@ -44,6 +46,17 @@ TEST_F(ForecastTest, NothingMeasuredNothingKnown) {
   EXPECT_FALSE(std::filesystem::exists(dir_ / "out"));
 }
 
+TEST_F(ForecastTest, DistancesToo) {
+  plan_.tasks = {"wikitext"};
+  ASSERT_TRUE(run("out").complete());
+  plan_.methods = {{"gptq", 4, {16, 64}}};
+  const Forecast f = forecast("out");
+  const auto kl = std::find_if(f.steps.begin(), f.steps.end(), [](const auto& s) { return s.work == "kl"; });
+  ASSERT_NE(kl, f.steps.end());
+  EXPECT_EQ(kl->variant.group_size, 64);
+  EXPECT_EQ(kl->memory->value, 9);  // of the process with both models
+}
+
 TEST_F(ForecastTest, FromTheSameModelThenByParameters) {
   ASSERT_TRUE(run("out").complete());
   for (const char* task : {"boolq", "gsm8k", "bench"}) {
@@ -78,8 +91,8 @@ TEST_F(ForecastTest, FromTheSameModelThenByParameters) {
   plan_.tasks = {"boolq", "wikitext"};  // no such work was ever done
   f = forecast("other", {dir_ / "out"});
   EXPECT_FALSE(f.seconds());
-  EXPECT_EQ(f.without_seconds(), 2u);
-  EXPECT_EQ(f.without_memory(), 2u);
+  EXPECT_EQ(f.without_seconds(), 3u);  // and the distance of one
+  EXPECT_EQ(f.without_memory(), 3u);
   EXPECT_THROW(forecast("other", {dir_ / "absent"}), Error);
 }
 

@@ -64,6 +64,9 @@ void check_same_result(const Part& a, const Cell& x, const Part& b, const Cell& 
   const std::string cell = fmt::format("{} {}", x.variant.name(), x.task);
   if (x.result.has_value() != y.result.has_value())
     fail("{}: done in {} and in {}, in one without a result", cell, a.name, b.name);
+  if (x.distance.is_object() && y.distance.is_object() &&
+      x.distance.value("kl", Json()) != y.distance.value("kl", Json()))
+    fail("{}: measured in {} and in {} with different distances", cell, a.name, b.name);
   if (!x.result) return;  // a bench: figures of two runs always differ
   const auto scores = [](const Cell& c) {
     std::map<std::string, double> values;

@@ -115,5 +115,23 @@ TEST_F(MergeTest, CellMeasuredTwiceMustAgree) {
   EXPECT_THAT(refusal({"two", "weights"}), HasSubstr("other weights"));
 }
 
+TEST_F(MergeTest, DistanceMeasuredTwiceMustAgree) {
+  plan_.tasks = {"wikitext"};
+  options_.shard = {};
+  run("first");
+  fs::copy(dir_ / "first", dir_ / "second", fs::copy_options::recursive);
+  EXPECT_EQ(merge({"first", "second"}).failed, 0u);
+  EXPECT_EQ(content("merged"), content("first"));
+  {
+    Store store = Store::open(dir_ / "second" / "results.db");
+    auto all = store.cells(true);
+    const auto kl = std::find_if(all.begin(), all.end(), [](const Cell& c) { return c.task == kDistance; });
+    ASSERT_NE(kl, all.end());
+    kl->distance["kl"]["mean"] = 7;
+    store.save(*kl);
+  }
+  EXPECT_THAT(refusal({"first", "second"}, "other"), HasSubstr("with different distances"));
+}
+
 }  // namespace
 }  // namespace nibble

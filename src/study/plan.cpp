@@ -9,6 +9,8 @@ namespace {
 
 using namespace plan_rules;
 
+constexpr const char* kTextTask = "wikitext";  // whose text distances are measured on
+
 template <typename T>
 void overlay(std::optional<T>& below, const std::optional<T>& above) {
   if (above) below = above;
@@ -41,6 +43,8 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
   overlay(o.bench_prompt, command_line.bench_prompt);
   overlay(o.bench_generate, command_line.bench_generate);
   overlay(o.bench_repetitions, command_line.bench_repetitions);
+  overlay(o.kl_windows, command_line.kl_windows);
+  overlay(o.kl_window, command_line.kl_window);
 
   StudyPlan plan;
   std::vector<StudyMethod> methods;
@@ -89,6 +93,8 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
   plan.bench_prompt = o.bench_prompt.value_or(plan.bench_prompt);
   plan.bench_generate = o.bench_generate.value_or(plan.bench_generate);
   plan.bench_repetitions = o.bench_repetitions.value_or(plan.bench_repetitions);
+  plan.kl_windows = o.kl_windows.value_or(plan.kl_windows);
+  plan.kl_window = o.kl_window;
   plan.validate(known);
   return plan;
 }
@@ -126,6 +132,8 @@ void StudyPlan::validate(const KnownNames& known) const {
   if (bench_repetitions > 0 && bench_prompt == 0 && bench_generate == 0) {
     refuse("bench: neither prompt nor generate; repetitions = 0 leaves the bench out");
   }
+  check_range("kl windows", kl_windows, 0, kMaxInt);
+  if (kl_window) check_range("kl window", *kl_window, kSmallestKlWindow, kMaxInt);
   if (tasks.empty() && bench_repetitions == 0) refuse("tasks: none, and no bench either");
 }
 
@@ -138,6 +146,7 @@ void StudyPlan::check_files() const {
 
 std::vector<Cell> planned_cells(const StudyPlan& plan) {
   std::vector<Cell> cells;
+  const bool has_text = std::find(plan.tasks.begin(), plan.tasks.end(), kTextTask) != plan.tasks.end();
   const auto add = [&](const Variant& variant) {
     const auto add_task = [&](const std::string& task) {
       Cell& cell = cells.emplace_back();
@@ -145,7 +154,8 @@ std::vector<Cell> planned_cells(const StudyPlan& plan) {
       cell.task = task;
     };
     for (const std::string& task : plan.tasks) add_task(task);
-    if (plan.bench_repetitions > 0) add_task("bench");
+    if (has_text && plan.kl_windows > 0 && !variant.is_baseline()) add_task(kDistance);
+    if (plan.bench_repetitions > 0) add_task(kBench);
   };
   for (const std::string& model : plan.models) {
     add({model, "baseline", 16, 0});
@@ -183,7 +193,11 @@ void check_same_study(const StudyPlan& before, const StudyPlan& now, std::string
   same("dtype", text_or(before.dtype, "(default)"), text_or(now.dtype, "(default)"));
   same("device", before.device.value_or("cpu"), now.device.value_or("cpu"));
   same("threads", fmt::to_string(before.threads), fmt::to_string(now.threads));
-  if (before.bench_repetitions == 0 || now.bench_repetitions == 0) return;  // no two benches to compare
+  if (before.kl_windows > 0 && now.kl_windows > 0) {  // else there are no two distances to compare
+    same("kl windows", fmt::to_string(before.kl_windows), fmt::to_string(now.kl_windows));
+    same("kl window", text_or(before.kl_window, "(default)"), text_or(now.kl_window, "(default)"));
+  }
+  if (before.bench_repetitions == 0 || now.bench_repetitions == 0) return;  // likewise benches
   same("bench prompt", fmt::to_string(before.bench_prompt), fmt::to_string(now.bench_prompt));
   same("bench generate", fmt::to_string(before.bench_generate), fmt::to_string(now.bench_generate));
   same("bench repetitions", fmt::to_string(before.bench_repetitions), fmt::to_string(now.bench_repetitions));

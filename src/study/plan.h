@@ -36,6 +36,7 @@ struct StudyOptions {
   std::optional<std::vector<std::filesystem::path>> calibration;
   std::optional<std::string> dtype, device;
   std::optional<int> bench_prompt, bench_generate, bench_repetitions;
+  std::optional<int> kl_windows, kl_window;
 };
 
 // One method at one width; a variant for each group size.
@@ -63,6 +64,8 @@ struct StudyPlan {
   int threads = 0;                                 // 0: all of this process, until resolve_plan() counts them
   int bench_prompt = 128, bench_generate = 32;     // tokens
   int bench_repetitions = 3;                       // 0: no bench
+  int kl_windows = 16;  // of the task wikitext's text, where it is among the tasks; 0: no distance measured
+  std::optional<int> kl_window;  // tokens of each; none: the default of `nibble compare`
 
   void validate(const KnownNames& known = {}) const;  // throws UsageError naming the key
   void check_files() const;  // that data and calibration are there; throws UsageError
@@ -80,7 +83,8 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
 // A study file that resolves to the same plan.
 std::string to_toml(const StudyPlan& plan);
 
-// Per model: the baseline on all tasks, then bench; then each method and group size the same way.
+// Per model: the baseline on all tasks, then bench; then each method and group size the same way, with its
+// distance to the baseline ("kl") between the two.
 std::vector<Cell> planned_cells(const StudyPlan& plan);
 
 // Throws Error naming the option when results under both plans could not stand in one table. Models,

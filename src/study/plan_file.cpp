@@ -170,6 +170,13 @@ StudyOptions parse_study(std::string_view text, std::string_view where, const Kn
     o.bench_repetitions = bench.integer("repetitions", 0, kMaxInt);
     bench.finish();
   }
+  if (const toml::node* node = top.find("kl")) {
+    if (!node->is_table()) refuse("{}: write [kl]", top.place("kl", *node));
+    TableReader kl(*node->as_table(), where);
+    o.kl_windows = kl.integer("windows", 0, kMaxInt);
+    o.kl_window = kl.integer("window", kSmallestKlWindow, kMaxInt);
+    kl.finish();
+  }
   top.finish();
   return o;
 }
@@ -213,6 +220,9 @@ std::string to_toml(const StudyPlan& plan) {
   line("prompt", fmt::format("{}", plan.bench_prompt));
   line("generate", fmt::format("{}", plan.bench_generate));
   line("repetitions", fmt::format("{}", plan.bench_repetitions));
+  text += "\n[kl]\n";
+  line("windows", fmt::format("{}", plan.kl_windows));
+  line_if("window", plan.kl_window);
   return text;
 }
 

@@ -16,6 +16,7 @@
 
 namespace nibble::plan_rules {
 
+inline constexpr int kSmallestKlWindow = 4;  // tokens (comparison_windows)
 inline constexpr int kMaxInt = std::numeric_limits<int>::max();
 
 template <typename... Args>
@@ -50,7 +51,8 @@ inline void check_method(std::string_view key, const std::string& name, const Kn
 }
 
 inline void check_task(std::string_view key, const std::string& name, const KnownNames& known) {
-  if (name == "bench") refuse("{}: 'bench' need not be named, it follows the tasks", key);
+  if (name == kBench) refuse("{}: 'bench' need not be named, it follows the tasks", key);
+  if (name == kDistance) refuse("{}: 'kl' need not be named, it follows wikitext", key);
   check_name(key, name, known.tasks);
 }
 

@@ -58,7 +58,7 @@ TEST(Plan, Example) {
   EXPECT_EQ(plan.methods[0].name, "gsq");
   EXPECT_EQ(plan.methods[0].bits, 4);
   EXPECT_THAT(plan.methods[1].group_sizes, ElementsAre(16, 64, 128));
-  EXPECT_EQ(planned_cells(plan).size(), 3u * (1 + 5) * 5);
+  EXPECT_EQ(planned_cells(plan).size(), 3u * ((1 + 5) * 5 + 5));  // four tasks and bench; five distances
 }
 
 TEST(Plan, Defaults) {
@@ -87,6 +87,20 @@ bits = 8)");
                           "b baseline gsm8k", "b baseline boolq", "b baseline bench",              //
                           "b rtn-8bit-g64 gsm8k", "b rtn-8bit-g64 boolq", "b rtn-8bit-g64 bench",  //
                           "b rtn-8bit-row gsm8k", "b rtn-8bit-row boolq", "b rtn-8bit-row bench"));
+}
+
+TEST(Plan, DistancesWhereWikitextIsAmongTheTasks) {
+  const std::string study =
+      "models = ['a']\ntasks = ['boolq', 'wikitext']\nmethods = ['rtn']\ngroup_sizes = [64]\n";
+  EXPECT_THAT(
+      names(plan_of(study.c_str())),
+      ElementsAre("a baseline boolq", "a baseline wikitext", "a baseline bench", "a rtn-4bit-g64 boolq",
+                  "a rtn-4bit-g64 wikitext", "a rtn-4bit-g64 kl", "a rtn-4bit-g64 bench"));
+  const StudyPlan without = plan_of((study + "kl = {windows = 0}").c_str());
+  EXPECT_EQ(planned_cells(without).size(), 6u);
+  const StudyPlan other = plan_of((study + "kl = {windows = 4, window = 64}").c_str());
+  EXPECT_EQ(other.kl_windows, 4);
+  EXPECT_EQ(other.kl_window, 64);
 }
 
 TEST(Plan, OnlyBaselinesWithoutBench) {
@@ -132,6 +146,8 @@ TEST(Plan, ResolvedFileResolvesToItself) {
   o.bench_prompt = 4;
   o.bench_generate = 0;
   o.bench_repetitions = 1;
+  o.kl_windows = 5;
+  o.kl_window = 100;
   for (const StudyOptions& options : {o, only_models()}) {
     const StudyPlan plan = resolve_plan(options, {});
     const std::string text = to_toml(plan);
@@ -174,6 +190,9 @@ TEST(Plan, ErrorsNameKeyAndLine) {
   EXPECT_THAT(error_of("[method]\nname = 'gsq'"), HasSubstr("write [[method]]"));
   EXPECT_THAT(error_of("[[method]]\nbits = 4"), HasSubstr("line 1: [[method]]: 'name' is missing"));
   EXPECT_THAT(error_of("bench = 3"), HasSubstr("write [bench]"));
+  EXPECT_THAT(error_of("tasks = ['kl']"), HasSubstr("'kl' need not be named"));
+  EXPECT_THAT(error_of("kl = 3"), HasSubstr("write [kl]"));
+  EXPECT_THAT(error_of("[kl]\nwindow = 3"), HasSubstr("line 2: window: 3 is below 4"));
 }
 
 TEST(Plan, ErrorsOfTheWhole) {
@@ -242,6 +261,9 @@ TEST(Plan, WhatMayChangeAndWhatNot) {
   EXPECT_THAT(error_after([](P& p) { p.threads = 77; }), HasSubstr("threads"));
   EXPECT_THAT(error_after([](P& p) { p.bench_prompt = 1; }), HasSubstr("bench prompt = 128, not 1"));
   EXPECT_EQ(error_after([](P& p) { p.bench_repetitions = 0; }), "no error");
+  EXPECT_THAT(error_after([](P& p) { p.kl_windows = 4; }), HasSubstr("kl windows = 16, not 4"));
+  EXPECT_THAT(error_after([](P& p) { p.kl_window = 64; }), HasSubstr("kl window = (default), not 64"));
+  EXPECT_EQ(error_after([](P& p) { p.kl_windows = 0; }), "no error");
 }
 
 }  // namespace

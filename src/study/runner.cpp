@@ -318,17 +318,20 @@ void Runner::quantize(const Variant& variant, size_t first_cell) {
 
 Cell Runner::measure(const Variant& variant, const std::string& task, size_t i, double& seconds) {
   StudyStep step = make_step(variant, task, i);
-  const bool bench = task == "bench";
   const fs::path json = temporary("result.json"), samples = temporary("samples.jsonl");
   std::error_code ignored;  // what an earlier cell left must not pass for this one's
   fs::remove(json, ignored);
   fs::remove(samples, ignored);
   const std::string model = model_of(variant);
-  const ChildResult child =
-      run_step(step, bench ? bench_command(plan_, model) : eval_command(plan_, model, task, json, samples));
+  const bool bench = task == kBench, distance = task == kDistance;
+  const ChildResult child = run_step(step, bench      ? bench_command(plan_, model)
+                                           : distance ? compare_command(plan_, variant.model, model, json)
+                                                      : eval_command(plan_, model, task, json, samples));
   seconds = child.seconds;
   try {
-    Cell cell = bench ? read_bench(child.output) : read_evaluation(task, json, samples);
+    Cell cell = bench      ? read_bench(child.output)
+                : distance ? read_distance(json)
+                           : read_evaluation(task, json, samples);
     cell.status = CellStatus::kDone;
     observer_.step_done(step, seconds);
     return cell;

@@ -16,7 +16,7 @@ namespace nibble {
 // One process of the study.
 struct StudyStep {
   Variant variant;
-  std::string work;  // "info" or "quantize", which come before a variant's cells; a task; "bench"
+  std::string work;  // "info" or "quantize", which come before a variant's cells; a task; "kl"; "bench"
   size_t cell = 0;   // number of the cell, from 1; of "info" and "quantize": of the first that follows
   size_t cells = 0;  // in the plan
   std::optional<double> seconds_left;  // of the whole study, guessed from what is done; none: nothing is yet

@@ -67,6 +67,9 @@ case $verb in
       \"checks\": {\"answer_share_yes\": 1}, \"latency_ms\": {\"mean\": 1, \"p50\": 1, \"p90\": 1, \"p95\": 1, \"p99\": 1},
       \"throughput\": {\"prompt_tokens_per_s\": 10, \"output_tokens_per_s\": 20}, \"seconds\": 2}],
       \"memory_bytes\": $memory}" > "$json" ;;
+  compare)
+    echo "{\"base\": \"x\", \"kl\": {\"mean\": 0.$number, \"stderr\": 0.001}, \"top1_agreement\": 0.9,
+      \"tokens\": 255, \"peak_rss\": 9}" > "$json" ;;
   bench) echo "[{\"test\": \"pp8\", \"tokens_per_s\": {\"mean\": 9, \"sd\": 1}, \"memory_bytes\": $memory}]" ;;
 esac
 )sh";
@@ -144,7 +147,7 @@ class RunnerTest : public ::testing::Test {
       text << *store.meta(key) << '\n';
     for (const Cell& cell : store.cells(true)) {
       text << cell.variant.name() << ' ' << cell.task << ' ' << static_cast<int>(cell.status) << ' '
-           << cell.reason << ' ' << cell.bench << '\n';
+           << cell.reason << ' ' << cell.bench << ' ' << cell.distance << '\n';
       if (cell.result) {
         text << to_json(*cell.result) << '\n';
         for (const Sample& sample : cell.result->samples) text << to_json(sample) << '\n';

@@ -73,6 +73,8 @@ TEST_F(RunnerTest, CommandLinesSayThePlan) {
   plan_.seqlen = 6;
   plan_.window = 64;
   plan_.dtype = "float32";
+  plan_.kl_windows = 3;
+  plan_.kl_window = 32;
   plan_.tasks = {"boolq", "gsm8k", "wikitext"};
   ASSERT_TRUE(run().complete());
   const auto all = calls();
@@ -90,6 +92,24 @@ TEST_F(RunnerTest, CommandLinesSayThePlan) {
             "quantize tiny " + d + "/out/models/tiny.gptq-4bit-g16 --method gptq --bits 4 --group-size 16" +
                 " --symmetric --calibration " + d + "/c4.txt --samples 5 --seqlen 6 --seed 11 --threads 1" +
                 " --force --json " + tmp + "tiny.gptq-4bit-g16.json");
+  EXPECT_EQ(all[9], "compare tiny " + d + "/out/models/tiny.gptq-4bit-g16 --data " + d +
+                        " --windows 3 --window 32 --dtype float32 --threads 1 --json " + tmp + "result.json");
+}
+
+// Stored without the paths of this machine; a failure is one of its cell alone.
+TEST_F(RunnerTest, DistanceOfEachQuantizedVariant) {
+  plan_.tasks = {"wikitext"};
+  act("compare.tiny", "half");
+  EXPECT_EQ(run().failed, 1u);
+  EXPECT_THAT(reasons()["tiny gptq-4bit-g16 kl"], HasSubstr("compare --json: not valid JSON"));
+  behave();
+  EXPECT_TRUE(run().complete());
+  EXPECT_THAT(recorder_.started, ElementsAre("tiny gptq-4bit-g16 kl"));
+  const Cell kl = cells()[3];
+  EXPECT_EQ(kl.task, "kl");
+  EXPECT_EQ(kl.distance["tokens"], 255);
+  EXPECT_FALSE(kl.distance.contains("base"));
+  EXPECT_FALSE(kl.result);
 }
 
 TEST_F(RunnerTest, SecondCallDoesNothingTwice) {
@@ -189,9 +209,9 @@ TEST_F(RunnerTest, MoreCellsAreAddedOtherOptionsRefused) {
   fs::remove(control_ / "calls");
   EXPECT_TRUE(run().complete());
   EXPECT_THAT(recorder_.started,
-              ElementsAre("tiny baseline wikitext", "tiny gptq-4bit-g16 wikitext",
+              ElementsAre("tiny baseline wikitext", "tiny gptq-4bit-g16 wikitext", "tiny gptq-4bit-g16 kl",
                           "tiny rtn-4bit-row quantize", "tiny rtn-4bit-row boolq", "tiny rtn-4bit-row gsm8k",
-                          "tiny rtn-4bit-row wikitext", "tiny rtn-4bit-row bench"));
+                          "tiny rtn-4bit-row wikitext", "tiny rtn-4bit-row kl", "tiny rtn-4bit-row bench"));
   plan_.limit = 8;
   const std::string toml = read_file(dir_ / "out" / "study.toml");
   try {

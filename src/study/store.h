@@ -6,12 +6,18 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/json.h"
 #include "eval/result.h"
 
 namespace nibble {
+
+// Cells that are no tasks: a variant's speed, and its distance from its baseline.
+inline constexpr const char* kBench = "bench";
+inline constexpr const char* kDistance = "kl";
+inline bool is_task(std::string_view name) { return name != kBench && name != kDistance; }
 
 // One row of the study: a model as it is (method "baseline") or quantized one way.
 struct Variant {
@@ -37,18 +43,17 @@ struct VariantFacts {
 
 enum class CellStatus { kPlanned, kDone, kFailed };
 
-// One measurement: a variant on a task ("boolq", …), its speed ("bench"), its distance from its baseline
-// ("kl").
+// One measurement: a variant on a task ("boolq", …), its speed or its distance from its baseline.
 struct Cell {
   Variant variant;
-  std::string task;
+  std::string task;  // or kBench, kDistance
   CellStatus status = CellStatus::kPlanned;
   std::string reason;                 // of a failure, one line
   double seconds = 0;                 // wall time of its process
   std::optional<TaskResult> result;   // tasks; samples only when loaded with them
   std::optional<MemoryBytes> memory;  // of its own process
-  Json bench;                         // task "bench": the array of `bench -o json`; else null
-  Json distance;                      // task "kl": the object of `compare --json`; else null
+  Json bench;                         // kBench: the array of `bench -o json`; else null
+  Json distance;                      // kDistance: the object of `compare --json`; else null
 };
 
 class Store {
