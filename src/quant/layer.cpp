@@ -35,8 +35,11 @@ LayerPlan next_plan(const LayerPlan& plan) {
   return next;
 }
 
-// The largest group size at which rounding stays within the growth limit, and why it is not the plan's; none
-// when the plan's is.
+// A layer that has lost more than that by larger groups is given groups that cost it next to nothing.
+constexpr double kMended = 1.5;  // times the error of the finest groups
+
+// Where rounding at the plan's group size is beyond the growth limit: the largest at which it is mended, and
+// why.
 struct SmallerGroup {
   int group_size;
   std::string reason;
@@ -55,7 +58,7 @@ std::optional<SmallerGroup> smaller_group(const std::vector<float>& weight, cons
   if (own <= options.growth_limit * least) return std::nullopt;
   for (const int group : kGroupSizes) {
     if (planned.group_size != 0 && group >= planned.group_size) continue;
-    if (group != finest && error(group) > options.growth_limit * least) continue;
+    if (group != finest && error(group) > kMended * least) continue;
     return SmallerGroup{group,
                         fmt::format("rounding loses {:.2g} of the output at group size {} and {:.2g} at "
                                     "{}, more than {:g} times",

@@ -35,7 +35,8 @@ std::vector<Choice> choices_of(const Analysis& analysis, const LinearAnalysis& l
                                const std::string& method);
 
 // The least sum of losses within `bytes`: each linear starts at its smallest choice; the step that
-// saves most loss a byte is taken first (over the lower convex hull of its choices), as long as it fits.
+// saves most loss a byte is taken first (over the lower convex hull of its choices), as long as it fits;
+// what is left is spent on any choice that fits. Never more loss than a uniform plan that fits.
 // Throws Error when not even the smallest choices fit, saying the least size that does.
 SizePlan solve_plan(const Analysis& analysis, int64_t bytes, const std::string& method);
 
