@@ -29,7 +29,7 @@ agree = (base.argmax(-1) == quant.argmax(-1)).mean()
 out = {"base": np.where(np.isinf(base), -1e30, base).tolist(), "quant": np.where(np.isinf(quant), -1e30, quant).tolist(), "true": true.tolist(),
        "kl": kl.tolist(), "nll_base": nb.tolist(), "nll_quant": nq.tolist(),
        # With windows of equal length the clustered error is that of the windows' means.
-       "result": {"windows": windows, "tokens": windows * positions,
+       "result": {"window": 2 * positions, "windows": windows, "tokens": windows * positions,
                   "kl": {"mean": kl.mean(), "stderr": sem(kl.mean(1)), "stderr_positions": sem(kl.ravel()),
                          **{f"p{q:g}": np.percentile(kl, q) for q in (50, 90, 95, 99, 99.9)}, "max": kl.max()},
                   "top1_agreement": agree, "top1_stderr": (agree * (1 - agree) / kl.size) ** .5,
