@@ -129,18 +129,11 @@ std::string deploy(const std::vector<Recommendation>& choices) {
     };
     if (r.choice) {
       out += fmt::format("**{}** ({})\n\n", one_line(r.candidates[*r.choice].label()), verdict_name(r));
-      item("quality", quality_text(r.candidates[*r.choice]));
-      item("why", why_text(r));
-      item("how sure", sure_text(r));
-      if (r.best_quantized) {
-        item("best quantized",
-             fmt::format("{}; {}", r.candidates[*r.best_quantized].label(), why_not(r, *r.best_quantized)));
-      }
     } else {
       out += fmt::format("**{}**: no configuration has a score on every task\n\n",
                          one_line(r.spec.models.front()));
-      for (const size_t i : runners_up(r)) item(r.candidates[i].variant->label(), why_not(r, i));
     }
+    for (const auto& [label, text] : reasons(r)) out += fmt::format("- {}: {}\n", label, one_line(text));
     out += "\n";
   }
   return out;

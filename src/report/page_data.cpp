@@ -235,25 +235,7 @@ OrderedJson choices(const Report& report) {
                      {"quantized", index_or_null(r, r.best_quantized)},
                      {"lines", OrderedJson::array()},
                      {"others", OrderedJson::array()}};
-    const auto line = [&](const char* label, std::string text) {
-      json["lines"].push_back({label, std::move(text)});
-    };
-    if (r.choice) {
-      line("Quality", quality_text(r.candidates[*r.choice]));
-      line("Why", why_text(r));
-      line("How sure", sure_text(r));
-      if (r.best_quantized) {
-        const Candidate& quantized = r.candidates[*r.best_quantized];
-        line("Best quantized",
-             fmt::format("{}: {}", quantized.variant->label(), why_not(r, *r.best_quantized)));
-      }
-      for (const Warning& w : r.warnings) line("Beware", fmt::format("{}: {}", w.title, w.figures));
-    } else if (r.nearest) {
-      line("Nearest",
-           fmt::format("{}: {}", r.candidates[*r.nearest].variant->label(), why_not(r, *r.nearest)));
-    } else {
-      line("Why", "each configuration lacks the score of a task");
-    }
+    for (const auto& [label, text] : reasons(r)) json["lines"].push_back({label, text});
     for (const size_t i : runners_up(r))
       json["others"].push_back({index_or_null(r, i), r.candidates[i].on_front, why_not(r, i)});
     list.push_back(std::move(json));

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
@@ -60,6 +61,8 @@ std::string why_text(const Recommendation& recommendation);
 std::string sure_text(const Recommendation& recommendation);
 // What a candidate loses against its baseline, and what could not have been seen.
 std::string quality_text(const Candidate& candidate);
+// The lines of a page about the recommendation: (label, sentence), labels like "Why" and "How sure".
+std::vector<std::pair<std::string, std::string>> reasons(const Recommendation& recommendation);
 // "clear", "tie", "none".
 std::string_view verdict_name(const Recommendation& recommendation);
 

@@ -270,6 +270,22 @@ std::string sure_text(const Recommendation& r) {
   return fmt::format("{}", fmt::join(parts, "; "));
 }
 
+std::vector<std::pair<std::string, std::string>> reasons(const Recommendation& r) {
+  const auto excuse = [&](size_t i) {
+    return fmt::format("{}: {}", r.candidates[i].variant->label(), why_not(r, i));
+  };
+  if (r.choice) {
+    std::vector<std::pair<std::string, std::string>> lines = {
+        {"Quality", quality_text(r.candidates[*r.choice])}, {"Why", why_text(r)}, {"How sure", sure_text(r)}};
+    if (r.best_quantized) lines.emplace_back("Best quantized", excuse(*r.best_quantized));
+    for (const Warning& w : r.warnings)
+      lines.emplace_back("Beware", fmt::format("{}: {}", w.title, w.figures));
+    return lines;
+  }
+  if (r.nearest) return {{"Nearest", excuse(*r.nearest)}};
+  return {{"Why", "each configuration lacks the score of a task"}};
+}
+
 std::string render_recommendation(const Recommendation& r, size_t width) {
   Lines lines(width);
   if (r.choice) {
