@@ -46,8 +46,8 @@ struct QuantizedLayer {
 
 // `weight` [n, k] and `input` as the method sees them (scaled for GSQ); `rtn_error`: of rounding the
 // unscaled weights, where known. A group size at which rounding loses growth_limit times what it loses in
-// groups of 16 is replaced by the largest at which it loses no more than 1.5 times. Tries the plan, then rounding where that is better,
-// then smaller groups, 8 bits and 16 bits while the error is above the limit.
+// groups of 16 is replaced by the largest at which it loses no more than 1.5 times. Tries the plan, then
+// rounding where that is better, then smaller groups, 8 bits and 16 bits while the error is above the limit.
 QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight, int64_t n,
                               const InputStatistics& input, const LayerPlan& plan,
                               std::optional<double> rtn_error, const LayerOptions& options, ThreadPool& pool);
