@@ -13,7 +13,7 @@ if(NIBBLE_SANITIZE)
   target_compile_options(nibble_options INTERFACE -fsanitize=${NIBBLE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(nibble_options INTERFACE -fsanitize=${NIBBLE_SANITIZE})
 endif()
-set(NIBBLE_STORE_STEMS src/eval/result src/eval/statistics src/study/store)
+set(NIBBLE_STORE_STEMS src/eval/result src/eval/statistics src/eval/paired src/study/store)
 
 function(nibble_module name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})

@@ -1,4 +1,4 @@
-#include "eval/statistics.h"
+#include "eval/paired.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

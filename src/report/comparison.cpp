@@ -6,7 +6,7 @@
 #include <cmath>
 #include <unordered_map>
 
-#include "eval/statistics.h"
+#include "eval/paired.h"
 #include "report/format.h"
 
 namespace nibble::report {

@@ -124,9 +124,6 @@ std::string deploy(const std::vector<Recommendation>& choices) {
       "configurations that cannot be told apart the smallest. `nibble recommend DIR --help` lists the "
       "limits.\n\n";
   for (const Recommendation& r : choices) {
-    const auto item = [&](std::string_view label, const std::string& text) {
-      out += fmt::format("- {}: {}\n", label, one_line(text));
-    };
     if (r.choice) {
       out += fmt::format("**{}** ({})\n\n", one_line(r.candidates[*r.choice].label()), verdict_name(r));
     } else {
@@ -134,6 +131,8 @@ std::string deploy(const std::vector<Recommendation>& choices) {
                          one_line(r.spec.models.front()));
     }
     for (const auto& [label, text] : reasons(r)) out += fmt::format("- {}: {}\n", label, one_line(text));
+    for (const size_t i : r.choice ? std::vector<size_t>() : runners_up(r))
+      out += fmt::format("- {}: {}\n", r.candidates[i].variant->label(), one_line(why_not(r, i)));
     out += "\n";
   }
   return out;

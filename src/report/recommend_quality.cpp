@@ -6,7 +6,7 @@
 #include <cmath>
 #include <set>
 
-#include "eval/statistics.h"
+#include "eval/paired.h"
 
 namespace nibble::report {
 namespace {

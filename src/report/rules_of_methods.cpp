@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <map>
 
-#include "eval/statistics.h"
+#include "eval/paired.h"
 #include "report/format.h"
 
 namespace nibble::report {

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "eval/statistics.h"
+#include "eval/paired.h"
 
 namespace nibble::report {
 namespace {

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <tuple>
 
-#include "eval/statistics.h"
+#include "eval/paired.h"
 #include "report/answers.h"
 #include "report/format.h"
 
