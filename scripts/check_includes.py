@@ -26,7 +26,7 @@ ALLOWED = {
     "study": LIBRARY + ("quant", "train", "eval", "store"),
     "report": ("base", "store"),
 }
-STORE = ("eval/result", "eval/statistics", "study/store", "study/sqlite")
+STORE = ("eval/result", "eval/statistics", "eval/paired", "study/store", "study/sqlite")
 FREE = ("app", "tests", "bench", "fuzz")  # may include every module
 SUFFIXES = (".h", ".cpp", ".cu", ".cuh")
 LOOK_AGAIN, TOO_LONG = 500, 800  # lines
