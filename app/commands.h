@@ -22,6 +22,7 @@ Run cmd_eval(Arguments& verb, const GlobalOptions& global);
 Run cmd_generate(Arguments& verb, const GlobalOptions& global);
 Run cmd_info(Arguments& verb, const GlobalOptions& global);
 Run cmd_logits(Arguments& verb, const GlobalOptions& global);
+Run cmd_pull(Arguments& verb, const GlobalOptions& global);
 Run cmd_quantize(Arguments& verb, const GlobalOptions& global);
 Run cmd_recommend(Arguments& verb, const GlobalOptions& global);
 Run cmd_report(Arguments& verb, const GlobalOptions& global);

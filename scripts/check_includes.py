@@ -19,6 +19,7 @@ ALLOWED = {
     "kernels": ("base", "tensor"),
     "model": LIBRARY[:-1],
     "store": ("base",),
+    "hub": ("base",),
     "quant": LIBRARY,
     "convert": LIBRARY,
     "train": LIBRARY,

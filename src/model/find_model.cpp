@@ -41,9 +41,7 @@ std::string trimmed(std::string text) {
 
 // The snapshot that refs/main names (Hugging Face's cache layout), or an empty path.
 fs::path find_in_hub_cache(const std::string& id) {
-  std::string folder = "models--" + id;
-  folder.replace(folder.find('/'), 1, "--");
-  const fs::path repository = hub_cache_dir() / folder, ref = repository / "refs" / "main";
+  const fs::path repository = hub_repository_dir(id), ref = repository / "refs" / "main";
   if (!is_there(ref)) return {};
   const std::string revision = trimmed(read_file(ref, 4096));
   const fs::path snapshot = repository / "snapshots" / revision;
@@ -97,6 +95,13 @@ fs::path hub_cache_dir() {
   return user_cache() / "huggingface" / "hub";
 }
 
+fs::path hub_repository_dir(const std::string& id) {
+  if (!is_hub_id(id)) throw UsageError(fmt::format("'{}' is not ORG/NAME", id));
+  std::string folder = "models--" + id;
+  folder.replace(folder.find('/'), 1, "--");
+  return hub_cache_dir() / folder;
+}
+
 fs::path find_model(const std::string& name) {
   if (name.empty()) fail("the model's name is empty");
   if (is_bundled_model(name)) return bundled_data_dir() / "models" / name;
@@ -109,8 +114,8 @@ fs::path find_model(const std::string& name) {
   if (is_there(name)) return name;
   if (is_hub_id(name)) {
     if (const fs::path snapshot = find_in_hub_cache(name); !snapshot.empty()) return snapshot;
-    fail("{}: neither a path nor a model in {}; download it there, or name a directory", name,
-         hub_cache_dir().string());
+    fail("{}: neither a path nor a model in {}; `nibble pull {}` brings it", name, hub_cache_dir().string(),
+         name);
   }
   fail("{}: no such file, directory or model; bundled are llama-mini, qwen2-mini and phi-mini, {} is fetched",
        name, kFetchedModel);

@@ -1,0 +1,36 @@
+// One file of a hub into the blobs of a cache: resumed, tried again, verified.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+
+namespace nibble {
+
+struct HubFile {
+  std::string name;    // in the repository
+  std::string blob;    // its file name in the cache: the sha256 of large files, git's id of small ones
+  std::string sha256;  // empty: not known, then the size is all that is checked
+  uint64_t size = 0;
+};
+
+struct DownloadOptions {
+  std::string token;
+  int tries = 6;             // in a row that bring no byte
+  double first_wait = 0.5;   // seconds before the second try, then twice as long each time
+  double longest_wait = 60;  // of Retry-After, too
+};
+
+// blobs/NAME.incomplete grows and becomes blobs/NAME when size and hash are right; what an earlier run left
+// of it is gone on from. `progress` is told of bytes that are there (negative where they were thrown away)
+// and may throw to stop. Throws Error in one line: what the server said, what helps, and that the same
+// command goes on.
+void download_blob(const std::string& url, const HubFile& file, const std::filesystem::path& blobs,
+                   const DownloadOptions& options, const std::function<void(int64_t)>& progress);
+
+// The body of a small answer, tried again as above; at most 32 MB.
+std::string get_text(const std::string& url, const DownloadOptions& options,
+                     const std::function<void(int64_t)>& progress);
+
+}  // namespace nibble

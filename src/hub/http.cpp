@@ -1,0 +1,140 @@
+#include "hub/http.h"
+
+#include <curl/curl.h>
+
+#include <cctype>
+#include <charconv>
+#include <exception>
+#include <memory>
+
+#include "base/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr long kConnectSeconds = 30, kStalledSeconds = 60, kRedirects = 10;
+
+struct Transfer {
+  CURL* curl;
+  const HttpRequest* request;
+  const HttpSink* sink;
+  HttpAnswer answer;
+  bool begun = false;
+  std::exception_ptr thrown;
+
+  bool success() const { return answer.status == 200 || answer.status == 206; }
+};
+
+// Runs what may throw inside of a C library; false once it has thrown.
+template <typename Body>
+bool guarded(Transfer& transfer, Body&& body) {
+  try {
+    body();
+    return true;
+  } catch (...) {
+    transfer.thrown = std::current_exception();
+    return false;
+  }
+}
+
+size_t on_header(char* data, size_t, size_t size, void* user) {
+  Transfer& t = *static_cast<Transfer*>(user);
+  std::string line(data, size);
+  for (char& c : line) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  constexpr std::string_view kRange = "content-range: bytes ";
+  if (line.starts_with("http/")) {
+    t.answer.from = 0;  // of the next answer, after a redirect
+  } else if (line.starts_with(kRange)) {
+    std::from_chars(line.data() + kRange.size(), line.data() + line.size(), t.answer.from);
+  }
+  return size;
+}
+
+size_t on_body(char* data, size_t, size_t size, void* user) {
+  Transfer& t = *static_cast<Transfer*>(user);
+  const bool went_well = guarded(t, [&] {
+    if (!t.begun) {
+      long status = 0;
+      curl_easy_getinfo(t.curl, CURLINFO_RESPONSE_CODE, &status);
+      t.answer.status = static_cast<int>(status);
+      t.begun = true;
+      if (t.success() && t.sink->begin) t.sink->begin(t.answer);
+    }
+    if (t.success()) t.sink->piece({data, size});
+  });
+  return went_well ? size : 0;
+}
+
+int on_idle(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+  Transfer& t = *static_cast<Transfer*>(user);
+  return !t.sink->idle || guarded(t, t.sink->idle) ? 0 : 1;
+}
+
+// Another try meets the same: a wrong address, a certificate that nobody vouches for, too many redirects.
+bool cannot_mend(CURLcode code) {
+  switch (code) {
+    case CURLE_UNSUPPORTED_PROTOCOL:
+    case CURLE_URL_MALFORMAT:
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_TOO_MANY_REDIRECTS:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+HttpAnswer http_get(const HttpRequest& request, const HttpSink& sink) {
+  static const CURLcode ready = curl_global_init(CURL_GLOBAL_DEFAULT);
+  const std::unique_ptr<CURL, decltype(&curl_easy_cleanup)> curl(curl_easy_init(), &curl_easy_cleanup);
+  if (ready != CURLE_OK || !curl) fail("libcurl could not be initialised");
+  Transfer transfer{curl.get(), &request, &sink, {}, false, nullptr};
+  char detail[CURL_ERROR_SIZE] = "";
+  std::unique_ptr<curl_slist, decltype(&curl_slist_free_all)> headers(nullptr, &curl_slist_free_all);
+  const auto set = [&](CURLoption option, auto value) { curl_easy_setopt(curl.get(), option, value); };
+  set(CURLOPT_URL, request.url.c_str());
+  set(CURLOPT_USERAGENT, "nibble");
+  set(CURLOPT_ERRORBUFFER, static_cast<char*>(detail));
+  set(CURLOPT_NOSIGNAL, 1L);
+  set(CURLOPT_FOLLOWLOCATION, 1L);
+  set(CURLOPT_MAXREDIRS, kRedirects);
+  const char* protocols = request.url.starts_with("https:") ? "https" : "http,https";
+  set(CURLOPT_PROTOCOLS_STR, protocols);
+  set(CURLOPT_REDIR_PROTOCOLS_STR, protocols);
+  set(CURLOPT_CONNECTTIMEOUT, kConnectSeconds);
+  set(CURLOPT_LOW_SPEED_LIMIT, 1L);  // bytes a second, for as long as:
+  set(CURLOPT_LOW_SPEED_TIME, kStalledSeconds);
+  set(CURLOPT_HEADERFUNCTION, &on_header);
+  set(CURLOPT_HEADERDATA, &transfer);
+  set(CURLOPT_WRITEFUNCTION, &on_body);
+  set(CURLOPT_WRITEDATA, &transfer);
+  set(CURLOPT_NOPROGRESS, 0L);
+  set(CURLOPT_XFERINFOFUNCTION, &on_idle);
+  set(CURLOPT_XFERINFODATA, &transfer);
+  if (!request.token.empty()) {
+    headers.reset(curl_slist_append(nullptr, ("Authorization: Bearer " + request.token).c_str()));
+    set(CURLOPT_HTTPHEADER, headers.get());
+  }
+  if (request.from > 0) set(CURLOPT_RANGE, fmt::format("{}-", request.from).c_str());
+
+  const CURLcode code = curl_easy_perform(curl.get());
+  if (transfer.thrown) std::rethrow_exception(transfer.thrown);
+  HttpAnswer answer = transfer.answer;
+  long status = 0;
+  curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
+  answer.status = static_cast<int>(status);
+  curl_off_t wait = 0;
+  if (curl_easy_getinfo(curl.get(), CURLINFO_RETRY_AFTER, &wait) == CURLE_OK && wait > 0)
+    answer.retry_after = static_cast<double>(wait);
+  if (code != CURLE_OK) {
+    answer.error = detail[0] != '\0' ? detail : curl_easy_strerror(code);
+    answer.refused = cannot_mend(code);
+  } else if (!transfer.begun && (answer.status == 200 || answer.status == 206) && sink.begin) {
+    sink.begin(answer);  // of an empty body
+  }
+  return answer;
+}
+
+}  // namespace nibble
