@@ -132,7 +132,8 @@ int run(Options options, const GlobalOptions& global) {
   quantize.validate();
   if (options.target_bpw && options.target_size) throw UsageError("--target-bpw or --target-size, not both");
   quantize.calibration.files = calibration_files(options.calibration, options.model);
-  if (global.device != "cpu") throw UsageError("quantize computes on the processor: --device cpu");
+  quantize.device = global.precision().device;
+  device_name(quantize.device);  // a GPU that is not there is known before the model is read
   const InterruptGuard guard;
   const auto model = load_model(locate_model(options.model), global.gguf_dtype());
   ThreadPool pool(global.thread_count(), global.pin);

@@ -51,21 +51,23 @@ def measured(command):
     return output, time.monotonic() - start, usage.ru_maxrss * 1024
 
 
-def build_llama(work, jobs):
+def build_llama(work, jobs, tools=TOOLS, source=None, options=()):
+    """The folder of llama.cpp's tools, built where they are not there. source: its checkout; None: PyPI's sdist."""
     binaries = work / "llama-build/bin"
-    if all((binaries / tool).exists() for tool in TOOLS):
+    if all((binaries / tool).exists() for tool in tools):
         return binaries
-    print("» llama.cpp from the sdist of llama-cpp-python (some minutes)", file=sys.stderr)
-    run([sys.executable, "-m", "pip", "download", "llama-cpp-python", "--no-binary", ":all:", "--no-deps",
-         "-d", work])
-    archive = max(work.glob("llama_cpp_python-*.tar.gz"))
-    with tarfile.open(archive) as tar:
-        tar.extractall(work, filter="data")
-    source = work / archive.name.removesuffix(".tar.gz") / "vendor/llama.cpp"
-    (work / "version").write_text(archive.name.removesuffix(".tar.gz").replace("_", "-"))
+    print("» llama.cpp (some minutes)", file=sys.stderr)
+    if source is None:
+        run([sys.executable, "-m", "pip", "download", "llama-cpp-python", "--no-binary", ":all:", "--no-deps",
+             "-d", work])
+        archive = max(work.glob("llama_cpp_python-*.tar.gz"))
+        with tarfile.open(archive) as tar:
+            tar.extractall(work, filter="data")
+        source = work / archive.name.removesuffix(".tar.gz") / "vendor/llama.cpp"
+        (work / "version").write_text(archive.name.removesuffix(".tar.gz").replace("_", "-"))
     run(["cmake", "-G", "Ninja", "-S", source, "-B", work / "llama-build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON",
-         "-DLLAMA_CURL=OFF", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_TESTS=OFF"])
-    run(["cmake", "--build", work / "llama-build", "--parallel", jobs, "--target", *TOOLS])
+         "-DLLAMA_CURL=OFF", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_TESTS=OFF", *options])
+    run(["cmake", "--build", work / "llama-build", "--parallel", jobs, "--target", *tools])
     return binaries
 
 

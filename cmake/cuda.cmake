@@ -1,5 +1,5 @@
-# The GPU backend: src/kernels/cuda and src/model/cuda with NIBBLE_CUDA, else src/model/cuda_absent.cpp.
-set(NIBBLE_CUDA_LEFT_OUT "/src/(kernels|model)/cuda/")
+# The GPU backend: the folders cuda/ of kernels, model and quant with NIBBLE_CUDA, else cuda_absent.cpp.
+set(NIBBLE_CUDA_LEFT_OUT "/src/(kernels|model|quant)/cuda/")
 if(NIBBLE_CUDA)
   set(NIBBLE_CUDA_LEFT_OUT "/cuda_absent\\.cpp$")
   set(CMAKE_CUDA_ARCHITECTURES 80-real 90 CACHE STRING "Compute capabilities: machine code for 8.0 and 9.0, PTX for later ones")

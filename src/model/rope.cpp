@@ -32,4 +32,17 @@ std::vector<double> rope_frequencies(const Model& model) {
   return frequencies;
 }
 
+std::vector<float> rope_table(const Model& model, int context) {
+  const auto frequencies = rope_frequencies(model);
+  std::vector<float> table;
+  table.reserve(static_cast<size_t>(context) * frequencies.size() * 2);
+  for (int p = 0; p < context; ++p) {
+    for (const double f : frequencies) {
+      table.push_back(static_cast<float>(std::cos(p * f)));
+      table.push_back(static_cast<float>(std::sin(p * f)));
+    }
+  }
+  return table;
+}
+
 }  // namespace nibble

@@ -13,5 +13,7 @@ double rope_frequency(const ModelConfig& config, int pair);
 double stretched(double frequency, const RopeScaling& scaling);
 // Radians a position of every pair of a head's rotated dimensions.
 std::vector<double> rope_frequencies(const Model& model);
+// [context][pairs][cos, sin] of every position.
+std::vector<float> rope_table(const Model& model, int context);
 
 }  // namespace nibble

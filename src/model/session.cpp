@@ -15,16 +15,10 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
       cache_(model_->config, options.slots, options.context, options.precision.cache, kernels_),
       linears_(*model_, options.precision, options.batch_tokens, options.expect_packed, kernels_, pool) {
   const ModelConfig& c = model_->config;
-  const size_t context = static_cast<size_t>(options_.context),
-               tokens = static_cast<size_t>(options_.batch_tokens);
-  const auto frequencies = rope_frequencies(*model_);
-  rope_ = AlignedBuffer<float>(context * frequencies.size() * 2);
-  for (size_t p = 0, at = 0; p < context; ++p) {
-    for (const double f : frequencies) {
-      rope_[at++] = static_cast<float>(std::cos(static_cast<double>(p) * f));
-      rope_[at++] = static_cast<float>(std::sin(static_cast<double>(p) * f));
-    }
-  }
+  const size_t tokens = static_cast<size_t>(options_.batch_tokens);
+  const std::vector<float> table = rope_table(*model_, options_.context);
+  rope_ = AlignedBuffer<float>(table.size());
+  std::copy(table.begin(), table.end(), rope_.data());
   const size_t hidden = static_cast<size_t>(c.hidden_size), inner = static_cast<size_t>(c.intermediate_size);
   residual_ = AlignedBuffer<float>(tokens * hidden);
   normed_ = AlignedBuffer<float>(tokens * hidden);

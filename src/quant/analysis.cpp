@@ -32,7 +32,7 @@ class Rounded {
   Rounded(const Linear& linear, const std::vector<float>& weight, const LayerPlan& plan, ThreadPool& pool)
       : linear_(linear) {
     const PackedFormat format{plan.bits, plan.group_size, plan.symmetric, linear.n, linear.k};
-    values_ = dequantize(quantize_rtn(weight, {}, {format, 0, false, true}, pool).matrix);
+    values_ = dequantize(quantize_rtn(weight, {}, {format, 0, false, true}, pool).matrix, pool);
     linear_.dense = {DType::kF32, values_.data(), linear.n, linear.k};
   }
   Rounded(const Rounded&) = delete;

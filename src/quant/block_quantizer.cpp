@@ -11,11 +11,10 @@ namespace {
 
 constexpr size_t kSamplesAHeldOut = 16;  // of as many one is held out
 
-SessionOptions session_options(const Calibration& calibration) {
+int64_t longest_sample(const Calibration& calibration) {
   size_t longest = 1;
   for (const auto& sample : calibration.samples) longest = std::max(longest, sample.size());
-  const int tokens = static_cast<int>(longest);
-  return {.slots = 1, .context = tokens, .batch_tokens = tokens, .precision = {}, .expect_packed = true};
+  return static_cast<int64_t>(longest);
 }
 
 std::vector<float> float_weight(const Linear& linear) {
@@ -27,42 +26,40 @@ std::vector<float> float_weight(const Linear& linear) {
 }  // namespace
 
 BlockQuantizer::BlockQuantizer(std::shared_ptr<const Model> model, const Calibration& calibration,
-                               const Plan& plan, const LayerOptions& options, ThreadPool& pool)
+                               const Plan& plan, const LayerOptions& options, Device device, ThreadPool& pool)
     : model_(std::move(model)),
       calibration_(calibration),
       plan_(plan),
       options_(options),
       pool_(pool),
-      session_(model_, session_options(calibration), pool) {
+      compute_(open_compute(device, model_, static_cast<int>(longest_sample(calibration)), pool)) {
   const ModelConfig& c = model_->config;
-  const size_t tokens = static_cast<size_t>(calibration.tokens),
-               longest = static_cast<size_t>(session_.options().context),
-               hidden = static_cast<size_t>(c.hidden_size), inner = static_cast<size_t>(c.intermediate_size),
-               query = static_cast<size_t>(c.query_size());
-  stream_.resize(tokens * hidden);
-  attended_.resize(tokens * query);
-  x_.resize(longest * hidden);
-  inner_.resize(longest * inner);
-  projected_.resize(longest * hidden);
+  const int64_t tokens = calibration.tokens, longest = longest_sample(calibration), hidden = c.hidden_size,
+                inner = c.intermediate_size, query = c.query_size();
+  const auto make = [&](float*& to, int64_t rows, int64_t width) { to = compute_->allocate(rows * width); };
+  make(stream_, tokens, hidden);
+  make(attended_, tokens, query);
+  make(x_, longest, hidden);
+  make(inner_, longest, inner);
+  make(projected_, longest, hidden);
   const auto linears = model_->linears();
   feeds_forward_ =
       std::any_of(linears.begin(), linears.end(), [&](const Linear* l) { return feeds_forward(*l); });
   if (feeds_forward_) {
-    reference_stream_.resize(tokens * hidden);
-    reference_x_.resize(longest * hidden);
-    reference_a_.resize(longest * query);
-    reference_inner_.resize(longest * inner);
-    target_.resize(longest * hidden);
+    make(reference_stream_, tokens, hidden);
+    make(reference_x_, longest, hidden);
+    make(reference_a_, longest, query);
+    make(reference_inner_, longest, inner);
+    make(target_, longest, hidden);
   }
   held_out_from_ = calibration.samples.size() - calibration.samples.size() / kSamplesAHeldOut;
 }
 
 QuantizedTensors BlockQuantizer::run(const BlockProgress& progress) {
   for_each_sample([&](const Rows& s) {
-    session_.check(s.batch);
-    session_.embed(s.batch, s.h);
+    compute_->embed(s.batch, s.h);
+    if (s.r) compute_->copy(s.r, s.h, s.count * model_->config.hidden_size);
   });
-  if (feeds_forward_) reference_stream_ = stream_;
   const int total = model_->config.n_layers;
   for (int layer = 0; layer < total; ++layer) {
     if (progress) progress(layer, total);
@@ -74,8 +71,7 @@ QuantizedTensors BlockQuantizer::run(const BlockProgress& progress) {
 
 void BlockQuantizer::for_each_sample(const std::function<void(const Rows&)>& body) {
   const ModelConfig& c = model_->config;
-  float *h = stream_.data(), *a = attended_.data();
-  float* r = feeds_forward_ ? reference_stream_.data() : nullptr;
+  float *h = stream_, *a = attended_, *r = reference_stream_;
   Batch batch;
   for (size_t i = 0; i < calibration_.samples.size(); ++i) {
     const auto& sample = calibration_.samples[i];
@@ -98,12 +94,15 @@ InputStatistics BlockQuantizer::collect(const std::vector<Linear*>& linears, int
   int64_t held_out = 0;
   for (size_t i = held_out_from_; i < calibration_.samples.size(); ++i)
     held_out += static_cast<int64_t>(calibration_.samples[i].size());
-  StatisticsCollector collector(linears.front()->k, calibration_.tokens - held_out, pool_, gram, held_out, n);
+  const int64_t k = linears.front()->k;
+  StatisticsCollector collector(k, calibration_.tokens - held_out, compute_->sums(k, n, gram), held_out, n);
   for_each_sample([&](const Rows& s) {
     const Observed seen = input(s);
     s.held_out ? collector.hold_out(seen, s.count) : collector.add(seen, s.count);
   });
-  return collector.finish();
+  InputStatistics seen = collector.finish();
+  seen.card = compute_->card();
+  return seen;
 }
 
 bool BlockQuantizer::feeds_forward(const Linear& linear) const {
@@ -111,27 +110,35 @@ bool BlockQuantizer::feeds_forward(const Linear& linear) const {
   return plan.bits < 16 && find_method(plan.method).feeds_forward;
 }
 
-const float* BlockQuantizer::normed(const Norm& norm, const float* h, int64_t rows, std::vector<float>& out) {
-  session_.norm(norm, h, out.data(), rows);
-  return out.data();
+const float* BlockQuantizer::normed(const Norm& norm, const float* h, int64_t rows, float* out) {
+  compute_->norm(norm, h, out, rows);
+  return out;
 }
 
 const float* BlockQuantizer::target(const Rows& s, const std::vector<float>& bias) {
-  const int64_t hidden = model_->config.hidden_size;
-  for (int64_t row = 0; row < s.count; ++row) {
-    for (int64_t i = 0; i < hidden; ++i) {
-      const int64_t at = row * hidden + i;
-      target_[static_cast<size_t>(at)] =
-          s.r[at] - s.h[at] - (bias.empty() ? 0.0f : bias[static_cast<size_t>(i)]);
-    }
-  }
-  return target_.data();
+  compute_->subtract(s.r, s.h, bias, s.count, model_->config.hidden_size, target_);
+  return target_;
+}
+
+void BlockQuantizer::advance_reference(const Block& b, int layer, const Rows& s) {
+  const ModelConfig& c = model_->config;
+  const auto add_projected = [&](const Linear& linear, const float* x) {
+    compute_->linear(linear, x, projected_, s.count);
+    compute_->add(s.r, projected_, s.count * c.hidden_size);
+  };
+  const float* x = normed(b.attn_norm, s.r, s.count, reference_x_);
+  compute_->attention(b, layer, s.batch, x, reference_a_);
+  add_projected(b.o, reference_a_);
+  if (!c.parallel_block) x = normed(b.mlp_norm, s.r, s.count, reference_x_);
+  compute_->mlp_inner(b, x, reference_inner_, s.count);
+  add_projected(b.down, reference_inner_);
 }
 
 void BlockQuantizer::quantize_block(int layer) {
   const ModelConfig& c = model_->config;
   const Block& reference = model_->blocks[static_cast<size_t>(layer)];
   Block block = reference;
+  compute_->weights_changed();  // the last block lay at the same address
   const TensorNames& names = model_->architecture().names;
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const bool parallel = c.parallel_block;
@@ -154,21 +161,21 @@ void BlockQuantizer::quantize_block(int layer) {
   // o is to bring the residual stream back to the unquantized one's; in a parallel block, where
   // the MLP adds to the same stream, to what o gives there.
   const auto attended = [&](const Rows& s) -> Observed {
-    session_.attention(block, layer, s.batch, normed(block.attn_norm, s.h, s.count, x_), s.a);
+    compute_->attention(block, layer, s.batch, normed(block.attn_norm, s.h, s.count, x_), s.a);
     if (!s.r) return {s.a};
-    session_.attention(reference, layer, s.batch, normed(reference.attn_norm, s.r, s.count, reference_x_),
-                       reference_a_.data());
-    if (parallel) return {s.a, reference_a_.data()};
-    session_.linear(reference.o, reference_a_.data(), projected_.data(), s.count);
-    session_.add(s.r, projected_.data(), s.count * hidden);
+    compute_->attention(reference, layer, s.batch, normed(reference.attn_norm, s.r, s.count, reference_x_),
+                        reference_a_);
+    if (parallel) return {s.a, reference_a_};
+    compute_->linear(reference.o, reference_a_, projected_, s.count);
+    compute_->add(s.r, projected_, s.count * hidden);
     return {s.a, nullptr, target(s, block.o.bias)};
   };
   quantize_group({&block.o}, collect({&block.o}, hidden, attended),
                  {nullptr, "", &block.v, c.n_heads / c.n_kv_heads});
 
   const auto add_attention = [&](const Rows& s) {
-    session_.linear(block.o, s.a, projected_.data(), s.count);
-    session_.add(s.h, projected_.data(), s.count * hidden);
+    compute_->linear(block.o, s.a, projected_, s.count);
+    compute_->add(s.h, projected_, s.count * hidden);
   };
   if (!parallel) {
     quantize_group(mlp_readers,
@@ -180,23 +187,23 @@ void BlockQuantizer::quantize_block(int layer) {
                    {&block.mlp_norm, prefix + names.mlp_norm, nullptr, 1});
   }
   const auto inner = [&](const Rows& s) {
-    session_.mlp_inner(block, normed(mlp_norm, s.h, s.count, x_), inner_.data(), s.count);
-    return static_cast<const float*>(inner_.data());
+    compute_->mlp_inner(block, normed(mlp_norm, s.h, s.count, x_), inner_, s.count);
+    return inner_;
   };
   const auto for_down = [&](const Rows& s) -> Observed {
     const float* x = inner(s);
     if (!s.r) return {x};
     if (parallel) {
-      session_.block(reference, layer, s.batch, s.r);
+      advance_reference(reference, layer, s);
       const float* wanted = target(s, block.down.bias);
-      session_.linear(block.o, s.a, projected_.data(), s.count);
-      for (size_t i = 0; i < static_cast<size_t>(s.count * hidden); ++i) target_[i] -= projected_[i];
+      compute_->linear(block.o, s.a, projected_, s.count);
+      compute_->subtract(wanted, projected_, {}, s.count, hidden, target_);
       return {x, nullptr, wanted};
     }
-    session_.mlp_inner(reference, normed(reference.mlp_norm, s.r, s.count, reference_x_),
-                       reference_inner_.data(), s.count);
-    session_.linear(reference.down, reference_inner_.data(), projected_.data(), s.count);
-    session_.add(s.r, projected_.data(), s.count * hidden);
+    compute_->mlp_inner(reference, normed(reference.mlp_norm, s.r, s.count, reference_x_), reference_inner_,
+                        s.count);
+    compute_->linear(reference.down, reference_inner_, projected_, s.count);
+    compute_->add(s.r, projected_, s.count * hidden);
     return {x, nullptr, target(s, block.down.bias)};
   };
   // Scales pass through the gate's product, but not through GELU.
@@ -204,8 +211,8 @@ void BlockQuantizer::quantize_block(int layer) {
                  c.has_gate() ? Fold{nullptr, "", &block.up, 1} : Fold{});
 
   for_each_sample([&](const Rows& s) {
-    session_.linear(block.down, inner(s), projected_.data(), s.count);
-    session_.add(s.h, projected_.data(), s.count * hidden);
+    compute_->linear(block.down, inner(s), projected_, s.count);
+    compute_->add(s.h, projected_, s.count * hidden);
     if (parallel) add_attention(s);
   });
 }
@@ -272,12 +279,13 @@ void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const I
     install(*linears[i], std::move(layer));
   }
   if (scaled) fold_into(fold, scales.scale);
+  compute_->weights_changed();
 }
 
 void BlockQuantizer::install(Linear& linear, QuantizedLayer layer) {
   if (layer.matrix) {
     auto& packed = out_.packed[linear.name];
-    packed = {layer.matrix->format, pack(*layer.matrix), layer.report.used.method};
+    packed = {layer.matrix->format, pack(*layer.matrix, &pool_), layer.report.used.method};
     linear.packed = packed.buffers.view(packed.format);
     linear.dense.data = nullptr;
   } else if (const auto rescaled = out_.floats.find(linear.name + ".weight"); rescaled != out_.floats.end()) {

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "model/session.h"
 #include "quant/calibration.h"
+#include "quant/compute.h"
 #include "quant/layer.h"
 #include "quant/plan.h"
 #include "quant/statistics.h"
@@ -37,7 +37,7 @@ using BlockProgress = std::function<void(int done, int total)>;
 class BlockQuantizer {
  public:
   BlockQuantizer(std::shared_ptr<const Model> model, const Calibration& calibration, const Plan& plan,
-                 const LayerOptions& options, ThreadPool& pool);
+                 const LayerOptions& options, Device device, ThreadPool& pool);
   // All blocks; not the embedding and head.
   QuantizedTensors run(const BlockProgress& progress);
 
@@ -62,9 +62,11 @@ class BlockQuantizer {
   InputStatistics collect(const std::vector<Linear*>& linears, int64_t n,
                           const std::function<Observed(const Rows&)>& input);
   bool feeds_forward(const Linear& linear) const;
-  const float* normed(const Norm& norm, const float* h, int64_t rows, std::vector<float>& out);
+  const float* normed(const Norm& norm, const float* h, int64_t rows, float* out);
   // target_ = what the output of a linear with `bias` is to be, for the stream h to become r.
   const float* target(const Rows& rows, const std::vector<float>& bias);
+  // r goes through the unquantized block.
+  void advance_reference(const Block& reference, int layer, const Rows& rows);
   // unclipped: the linears whose ranges are not to be clipped.
   void quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold,
                       const std::set<const Linear*>& unclipped = {});
@@ -77,12 +79,12 @@ class BlockQuantizer {
   const Plan& plan_;
   LayerOptions options_;
   ThreadPool& pool_;
-  Session session_;
-  std::vector<float> stream_;                 // residual stream of all samples [tokens, hidden]
-  std::vector<float> attended_;               // attention outputs of the block in hand [tokens, query size]
-  std::vector<float> reference_stream_;       // of the unquantized model [tokens, hidden], or empty
-  std::vector<float> x_, inner_, projected_;  // of one sample
-  std::vector<float> reference_x_, reference_a_, reference_inner_, target_;
+  std::unique_ptr<Compute> compute_;   // and in its memory:
+  float* stream_ = nullptr;            // residual stream of all samples [tokens, hidden]
+  float* attended_ = nullptr;          // attention outputs of the block in hand [tokens, query size]
+  float* reference_stream_ = nullptr;  // of the unquantized model [tokens, hidden], or null
+  float *x_ = nullptr, *inner_ = nullptr, *projected_ = nullptr;  // of one sample
+  float *reference_x_ = nullptr, *reference_a_ = nullptr, *reference_inner_ = nullptr, *target_ = nullptr;
   bool feeds_forward_ = false;  // some linear's method does
   size_t held_out_from_ = 0;    // samples from here on are held out
   QuantizedTensors out_;

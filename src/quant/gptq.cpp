@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "kernels/ops.h"
+#include "quant/compute.h"
 #include "quant/grid.h"
 #include "quant/inverse_hessian.h"
 #include "quant/linalg.h"
@@ -135,7 +136,9 @@ Quantized quantize_gptq(std::span<const float> weight, const InputStatistics& in
   if (inverse->damp != options.damp)
     note += fmt::format("{}the Hessian needed damping {:.3g} instead of {:.3g}", note.empty() ? "" : "; ",
                         inverse->damp, options.damp);
-  return {gptq_loop(std::move(start), inverse->factor, inverse->order, f, pool), inverse->damp, note, false};
+  QuantizedMatrix matrix = input.card ? input.card->loop(start, inverse->factor, inverse->order, f)
+                                      : gptq_loop(std::move(start), inverse->factor, inverse->order, f, pool);
+  return {std::move(matrix), inverse->damp, note, false};
 }
 
 }  // namespace nibble

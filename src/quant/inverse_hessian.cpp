@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "quant/compute.h"
 #include "quant/linalg.h"
 
 namespace nibble {
@@ -57,6 +58,15 @@ struct Probe {
   }
 };
 
+bool factor(const InputStatistics& input, const std::vector<int64_t>& order, double share,
+            std::vector<float>& u, ThreadPool& pool) {
+  std::vector<double> h = damped(input, order, share);
+  const Probe probe(h, static_cast<size_t>(input.k));
+  if (!inverse_cholesky_upper(h, input.k, pool) || !probe.passes(h)) return false;
+  u.assign(h.begin(), h.end());
+  return true;
+}
+
 }  // namespace
 
 std::shared_ptr<const InverseHessian> inverse_hessian(const InputStatistics& input, double damp,
@@ -78,11 +88,10 @@ std::shared_ptr<const InverseHessian> inverse_hessian(const InputStatistics& inp
                      [&](int64_t a, int64_t b) { return diagonal(a) > diagonal(b); });
   }
   for (double share = damp; share <= kLargestDamp * 1.001; share = share > 0 ? share * 10 : 0.001) {
-    std::vector<double> h = damped(input, out->order, share);
-    const Probe probe(h, k);
-    if (!inverse_cholesky_upper(h, input.k, pool) || !probe.passes(h)) continue;
+    if (input.card ? !input.card->factor(input, out->order, share, out->factor)
+                   : !factor(input, out->order, share, out->factor, pool))
+      continue;
     out->damp = share;
-    out->factor.assign(h.begin(), h.end());
     break;
   }
   input.inverse = out;

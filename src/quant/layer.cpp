@@ -111,7 +111,7 @@ std::optional<double> rounding_error(std::span<const float> weight, const Packed
                                      const InputStatistics& input, ThreadPool& pool) {
   if (!measurable(input)) return std::nullopt;
   const Quantized rounded = quantize_rtn(weight, input, {format}, pool);
-  return relative_output_error(weight, dequantize(rounded.matrix), format.n, input, pool);
+  return relative_output_error(weight, dequantize(rounded.matrix, pool), format.n, input, pool);
 }
 
 QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight, int64_t n,
@@ -145,10 +145,11 @@ QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight
     bool rounded = q.fell_back;
     std::optional<double> error;
     if (measurable(input)) {
-      error = relative_output_error(weight, dequantize(q.matrix), n, input, pool);
+      error = relative_output_error(weight, dequantize(q.matrix, pool), n, input, pool);
       if (!rounded && used.method != "rtn" && rtn_error && *error > *rtn_error) {
         const Quantized plain = quantize_rtn(weight, input, {format}, pool);
-        const double plain_error = relative_output_error(weight, dequantize(plain.matrix), n, input, pool);
+        const double plain_error =
+            relative_output_error(weight, dequantize(plain.matrix, pool), n, input, pool);
         if (plain_error < *error) {
           note = fmt::format("output error {:.3g} of {}, {:.3g} of rounding: rounded", *error, used.method,
                              plain_error);

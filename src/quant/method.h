@@ -14,6 +14,7 @@
 namespace nibble {
 
 struct InverseHessian;
+class GptqCard;
 
 // What the calibration text did to one linear input, the same for all linears that read it.
 struct InputStatistics {
@@ -32,6 +33,7 @@ struct InputStatistics {
   std::vector<float> held_out_reference;  // [rows, k], r of held_out's tokens
   std::vector<float> held_out_target;     // [rows, n], t of held_out's tokens
 
+  GptqCard* card = nullptr;  // what GPTQ runs on (quant/compute.h); null: the processor
   mutable std::shared_ptr<const InverseHessian> inverse;  // quant/inverse_hessian.h keeps its last result
 
   // What errors are measured on: text held out, or some tokens of the text where none was.
@@ -75,6 +77,6 @@ const Method& find_method(std::string_view name);
 double relative_output_error(std::span<const float> weight, std::span<const float> quantized, int64_t n,
                              const InputStatistics& input, ThreadPool& pool);
 
-std::vector<float> dequantize(const QuantizedMatrix& matrix);  // [n, k]
+std::vector<float> dequantize(const QuantizedMatrix& matrix, ThreadPool& pool);  // [n, k]
 
 }  // namespace nibble

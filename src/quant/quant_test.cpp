@@ -145,8 +145,8 @@ TEST(Gptq, MatchesThePublishedAlgorithm) {
       different += !std::equal(expected.codes.begin() + row * p.k, expected.codes.begin() + (row + 1) * p.k,
                                got.matrix.codes.begin() + row * p.k);
     EXPECT_LE(different, 1 + p.n / 16) << "n" << p.n << " k" << p.k << " g" << p.group;
-    const double theirs = relative_output_error(weight, dequantize(expected), p.n, input, pool());
-    const double ours = relative_output_error(weight, dequantize(got.matrix), p.n, input, pool());
+    const double theirs = relative_output_error(weight, dequantize(expected, pool()), p.n, input, pool());
+    const double ours = relative_output_error(weight, dequantize(got.matrix, pool()), p.n, input, pool());
     EXPECT_NEAR(ours, theirs, 0.01 * theirs) << "n" << p.n << " k" << p.k << " g" << p.group;
   }
 }
@@ -157,7 +157,7 @@ TEST(Gptq, LosesLessThanRoundingWithAndWithoutActOrder) {
     const auto weight = normals(static_cast<size_t>(64 * k), 22);
     const PackedFormat f{4, 64, false, 64, k};
     const auto error = [&](const Quantized& q) {
-      return relative_output_error(weight, dequantize(q.matrix), 64, input, pool());
+      return relative_output_error(weight, dequantize(q.matrix, pool()), 64, input, pool());
     };
     const double rounded = error(quantize_rtn(weight, input, {f, 0, false, true}, pool()));
     EXPECT_LT(error(quantize_gptq(weight, input, {f, 0.01, false, true}, pool())), 0.8 * rounded);
@@ -177,7 +177,7 @@ TEST(Gptq, IsTheSameForAnyNumberOfThreads) {
 }
 
 void expect_finite(const QuantizedMatrix& m) {
-  for (const float v : dequantize(m)) ASSERT_TRUE(std::isfinite(v));
+  for (const float v : dequantize(m, pool())) ASSERT_TRUE(std::isfinite(v));
 }
 
 TEST(HostileLayers, DeadInputsAndZeroGroups) {
@@ -201,7 +201,7 @@ TEST(HostileLayers, DeadInputsAndZeroGroups) {
   for (const bool symmetric : {false, true}) {
     const MethodOptions options{{4, 32, symmetric, n, k}, 0.01, false, true};
     for (const Method& method : methods()) {
-      for (const float v : dequantize(method.quantize(zeros, input, options, pool()).matrix))
+      for (const float v : dequantize(method.quantize(zeros, input, options, pool()).matrix, pool()))
         ASSERT_EQ(v, 0.0f);
     }
   }
@@ -311,9 +311,11 @@ TEST(Scaling, FindsScalesThatLowerTheErrorAndFoldBack) {
   scale_inputs(scaled, channels, scales);
   const auto seen = divide_input(input, channels, scales);
   const double rounded = relative_output_error(
-      weight, dequantize(quantize_rtn(weight, input, {f, 0, false, true}, pool()).matrix), 48, input, pool());
+      weight, dequantize(quantize_rtn(weight, input, {f, 0, false, true}, pool()).matrix, pool()), 48, input,
+      pool());
   const double with_scales = relative_output_error(
-      scaled, dequantize(quantize_rtn(scaled, seen, {f, 0, false, true}, pool()).matrix), 48, seen, pool());
+      scaled, dequantize(quantize_rtn(scaled, seen, {f, 0, false, true}, pool()).matrix, pool()), 48, seen,
+      pool());
   EXPECT_LT(with_scales, 0.9 * rounded);
   scale_inputs(scaled, channels, scales, true);
   for (size_t i = 0; i < weight.size(); ++i)

@@ -37,7 +37,7 @@ void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPo
       report.reason = fmt::format("{} NaN or infinite weights set to 0", bad);
     const PackedFormat format = end_format(*end, bits, base);
     const Quantized q = quantize_rtn(weight, {}, {format, 0, false, true}, pool);
-    out.packed[end->name] = {format, pack(q.matrix), "rtn"};
+    out.packed[end->name] = {format, pack(q.matrix, &pool), "rtn"};
     report.name = end->name;
     report.n = end->n;
     report.k = end->k;
@@ -115,7 +115,7 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
   if (have_text) {
     calibration = load_calibration(wanted, model->load_tokenizer());
   }
-  BlockQuantizer quantizer(model, calibration, options.plan, options.layer, pool);
+  BlockQuantizer quantizer(model, calibration, options.plan, options.layer, options.device, pool);
   QuantizedTensors tensors = quantizer.run(progress);
   quantize_ends(*model, options.head_bits, options.plan.base, pool, tensors);
 
@@ -132,6 +132,7 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
   const Model quantized(open_checkpoint(out));
   const Checkpoint& written = quantized.checkpoint();
   OrderedJson report = summary;
+  report["device"] = device_name(options.device);
   report["model"] = model->name();
   report["model_sha256"] = checkpoint_sha256(written);
   OrderedJson sources = OrderedJson::array();

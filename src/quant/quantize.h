@@ -20,8 +20,9 @@ struct QuantizeOptions {
   CalibrationOptions calibration;   // not read when no layer's method needs it
   int head_bits = 8;                // embedding and head: 2, 3, 4, 6, 8, or 16 to leave them
   std::optional<SizePlan> planned;  // what the plan's rules were solved from, for the report
-  std::string version;              // of this program, for the report
-  void validate() const;            // throws UsageError
+  Device device = Device::kCpu;
+  std::string version;    // of this program, for the report
+  void validate() const;  // throws UsageError
 };
 
 // Bytes of the weights' file that no plan of the linears changes: embedding, head, norms, biases, and what

@@ -19,7 +19,7 @@ void refine_codes(std::span<const float> weight, const InputStatistics& input, d
     mean += double{gram[static_cast<size_t>(i * k + i)]} / static_cast<double>(k);
   for (int64_t i = 0; i < k; ++i) gram[static_cast<size_t>(i * k + i)] += static_cast<float>(damp * mean);
   // gradient = (W − Ŵ)·G: half the derivative of the loss by −Ŵ.
-  std::vector<float> difference = dequantize(m), gradient(weight.size());
+  std::vector<float> difference = dequantize(m, pool), gradient(weight.size());
   for (size_t i = 0; i < weight.size(); ++i) difference[i] = weight[i] - difference[i];
   product(difference.data(), gram.data(), gradient.data(), f.n, k, k, pool);
   const KernelTable& kernel = kernels();

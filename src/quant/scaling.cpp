@@ -185,6 +185,7 @@ InputStatistics divide_input(const InputStatistics& input, std::span<const int> 
   out.sample = input.sample;
   out.held_out = input.held_out;
   out.finite = input.finite;
+  out.card = input.card;
   std::vector<float> inverse(k);
   for (size_t i = 0; i < k; ++i) inverse[i] = 1.0f / scales.scale[static_cast<size_t>(channel_of[i])];
   for (size_t i = 0; i < k; ++i) {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
+#include "quant/gram.h"
 #include "quant/linalg.h"
 
 namespace nibble {
@@ -10,52 +12,81 @@ namespace {
 
 constexpr int64_t kSampleRows = 256;
 
+class ProcessorSums : public InputSums {
+ public:
+  ProcessorSums(int64_t k, int64_t n, bool gram, ThreadPool& pool)
+      : pool_(pool), k_(k), n_(n), magnitudes_(static_cast<size_t>(k)) {
+    if (gram) gram_.emplace(k, pool);
+  }
+
+  void add(const Observed& rows, int64_t count) override {
+    if (gram_) gram_->add(rows.x, count);
+    if (rows.reference) {
+      drift_.resize(static_cast<size_t>(k_ * k_));
+      difference_.resize(static_cast<size_t>(count * k_));
+      for (size_t i = 0; i < difference_.size(); ++i) difference_[i] = rows.reference[i] - rows.x[i];
+      add_outer(difference_.data(), k_, rows.x, k_, count, drift_, pool_);
+    }
+    if (rows.target) {
+      pull_.resize(static_cast<size_t>(n_ * k_));
+      add_outer(rows.target, n_, rows.x, k_, count, pull_, pool_);
+    }
+    pool_.parallel_for(static_cast<size_t>(k_), 64, [&](size_t begin, size_t end, int) {
+      std::vector<float> sum(end - begin);
+      for (int64_t r = 0; r < count; ++r) {
+        const float* row = rows.x + static_cast<size_t>(r * k_) + begin;
+        for (size_t i = 0; i < sum.size(); ++i) sum[i] += std::fabs(row[i]);
+      }
+      for (size_t i = 0; i < sum.size(); ++i) magnitudes_[begin + i] += double{sum[i]};
+    });
+  }
+
+  void keep(const float* from, int64_t count, std::vector<float>& to) override {
+    to.insert(to.end(), from, from + count);
+  }
+
+  void finish(InputStatistics& to, std::vector<double>& magnitudes) override {
+    if (gram_) to.gram = gram_->take();
+    to.drift = std::move(drift_);
+    to.pull = std::move(pull_);
+    magnitudes = std::move(magnitudes_);
+  }
+
+ private:
+  ThreadPool& pool_;
+  int64_t k_, n_;
+  std::optional<GramSum> gram_;
+  std::vector<float> drift_, pull_, difference_;
+  std::vector<double> magnitudes_;
+};
+
 }  // namespace
 
-StatisticsCollector::StatisticsCollector(int64_t k, int64_t expected_tokens, ThreadPool& pool, bool gram,
+std::unique_ptr<InputSums> processor_sums(int64_t k, int64_t n, bool gram, ThreadPool& pool) {
+  return std::make_unique<ProcessorSums>(k, n, gram, pool);
+}
+
+StatisticsCollector::StatisticsCollector(int64_t k, int64_t expected_tokens, std::unique_ptr<InputSums> sums,
                                          int64_t held_out_tokens, int64_t n)
-    : pool_(pool),
-      sum_abs_(static_cast<size_t>(k)),
+    : sums_(std::move(sums)),
       n_(n),
       stride_(std::max<int64_t>(1, expected_tokens / kSampleRows)),
       held_out_stride_(std::max<int64_t>(1, held_out_tokens / kSampleRows)) {
   statistics_.k = k;
-  if (gram) gram_.emplace(k, pool);
 }
 
 void StatisticsCollector::add(const Observed& rows, int64_t count) {
   InputStatistics& s = statistics_;
-  const int64_t k = s.k;
-  if (gram_) gram_->add(rows.x, count);
-  if (rows.reference) {
-    s.drift.resize(static_cast<size_t>(k * k));
-    difference_.resize(static_cast<size_t>(count * k));
-    for (size_t i = 0; i < difference_.size(); ++i) difference_[i] = rows.reference[i] - rows.x[i];
-    add_outer(difference_.data(), k, rows.x, k, count, s.drift, pool_);
-  }
-  if (rows.target) {
-    s.pull.resize(static_cast<size_t>(n_ * k));
-    add_outer(rows.target, n_, rows.x, k, count, s.pull, pool_);
-  }
-  pool_.parallel_for(static_cast<size_t>(k), 64, [&](size_t begin, size_t end, int) {
-    std::vector<float> sum(end - begin);
-    for (int64_t r = 0; r < count; ++r) {
-      const float* row = rows.x + r * k + begin;
-      for (size_t i = 0; i < sum.size(); ++i) sum[i] += std::fabs(row[i]);
-    }
-    for (size_t i = 0; i < sum.size(); ++i) sum_abs_[begin + i] += double{sum[i]};
-  });
-  for (; next_ < s.tokens + count; next_ += stride_) {
-    const float* row = rows.x + (next_ - s.tokens) * k;
-    s.sample.insert(s.sample.end(), row, row + k);
-  }
+  sums_->add(rows, count);
+  for (; next_ < s.tokens + count; next_ += stride_)
+    sums_->keep(rows.x + (next_ - s.tokens) * s.k, s.k, s.sample);
   s.tokens += count;
 }
 
 void StatisticsCollector::hold_out(const Observed& rows, int64_t count) {
   InputStatistics& s = statistics_;
   const auto keep = [&](std::vector<float>& to, const float* from, int64_t r, int64_t width) {
-    if (from) to.insert(to.end(), from + r * width, from + (r + 1) * width);
+    if (from) sums_->keep(from + r * width, width, to);
   };
   for (int64_t r = 0; r < count; ++r, ++held_out_) {
     if (held_out_ != next_held_out_) continue;
@@ -68,13 +99,14 @@ void StatisticsCollector::hold_out(const Observed& rows, int64_t count) {
 
 InputStatistics StatisticsCollector::finish() {
   InputStatistics& s = statistics_;
-  if (gram_) s.gram = gram_->take();
-  for (const double sum : sum_abs_) {
+  std::vector<double> magnitudes;
+  sums_->finish(s, magnitudes);
+  for (const double sum : magnitudes) {
     const double mean = s.tokens > 0 ? sum / static_cast<double>(s.tokens) : 0;
     s.mean_abs.push_back(static_cast<float>(mean));
     s.finite = s.finite && std::isfinite(mean);
   }
-  for (int64_t i = 0; gram_ && i < s.k; ++i)
+  for (int64_t i = 0; !s.gram.empty() && i < s.k; ++i)
     s.finite = s.finite && std::isfinite(s.gram[static_cast<size_t>(i * s.k + i)]);
   const auto finite = [](float v) { return std::isfinite(v); };
   s.finite = s.finite && std::all_of(s.held_out.begin(), s.held_out.end(), finite);

@@ -83,6 +83,7 @@ std::vector<std::string> quantize_command(const StudyPlan& plan, const Variant& 
   for (const auto& file : plan.calibration) command.insert(command.end(), {"--calibration", file.string()});
   add_if(command, "--samples", plan.samples);
   add_if(command, "--seqlen", plan.seqlen);
+  add_if(command, "--device", plan.device);
   command.insert(command.end(), {"--seed", fmt::format("{}", plan.seed), "--threads",
                                  fmt::format("{}", plan.threads), "--force", "--json", json.string()});
   return command;

@@ -95,14 +95,14 @@ float QuantizedMatrix::value(int64_t row, int64_t input) const {
          static_cast<float>(int{codes[static_cast<size_t>(row * format.k + input)]} - int{zeros[g]});
 }
 
-PackedBuffers pack(const QuantizedMatrix& m) {
+PackedBuffers pack(const QuantizedMatrix& m, ThreadPool* pool) {
   const PackedFormat& f = m.format;
   PackedBuffers out{AlignedBuffer<uint8_t>(static_cast<size_t>(f.code_bytes())),
                     AlignedBuffer<uint16_t>(static_cast<size_t>(f.float_scales ? 0 : f.scale_count())),
                     AlignedBuffer<uint8_t>(static_cast<size_t>(f.zero_bytes())),
                     AlignedBuffer<float>(static_cast<size_t>(f.float_scales ? f.scale_count() : 0))};
   const ChunkLayout& layout = chunk_layout(f.bits);
-  for (int64_t row = 0; row < f.n; ++row) {
+  const auto pack_row = [&](int64_t row) {
     const int r = static_cast<int>(row % kPanelRows);
     const uint8_t* codes = m.codes.data() + row * f.k;
     for (int64_t c = 0; c < f.chunks(); ++c) {
@@ -131,6 +131,15 @@ PackedBuffers pack(const QuantizedMatrix& m) {
       out.zeros[static_cast<size_t>(zero_offset(f, row, g))] |=
           static_cast<uint8_t>(m.zeros[at] << zero_shift(f, row));
     }
+  };
+  // Rows of a panel share bytes.
+  const auto pack_rows = [&](size_t begin, size_t end, int) {
+    for (size_t row = begin; row < end; ++row) pack_row(static_cast<int64_t>(row));
+  };
+  if (pool) {
+    pool->parallel_for(static_cast<size_t>(f.n), kPanelRows, pack_rows);
+  } else {
+    pack_rows(0, static_cast<size_t>(f.n), 0);
   }
   return out;
 }

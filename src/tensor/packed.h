@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/thread_pool.h"
 
 namespace nibble {
 
@@ -88,7 +89,7 @@ struct PackedBuffers {
     return {format, codes.data(), scales.data(), zeros.data(), float_scales.data()};
   }
 };
-PackedBuffers pack(const QuantizedMatrix& matrix);
+PackedBuffers pack(const QuantizedMatrix& matrix, ThreadPool* pool = nullptr);
 QuantizedMatrix unpack(const PackedView& view);
 void unpack_row(const PackedView& view, int64_t row, uint8_t* codes);  // [k]
 

@@ -3,7 +3,9 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
-#include <cstdlib>
+#include <compare>
+#include <map>
+#include <utility>
 
 #include "base/error.h"
 
@@ -64,7 +66,30 @@ struct MatrixProducts::Library {
   }
 };
 
-struct MatrixProducts::Plan {
+namespace {
+
+struct Operand {
+  int64_t ld;
+  bool transposed;
+  uint32_t alignment;  // bytes
+  auto operator<=>(const Operand&) const = default;
+};
+struct Key {
+  Number number;
+  int64_t m, n, k;
+  Operand a, b, y;
+  auto operator<=>(const Key&) const = default;
+};
+
+}  // namespace
+
+struct MatrixProducts::Plans {
+  struct Plan;
+  const Plan& get(const Library& library, cublasLtHandle_t handle, const Key& key);
+  std::map<Key, std::unique_ptr<Plan>> made;
+};
+
+struct MatrixProducts::Plans::Plan {
   explicit Plan(const Library& l) : library(l) {}
   ~Plan() {
     if (desc) library.desc_destroy(desc);
@@ -78,70 +103,87 @@ struct MatrixProducts::Plan {
   cublasLtMatmulAlgo_t algorithm = {};
 };
 
-MatrixProducts::MatrixProducts() : library_(Library::get()), workspace_(kWorkspace) {
+MatrixProducts::MatrixProducts()
+    : library_(Library::get()), workspace_(kWorkspace), plans_(std::make_unique<Plans>()) {
   cublasLtHandle_t handle = nullptr;
   check(library_.create(&handle), "opening");
   handle_ = handle;
 }
 
 MatrixProducts::~MatrixProducts() {
-  plans_.clear();
+  plans_.reset();
   if (handle_) library_.destroy(static_cast<cublasLtHandle_t>(handle_));
 }
 
-// Column-major as cuBLAS sees it: yᵀ[n, m] = w[k, n]ᵀ · x[k, m].
-const MatrixProducts::Plan& MatrixProducts::plan(const Key& key) {
-  std::unique_ptr<Plan>& found = plans_[key];
+// Column-major as cuBLAS sees it, yᵀ[n, m] = bᵀ[n, k] · aᵀ[k, m]: a row-major matrix is its transpose.
+const MatrixProducts::Plans::Plan& MatrixProducts::Plans::get(const Library& library, cublasLtHandle_t handle,
+                                                              const Key& key) {
+  std::unique_ptr<Plan>& found = made[key];
   if (found) return *found;
-  const auto [ldw, n, ldx, m, k, add, signed_ldy] = key;
-  const int64_t ldy = std::abs(signed_ldy);
-  auto plan = std::make_unique<Plan>(library_);
-  const cublasOperation_t transposed = CUBLAS_OP_T;
-  check(library_.desc_create(&plan->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a product");
-  check(library_.desc_set(plan->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
-        "a product");
-  const auto rows = static_cast<uint64_t>(k);
-  check(library_.layout_create(&plan->w, CUDA_R_16BF, rows, static_cast<uint64_t>(n), ldw), "a layout");
-  check(library_.layout_create(&plan->x, CUDA_R_16BF, rows, static_cast<uint64_t>(m), ldx), "a layout");
-  check(library_.layout_create(&plan->y, CUDA_R_32F, static_cast<uint64_t>(n), static_cast<uint64_t>(m), ldy),
-        "a layout");
+  auto plan = std::make_unique<Plan>(library);
+  const bool wide = key.number == Number::kF64;
+  const cudaDataType_t sum = wide ? CUDA_R_64F : CUDA_R_32F;
+  const cudaDataType_t factor = key.number == Number::kBf16 ? CUDA_R_16BF : sum;
+  check(library.desc_create(&plan->desc, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, sum), "a product");
+  const auto transpose = [&](cublasLtMatmulDescAttributes_t attribute, bool wanted) {
+    const cublasOperation_t operation = wanted ? CUBLAS_OP_T : CUBLAS_OP_N;
+    check(library.desc_set(plan->desc, attribute, &operation, sizeof operation), "a product");
+  };
+  transpose(CUBLASLT_MATMUL_DESC_TRANSA, key.b.transposed);
+  transpose(CUBLASLT_MATMUL_DESC_TRANSB, key.a.transposed);
+  const auto layout = [&](cublasLtMatrixLayout_t* to, cudaDataType_t type, int64_t rows, int64_t columns,
+                          const Operand& operand) {
+    if (operand.transposed) std::swap(rows, columns);
+    check(library.layout_create(to, type, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns),
+                                operand.ld),
+          "a layout");
+  };
+  layout(&plan->w, factor, key.n, key.k, key.b);
+  layout(&plan->x, factor, key.k, key.m, key.a);
+  layout(&plan->y, sum, key.n, key.m, key.y);
   cublasLtMatmulPreference_t preference = nullptr;
-  check(library_.preference_create(&preference), "a preference");
-  const size_t room = kWorkspace;
-  const uint32_t alignment = 16;
-  check(library_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room),
-        "a preference");
-  for (const auto attribute :
-       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES})
-    check(library_.preference_set(preference, attribute, &alignment, sizeof alignment), "a preference");
-  // Columns of y need not start at more than a number's own alignment.
-  const uint32_t y_alignment = signed_ldy > 0 && ldy % 4 == 0 ? 16 : 4;
-  for (const auto attribute :
-       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
-    check(library_.preference_set(preference, attribute, &y_alignment, sizeof y_alignment), "a preference");
+  check(library.preference_create(&preference), "a preference");
+  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+    check(library.preference_set(preference, attribute, &value, sizeof value), "a preference");
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspace);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.b.alignment);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.a.alignment);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.y.alignment);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.y.alignment);
   cublasLtMatmulHeuristicResult_t result = {};
   int count = 0;
-  const cublasStatus_t status =
-      library_.heuristic(static_cast<cublasLtHandle_t>(handle_), plan->desc, plan->w, plan->x, plan->y,
-                         plan->y, preference, 1, &result, &count);
-  library_.preference_destroy(preference);
+  const cublasStatus_t status = library.heuristic(handle, plan->desc, plan->w, plan->x, plan->y, plan->y,
+                                                  preference, 1, &result, &count);
+  library.preference_destroy(preference);
   check(status, "choosing how to multiply");
-  if (count == 0) fail("GPU: cuBLASLt knows no way to multiply {} × {} × {}", m, n, k);
+  if (count == 0) fail("GPU: cuBLASLt knows no way to multiply {} × {} × {}", key.m, key.n, key.k);
   plan->algorithm = result.algo;
   found = std::move(plan);
   return *found;
 }
 
-void MatrixProducts::run(Queue& queue, const void* w, int64_t ldw, int n, const void* x, int64_t ldx, int m,
-                         int k, bool add, float* y, int64_t ldy) {
-  // The column at which y starts decides how far its address is aligned.
-  const bool aligned = reinterpret_cast<uintptr_t>(y) % 16 == 0;
-  const Plan& p = plan({ldw, n, ldx, m, k, add, aligned ? ldy : -ldy});
-  const float one = 1, beta = add ? 1 : 0;
-  check(library_.matmul(static_cast<cublasLtHandle_t>(handle_), p.desc, &one, w, p.w, x, p.x, &beta, y, p.y,
-                        y, p.y, &p.algorithm, workspace_.as<void>(), workspace_.bytes(),
-                        static_cast<cudaStream_t>(queue.stream())),
-        "multiplying");
+void MatrixProducts::run(Queue& queue, Number number, const Factor& a, const Factor& b, int64_t m, int64_t n,
+                         int64_t k, double alpha, double beta, void* y, int64_t ldy) {
+  const int64_t sum_size = number == Number::kF64 ? 8 : 4, size = number == Number::kBf16 ? 2 : sum_size;
+  // All rows start as the first one does where their distance allows it, or at a number's own alignment.
+  const auto operand = [](const void* data, int64_t ld, bool transposed, int64_t bytes) -> Operand {
+    const bool aligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && ld * bytes % 16 == 0;
+    return {ld, transposed, aligned ? 16u : static_cast<uint32_t>(bytes)};
+  };
+  const Plans::Plan& p =
+      plans_->get(library_, static_cast<cublasLtHandle_t>(handle_),
+                  {number, m, n, k, operand(a.data, a.ld, a.transposed, size),
+                   operand(b.data, b.ld, b.transposed, size), operand(y, ldy, false, sum_size)});
+  const float narrow[2] = {static_cast<float>(alpha), static_cast<float>(beta)};
+  const double wide[2] = {alpha, beta};
+  const bool is_wide = number == Number::kF64;
+  check(
+      library_.matmul(static_cast<cublasLtHandle_t>(handle_), p.desc,
+                      is_wide ? static_cast<const void*>(wide) : narrow, b.data, p.w, a.data, p.x,
+                      is_wide ? static_cast<const void*>(wide + 1) : narrow + 1, y, p.y, y, p.y, &p.algorithm,
+                      workspace_.as<void>(), workspace_.bytes(), static_cast<cudaStream_t>(queue.stream())),
+      "multiplying");
 }
 
 }  // namespace nibble::cuda

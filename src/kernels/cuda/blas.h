@@ -3,13 +3,20 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
-#include <tuple>
 
 #include "kernels/cuda/device.h"
 
 namespace nibble::cuda {
+
+enum class Number { kBf16, kF32, kF64 };  // sums: float32, float32, float64
+
+// A row-major matrix on the card; transposed: the factor is its transpose.
+struct Factor {
+  const void* data = nullptr;
+  int64_t ld = 0;  // elements from row to row
+  bool transposed = false;
+};
 
 class MatrixProducts {
  public:
@@ -19,20 +26,18 @@ class MatrixProducts {
   MatrixProducts& operator=(const MatrixProducts&) = delete;
 
   size_t workspace_bytes() const { return workspace_.bytes(); }
-  // y[m, ldy] (+)= x[m, ldx] · w[n, ldw]ᵀ over k inputs: bf16 factors, float32 sums and y.
-  void run(Queue& queue, const void* w, int64_t ldw, int n, const void* x, int64_t ldx, int m, int k,
-           bool add, float* y, int64_t ldy);
+  // y[m, n] = alpha · a[m, k] · b[k, n] + beta · y, row-major with rows ldy elements apart. The factors are
+  // of the kind named, y float32 or, for float64 factors, float64.
+  void run(Queue& queue, Number number, const Factor& a, const Factor& b, int64_t m, int64_t n, int64_t k,
+           double alpha, double beta, void* y, int64_t ldy);
 
  private:
   struct Library;
-  struct Plan;
-  using Key = std::tuple<int64_t, int, int64_t, int, int, bool, int64_t>;
-  const Plan& plan(const Key& key);
-
+  struct Plans;
   const Library& library_;
   void* handle_ = nullptr;
   DeviceMemory workspace_;
-  std::map<Key, std::unique_ptr<Plan>> plans_;  // one for each shape seen
+  std::unique_ptr<Plans> plans_;  // one for each shape seen
 };
 
 }  // namespace nibble::cuda

@@ -123,8 +123,8 @@ void Linears::run(Queue& queue, const Weight& w, const void* x, int64_t ldx, int
   const int k = static_cast<int>(round_up(w.k, 8));
   const auto multiply = [&](const void* weight, int64_t stride, int first, int n) {
     for (int part = 0; part < parts; ++part)
-      blas_->products.run(queue, weight, stride, n, input + part * ldx, parts * ldx, rows, k, add || part > 0,
-                          y + first, ldy);
+      blas_->products.run(queue, Number::kBf16, {input + part * ldx, parts * ldx}, {weight, stride, true},
+                          rows, n, k, 1, add || part > 0 ? 1 : 0, y + first, ldy);
   };
   if (!w.packed()) {
     multiply(w.data, w.stride, 0, w.n);
@@ -147,7 +147,11 @@ void Linears::run(Queue& queue, const Weight& w, const void* x, int64_t ldx, int
       multiply(room + ordered, k, first, n);
     }
   }
-  if (w.bias) launch(queue, true, dim3((w.n + 255) / 256, rows), 256, 0, bias_kernel, w.bias, w.n, y, ldy);
+  if (w.bias) add_bias(queue, w.bias, w.n, rows, y, ldy);
+}
+
+void add_bias(Queue& queue, const float* bias, int n, int rows, float* y, int64_t ldy) {
+  launch(queue, true, dim3((n + 255) / 256, rows), 256, 0, bias_kernel, bias, n, y, ldy);
 }
 
 }  // namespace nibble::cuda

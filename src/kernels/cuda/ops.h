@@ -104,6 +104,9 @@ class Linears {
   Blas* blas_;
 };
 
+// y[row, i] += bias[i]
+void add_bias(Queue& queue, const float* bias, int n, int rows, float* y, int64_t ldy);
+
 // Layout of packed weights (pack.cu). `codes` as in tensor/packed.h with `bits` of 2, 3, 4, 6 or 8.
 void retile(Queue& queue, const uint8_t* codes, int bits, int n, int k, void* tiles);
 size_t tile_bytes(WeightKind kind, int n, int k);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -98,15 +97,7 @@ void CudaSession::allocate() {
 }
 
 void CudaSession::fill_rope() {
-  const auto frequencies = rope_frequencies(*model_);
-  std::vector<float> table;
-  table.reserve(static_cast<size_t>(options_.context) * frequencies.size() * 2);
-  for (int p = 0; p < options_.context; ++p) {
-    for (const double f : frequencies) {
-      table.push_back(static_cast<float>(std::cos(p * f)));
-      table.push_back(static_cast<float>(std::sin(p * f)));
-    }
-  }
+  const std::vector<float> table = rope_table(*model_, options_.context);
   rope_ = cuda::DeviceMemory(std::max<size_t>(table.size() * sizeof(float), sizeof(float)));
   if (!table.empty()) queue_.to_device(rope_.as<void>(), table.data(), table.size() * sizeof(float));
   queue_.wait();
