@@ -9,8 +9,8 @@ constexpr KernelTable kTable = avx2_table_of<Avx2>("avx2");
 }  // namespace
 
 const KernelTable* isa::avx2() {
-  const bool here =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  // Every processor with AVX2 converts fp16, too (F16C).
+  const bool here = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   return here ? &kTable : nullptr;
 }
 

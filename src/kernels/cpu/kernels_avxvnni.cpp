@@ -1,4 +1,6 @@
 // AVX2 with VPDPBUSD in its VEX form (AVX-VNNI): processors without AVX-512 since Alder Lake and Zen 5.
+#include <cpuid.h>
+
 #include "kernels/cpu/simd_avx2.h"
 #include "kernels/cpu/table_avx2.h"
 
@@ -21,7 +23,9 @@ constexpr KernelTable kTable = avx2_table_of<AvxVnni>("avxvnni");
 }  // namespace
 
 const KernelTable* isa::avxvnni() {
-  return isa::avx2() && __builtin_cpu_supports("avxvnni") ? &kTable : nullptr;
+  unsigned a = 0, b = 0, c = 0, d = 0;  // leaf 7, subleaf 1, EAX bit 4: clang++ 14 has no name for it
+  const bool here = isa::avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+  return here ? &kTable : nullptr;
 }
 
 }  // namespace nibble
