@@ -53,7 +53,7 @@ Run cmd_pull(Arguments& verb, const GlobalOptions& global) {
   auto options = std::make_shared<PullOptions>();
   verb.option("id", options->id, "a model of the hub").required().type_name("ORG/NAME");
   verb.option("--revision", options->revision, "a branch, a tag or a commit").show_default();
-  verb.option("--jobs", options->jobs, "files side by side").show_default();
+  verb.option("--jobs", options->jobs, "files side by side").range(1, 32).show_default();
   verb.flag("--offline", options->offline, "only what is there; HF_HUB_OFFLINE=1 says the same");
   return [options, &global] { return run(*options, global); };
 }
