@@ -15,4 +15,13 @@ inline std::string quote_name(std::string_view name) {
   return text + "'";
 }
 
+// What another library says of a file, which may quote it: control bytes become '?'.
+inline std::string on_one_line(std::string_view message) {
+  std::string text(message);
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < 32 || c == 127) c = '?';
+  }
+  return text;
+}
+
 }  // namespace nibble

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "io/quote_name.h"
 #include "quant/method.h"
 
 namespace nibble {
@@ -60,7 +61,7 @@ std::vector<Plan::Rule> read_plan_rules(const std::filesystem::path& file) {
   try {
     root = toml::parse(read_file(file), file.string());
   } catch (const toml::parse_error& error) {
-    fail("{} line {}: {}", file.string(), error.source().begin.line, error.description());
+    fail("{} line {}: {}", file.string(), error.source().begin.line, on_one_line(error.description()));
   }
   for (const auto& [key, value] : root) {
     if (key.str() != "rule" || !value.is_array_of_tables())

@@ -3,6 +3,7 @@
 #include <toml++/toml.h>
 
 #include "base/file.h"
+#include "io/quote_name.h"
 #include "study/plan.h"
 #include "study/plan_rules.h"
 
@@ -135,7 +136,7 @@ StudyOptions parse_study(std::string_view text, std::string_view where, const Kn
   try {
     table = toml::parse(text, where);
   } catch (const toml::parse_error& error) {
-    refuse("{} line {}: {}", where, error.source().begin.line, error.description());
+    refuse("{} line {}: {}", where, error.source().begin.line, on_one_line(error.description()));
   }
   TableReader top(table, where);
   StudyOptions o;

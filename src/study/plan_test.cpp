@@ -61,6 +61,15 @@ TEST(Plan, Example) {
   EXPECT_EQ(planned_cells(plan).size(), 3u * ((1 + 5) * 5 + 5));  // four tasks and bench; five distances
 }
 
+TEST(Plan, ErrorsAreOneLineWhateverTheyQuote) {
+  try {
+    parse_study("symmetric = f\nl\n", "study.toml");
+    FAIL();
+  } catch (const UsageError& e) {
+    EXPECT_EQ(std::string_view(e.what()).find('\n'), std::string_view::npos) << e.what();
+  }
+}
+
 TEST(Plan, Defaults) {
   const StudyPlan plan = resolve_plan({}, only_models());
   ASSERT_EQ(plan.methods.size(), 2u);
