@@ -147,11 +147,20 @@ bool CudaSession::can_fuse_projections(const CudaBlock& b, int rows) const {
   return rows <= cuda::gemv_rows(b.q.k, parts_);
 }
 
+cuda::Gemv CudaSession::of_norm(const cuda::NormWeight& norm, int rows) const {
+  cuda::Gemv call;
+  call.rows = rows;
+  call.parts = parts_;
+  call.h = h_.as<float>();
+  call.norm = norm;
+  return call;
+}
+
 // Norm, q, k and v, and in a parallel block the MLP's first product, in one kernel.
 void CudaSession::fused_projections(const CudaBlock& b, int rows) {
   const ModelConfig& c = model_->config;
   const int64_t ld = c.query_size() + 2 * c.kv_size();
-  cuda::Gemv call;
+  cuda::Gemv call = of_norm(b.attn_norm, rows);
   float* y = qkv_.as<float>();
   for (const cuda::Weight* w : {&b.q, &b.k, &b.v}) {
     cuda::GemvJob& job = call.jobs[call.n_jobs++];
@@ -167,10 +176,6 @@ void CudaSession::fused_projections(const CudaBlock& b, int rows) {
     job.out = inner_.as<void>();
     job.ld_out = ld_inner_;
   }
-  call.rows = rows;
-  call.parts = parts_;
-  call.h = h_.as<float>();
-  call.norm = b.attn_norm;
   cuda::gemv(queue_, call, true);
 }
 
@@ -214,7 +219,7 @@ void CudaSession::mlp_block(const CudaBlock& b, int rows, bool step) {
   const bool fused = !parallel && step && b.up.has_gemv() && rows <= cuda::gemv_rows(b.up.k, parts_) &&
                      (!c.has_gate() || cuda::same_form(b.gate, b.up));
   if (fused) {
-    cuda::Gemv call;
+    cuda::Gemv call = of_norm(b.mlp_norm, rows);
     call.n_jobs = 1;
     cuda::GemvJob& job = call.jobs[0];
     job.weight = c.has_gate() ? b.gate : b.up;
@@ -222,10 +227,6 @@ void CudaSession::mlp_block(const CudaBlock& b, int rows, bool step) {
     job.finish = c.has_gate() ? cuda::Finish::kSwiGlu : cuda::Finish::kGelu;
     job.out = inner_.as<void>();
     job.ld_out = ld_inner_;
-    call.rows = rows;
-    call.parts = parts_;
-    call.h = h_.as<float>();
-    call.norm = b.mlp_norm;
     cuda::gemv(queue_, call, true);
   } else if (!done) {
     if (!parallel) norm(b.mlp_norm, h_.as<float>(), rows);

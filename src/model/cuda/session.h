@@ -49,6 +49,8 @@ class CudaSession : public ForwardPass {
   void run_blocks(int rows, int splits, bool step);
   void attention_block(const CudaBlock& block, size_t layer, int rows, int splits, bool step);
   void mlp_block(const CudaBlock& block, int rows, bool step);
+  // A product of the norm of the residual stream.
+  cuda::Gemv of_norm(const cuda::NormWeight& norm, int rows) const;
   void fused_projections(const CudaBlock& block, int rows);
   bool can_fuse_projections(const CudaBlock& block, int rows) const;
   void linear(const cuda::Weight& weight, const cuda::DeviceMemory& x, int64_t ldx, int rows, bool add,
