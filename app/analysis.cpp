@@ -73,9 +73,7 @@ std::string render_analysis(const Analysis& a) {
     return kl ? x->kl > y->kl : x->probe_error > y->probe_error;
   });
   order.resize(std::min(order.size(), kShown));
-  const int bits = std::count(a.options.bits.begin(), a.options.bits.end(), a.options.probe.bits)
-                       ? a.options.probe.bits
-                       : a.options.bits.front();
+  const int bits = a.shown_bits();
   TextTable table{{{"linear"}}, {}, {}};
   if (kl) table.heads.push_back({"KL alone", Align::kRight});
   for (const int g : groups) table.heads.push_back({fmt::format("error {}", group_title(g)), Align::kRight});

@@ -62,7 +62,7 @@ std::string to_csv(const report::TextTable& table) {
 int run(Options options, const GlobalOptions& global) {
   options.bench.precision = global.precision();
   options.bench.batch_tokens = default_batch_tokens(options.bench.precision.device);
-  device_name(options.bench.precision.device);  // a GPU that is not there is known before the model is read
+  require_device(global);
   options.bench.validate();
   const InterruptGuard guard;
   const std::filesystem::path path = locate_model(options.model);

@@ -15,8 +15,6 @@
 namespace nibble::app {
 namespace {
 
-constexpr const char* kTextTask = "wikitext";  // its text, where none is named
-
 struct Options {
   std::string base, quant;
   std::optional<std::string> file, data;
@@ -48,9 +46,7 @@ DataFile text_of(const Options& options) {
     return open_task_file(task_files(options.data, options.base), kTextTask,
                           find_task(kTextTask).default_split);
   if (options.data) throw UsageError("--file and --data: one of them says which text");
-  Sha256 hash;
-  hash.update(read_file(*options.file));
-  return DataFile{*options.file, prompt_text(*options.file), hash.hex()};
+  return DataFile{*options.file, prompt_text(*options.file), sha256_of(read_file(*options.file))};
 }
 
 int run(Options options, const GlobalOptions& global) {
@@ -60,7 +56,6 @@ int run(Options options, const GlobalOptions& global) {
     options.compare.base_precision = options.compare.precision;
     options.compare.base_precision->int8 = options.base_activations == "int8";
   }
-  device_name(global.precision().device);  // a GPU that is not there is known before the model is read
   const InterruptGuard guard;
   const LoadedModel base = open_model(options.base, global);
   // The same model twice lies in memory once.

@@ -138,7 +138,6 @@ void write_samples(const std::string& path, const Evaluation& evaluation) {
 
 int run(Options options, const GlobalOptions& global) {
   for (const std::string& task : options.tasks) find_task(task);
-  device_name(global.precision().device);  // a GPU that is not there is known before the model is read
   options.task.data_dir = task_files(options.data, options.model);
   const InterruptGuard guard;
   const LoadedModel loaded = open_model(options.model, global);

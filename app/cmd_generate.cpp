@@ -17,7 +17,6 @@ struct Options {
 
 int run(const Options& options, const GlobalOptions& global) {
   options.sampling.validate();
-  device_name(global.precision().device);  // a GPU that is not there is known before the model is read
   const InterruptGuard guard;
   const LoadedModel loaded = open_model(options.model, global);
   ThreadPool pool(global.thread_count(), global.pin);

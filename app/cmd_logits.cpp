@@ -33,7 +33,6 @@ int run(const Options& options, const GlobalOptions& global) {
     ids = parse_ids(*options.ids);
   }
   const std::string text = options.ids ? "" : text_argument(options.text, options.file);
-  device_name(global.precision().device);  // a GPU that is not there is known before the model is read
   const InterruptGuard guard;
   const LoadedModel loaded = open_model(options.model, global);
   if (!options.ids) ids = loaded.tokenizer->encode(text);

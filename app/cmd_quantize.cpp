@@ -133,7 +133,7 @@ int run(Options options, const GlobalOptions& global) {
   if (options.target_bpw && options.target_size) throw UsageError("--target-bpw or --target-size, not both");
   quantize.calibration.files = calibration_files(options.calibration, options.model);
   quantize.device = global.precision().device;
-  device_name(quantize.device);  // a GPU that is not there is known before the model is read
+  require_device(global);
   const InterruptGuard guard;
   const auto model = load_model(locate_model(options.model), global.gguf_dtype());
   ThreadPool pool(global.thread_count(), global.pin);

@@ -70,7 +70,7 @@ void show_report(const Options& options, const GlobalOptions& global, bool print
 int forecast(const StudyPlan& plan, const Options& options, const GlobalOptions& global, const Shard& shard) {
   std::map<std::string, uint64_t> parameters;
   for (const std::string& model : plan.models)
-    parameters[model] = model_facts(*open_model(model, global).model).parameters;
+    parameters[model] = model_facts(*load_model(locate_model(model), global.gguf_dtype())).parameters;
   const std::vector<std::filesystem::path> like(options.like.begin(), options.like.end());
   const Forecast f = forecast_study(plan, options.out, shard, like, parameters);
   std::string text;

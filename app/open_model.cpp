@@ -43,7 +43,10 @@ fs::path locate_model(const std::string& name) {
   return find_model(name);
 }
 
+void require_device(const GlobalOptions& global) { device_name(global.precision().device); }
+
 LoadedModel open_model(const std::string& name, const GlobalOptions& global) {
+  require_device(global);
   return load_model_and_tokenizer(locate_model(name), global.gguf_dtype());
 }
 

@@ -18,6 +18,10 @@ inline constexpr const char* kModelHelp =
 // The path; fetches smollm2-135m first when it is not there, and says so on standard error.
 std::filesystem::path locate_model(const std::string& name);
 
+// Throws Error where --device names a GPU that is not there: better said before a model is read.
+void require_device(const GlobalOptions& global);
+
+// The model and its tokenizer; require_device() first.
 LoadedModel open_model(const std::string& name, const GlobalOptions& global);
 
 // The folder of task files: `given`; for the bundled models and smollm2-135m the bundled one. Throws

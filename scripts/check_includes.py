@@ -10,7 +10,7 @@ import sys
 
 # Who may include whom. `store` (STORE below) is what was measured, without the code that measures, so that the
 # report never links a kernel.
-LIBRARY = ("base", "tensor", "io", "text", "kernels", "model")
+LIBRARY = ("base", "hub", "tensor", "io", "text", "kernels", "model")
 ALLOWED = {
     "base": (),
     "tensor": ("base",),

@@ -79,4 +79,10 @@ std::string Sha256::hex() const {
   return text;
 }
 
+std::string sha256_of(std::string_view text) {
+  Sha256 hash;
+  hash.update(text);
+  return hash.hex();
+}
+
 }  // namespace nibble

@@ -27,4 +27,6 @@ class Sha256 {
   uint64_t size_ = 0;  // bytes so far
 };
 
+std::string sha256_of(std::string_view text);  // 64 digits
+
 }  // namespace nibble

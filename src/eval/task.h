@@ -39,6 +39,7 @@ struct TaskOptions {
   int window = 0;              // wikitext: tokens a window; 0: 2,048, or what the model allows
 };
 
+inline constexpr const char* kTextTask = "wikitext";  // whose text distances are measured on
 inline constexpr int kMaxShots = 8;
 
 struct TaskInfo {

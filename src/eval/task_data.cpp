@@ -43,9 +43,7 @@ DataFile open_task_file(const std::filesystem::path& data_dir, std::string_view 
     DataFile file{data_dir / name, {}, {}};
     if (!std::filesystem::exists(file.path)) continue;
     file.text = read_file(file.path);
-    Sha256 hash;
-    hash.update(file.text);
-    file.sha256 = hash.hex();
+    file.sha256 = sha256_of(file.text);
     return file;
   }
   fail("{}: no data for task {}, split {}: looked for {}", data_dir.string(), task, split,

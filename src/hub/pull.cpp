@@ -1,22 +1,18 @@
 #include "hub/pull.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cctype>
-#include <cerrno>
 #include <chrono>
 #include <condition_variable>
-#include <cstring>
 #include <mutex>
 #include <set>
 #include <thread>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/file_lock.h"
+#include "hub/cache.h"
 
 namespace nibble {
 namespace {
@@ -50,24 +46,6 @@ void check_names(const PullOptions& o) {
   if (!o.endpoint.starts_with("https://") && !o.endpoint.starts_with("http://"))
     throw UsageError(fmt::format("HF_ENDPOINT '{}' is not an address that starts with https://", o.endpoint));
 }
-
-// One pull a repository at a time; gone when the process is.
-class Lock {
- public:
-  explicit Lock(const fs::path& path) : fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
-    if (fd_ < 0) fail("{}: {}", path.string(), std::strerror(errno));
-    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-      ::close(fd_);
-      fail("{}: another pull of this repository is at work", path.string());
-    }
-  }
-  Lock(const Lock&) = delete;
-  Lock& operator=(const Lock&) = delete;
-  ~Lock() { ::close(fd_); }
-
- private:
-  int fd_;
-};
 
 bool is_complete(const fs::path& blob, uint64_t size) {
   std::error_code error;
@@ -152,17 +130,12 @@ void link_into(const fs::path& snapshot, const HubFile& file) {
   if (error) fail("{}: {}", link.string(), error.message());
 }
 
-fs::path ref_of(const PullOptions& o) { return o.repository / "refs" / o.revision; }
-
 Pulled find_offline(const PullOptions& o) {
+  const std::string named = commit_of_ref(o.repository, o.revision),
+                    commit = named.empty() ? o.revision : named;
+  const fs::path snapshot = snapshot_path(o.repository, commit);
   std::error_code error;
-  std::string commit = o.revision;
-  if (fs::exists(ref_of(o), error)) {
-    commit = read_file(ref_of(o), 4096);
-    commit.erase(commit.find_last_not_of(" \t\r\n") + 1);
-  }
-  const fs::path snapshot = o.repository / "snapshots" / commit;
-  if (commit.empty() || commit.find('/') != std::string::npos || !fs::is_directory(snapshot, error))
+  if (commit.find('/') != std::string::npos || !fs::is_directory(snapshot, error))
     fail("{}: revision {} is not in {}, and offline nothing is fetched", o.id, o.revision,
          o.repository.string());
   Pulled pulled{snapshot, commit, 0, 0, 0};
@@ -184,13 +157,15 @@ Pulled pull_model(const PullOptions& options, const PullProgress& progress) {
   std::error_code error;
   fs::create_directories(blobs, error);
   if (error) fail("{}: {}", blobs.string(), error.message());
-  const Lock lock(options.repository / ".pull.lock");
+  const fs::path lock_file = options.repository / ".pull.lock";
+  const FileLock lock(lock_file, 0,
+                      fmt::format("{}: another pull of this repository is at work", lock_file.string()));
 
   const std::string api = fmt::format("{}/api/models/{}/revision/{}?blobs=true", options.endpoint, options.id,
                                       url_part(options.revision));
   const HubListing listing = read_listing(get_text(api, options.download, [&](int64_t) { progress(0, 0); }),
                                           fmt::format("{} at {}", options.id, options.endpoint));
-  Pulled pulled{options.repository / "snapshots" / listing.commit, listing.commit, listing.files.size(), 0,
+  Pulled pulled{snapshot_path(options.repository, listing.commit), listing.commit, listing.files.size(), 0,
                 0};
   std::vector<HubFile> missing;
   std::set<std::string> asked;  // two names may have one blob
@@ -222,8 +197,9 @@ Pulled pull_model(const PullOptions& options, const PullProgress& progress) {
   if (error) fail("{}: {}", pulled.snapshot.string(), error.message());
   for (const HubFile& file : listing.files) link_into(pulled.snapshot, file);
   if (options.revision != listing.commit) {
-    fs::create_directories(ref_of(options).parent_path(), error);
-    write_file_atomically(ref_of(options), listing.commit);
+    const fs::path ref = ref_path(options.repository, options.revision);
+    fs::create_directories(ref.parent_path(), error);
+    write_file_atomically(ref, listing.commit);
   }
   return pulled;
 }

@@ -1,5 +1,5 @@
-// A model of a Hugging Face hub into the hub's cache layout, which transformers and others share:
-// models--ORG--NAME/{blobs/ID, refs/REVISION, snapshots/COMMIT/FILE → ../../blobs/ID}.
+// A model of a Hugging Face hub into the hub's cache layout (hub/cache.h), which transformers and others
+// share.
 #pragma once
 
 #include <cstdint>

@@ -27,12 +27,6 @@ using ::testing::Not;
 
 constexpr const char* kCommit = "0123456789abcdef0123456789abcdef01234567";
 
-std::string sha256_of(std::string_view text) {
-  Sha256 hash;
-  hash.update(text);
-  return hash.hex();
-}
-
 std::string noise(size_t size, unsigned seed) {
   std::string text(size, '\0');
   for (char& c : text) c = static_cast<char>((seed = seed * 1664525u + 1013904223u) >> 24);

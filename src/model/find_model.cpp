@@ -4,7 +4,7 @@
 #include <cstdlib>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "hub/cache.h"
 
 namespace nibble {
 namespace {
@@ -34,20 +34,15 @@ bool is_hub_id(std::string_view name) {
          name.find('/', slash + 1) == std::string_view::npos && name.front() != '.' && name.front() != '~';
 }
 
-std::string trimmed(std::string text) {
-  text.erase(text.find_last_not_of(" \t\r\n") + 1);
-  return text;
-}
-
 // The snapshot that refs/main names (Hugging Face's cache layout), or an empty path.
 fs::path find_in_hub_cache(const std::string& id) {
-  const fs::path repository = hub_repository_dir(id), ref = repository / "refs" / "main";
-  if (!is_there(ref)) return {};
-  const std::string revision = trimmed(read_file(ref, 4096));
-  const fs::path snapshot = repository / "snapshots" / revision;
-  if (revision.empty() || revision.find('/') != std::string::npos || !is_there(snapshot))
-    fail("{}: names the revision '{}', which is not in {}", ref.string(), revision,
-         (repository / "snapshots").string());
+  const fs::path repository = hub_repository_dir(id);
+  const std::string commit = commit_of_ref(repository, "main");
+  if (commit.empty()) return {};
+  const fs::path snapshot = snapshot_path(repository, commit);
+  if (!is_there(snapshot))
+    fail("{}: names the revision '{}', which is not in {}", ref_path(repository, "main").string(), commit,
+         snapshot.parent_path().string());
   return snapshot;
 }
 

@@ -280,11 +280,14 @@ double Analysis::error(const LinearAnalysis& linear, int bits, int group_size) c
                        static_cast<size_t>(g - options.group_sizes.begin())];
 }
 
+int Analysis::shown_bits() const {
+  const bool measured = std::count(options.bits.begin(), options.bits.end(), options.probe.bits) > 0;
+  return measured ? options.probe.bits : options.bits.front();
+}
+
 double Analysis::growth(const LinearAnalysis& linear) const {
   const auto [low, high] = std::minmax_element(options.group_sizes.begin(), options.group_sizes.end());
-  const int bits = std::count(options.bits.begin(), options.bits.end(), options.probe.bits)
-                       ? options.probe.bits
-                       : options.bits.front();
+  const int bits = shown_bits();
   const double small = error(linear, bits, *low);
   return small > 0 ? error(linear, bits, *high) / small : 0;
 }

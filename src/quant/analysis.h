@@ -53,7 +53,8 @@ struct Analysis {
   // kBreaks times that at the smallest.
   static constexpr double kBreaks = 4;
   double error(const LinearAnalysis& linear, int bits, int group_size) const;
-  double growth(const LinearAnalysis& linear) const;  // at the probe's bits
+  int shown_bits() const;  // the probe's, or the first where errors at those were not measured
+  double growth(const LinearAnalysis& linear) const;  // at shown_bits()
   double growth(const LayerAnalysis& layer) const;    // 0 without KL
 };
 

@@ -59,9 +59,7 @@ constexpr std::array<TestSplit, 10> kTestSplits = {{
 }};
 
 void refuse_test_split(const std::filesystem::path& file) {
-  Sha256 hash;
-  hash.update(read_file(file));
-  const std::string hex = hash.hex();
+  const std::string hex = sha256_of(read_file(file));
   for (const TestSplit& split : kTestSplits) {
     if (hex == split.sha256)
       throw UsageError(

@@ -2,14 +2,13 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
+#include "eval/task.h"
 #include "study/plan_rules.h"
 
 namespace nibble {
 namespace {
 
 using namespace plan_rules;
-
-constexpr const char* kTextTask = "wikitext";  // whose text distances are measured on
 
 template <typename T>
 void overlay(std::optional<T>& below, const std::optional<T>& above) {

@@ -1,14 +1,10 @@
 #include "study/store.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <array>
-#include <cerrno>
 #include <cstring>
 
 #include "base/error.h"
+#include "base/file_lock.h"
 #include "study/sqlite.h"
 
 namespace nibble {
@@ -117,33 +113,14 @@ Json json_column(const sqlite::Statement& row, int column, const std::string& wh
 }
 
 // Held by the one writer. Readers need no lock: SQLite shows them the last finished transaction.
-class WriterLock {
- public:
-  explicit WriterLock(const std::filesystem::path& database) {
-    const std::string path = database.string() + ".lock";
-    fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (fd_ < 0) fail("{}: cannot write: {}", path, std::strerror(errno));
-    // A killed study's child may hold its lock for a moment yet, between fork and exec.
-    constexpr int kTries = 100;
-    int locked = -1;
-    for (int i = 0; i < kTries && (locked = ::flock(fd_, LOCK_EX | LOCK_NB)) != 0 && errno == EWOULDBLOCK;
-         ++i)
-      ::usleep(20'000);
-    if (locked != 0) {
-      const int error = errno;
-      ::close(fd_);
-      if (error != EWOULDBLOCK) fail("{}: cannot lock: {}", path, std::strerror(error));
-      fail("{}: another nibble is writing to it; wait until it is done, or use another --out",
-           database.string());
-    }
-  }
-  WriterLock(const WriterLock&) = delete;
-  WriterLock& operator=(const WriterLock&) = delete;
-  ~WriterLock() { ::close(fd_); }
-
- private:
-  int fd_;
-};
+std::unique_ptr<FileLock> writer_lock(const std::filesystem::path& database) {
+  // A killed study's child may hold its lock for a moment yet, between fork and exec.
+  constexpr double kPatience = 2;  // seconds
+  return std::make_unique<FileLock>(
+      database.string() + ".lock", kPatience,
+      fmt::format("{}: another nibble is writing to it; wait until it is done, or use another --out",
+                  database.string()));
+}
 
 // Brings an empty or older file to the present schema; refuses what is not ours.
 void prepare_schema(sqlite::Database& database, bool read_only) {
@@ -179,7 +156,7 @@ std::string Variant::name() const {
 
 struct Store::Impl {
   Impl(const std::filesystem::path& path, bool read_only)
-      : lock(read_only ? nullptr : std::make_unique<WriterLock>(path)),
+      : lock(read_only ? nullptr : writer_lock(path)),
         // A reader, too, must be able to undo what a killed writer left half done.
         database(path.string(), SQLITE_OPEN_READWRITE | (read_only ? 0 : SQLITE_OPEN_CREATE)) {
     database.execute("PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON");
@@ -189,7 +166,7 @@ struct Store::Impl {
     if (read_only) database.execute("PRAGMA query_only = ON");
   }
 
-  std::unique_ptr<WriterLock> lock;  // before the database: released after it is closed
+  std::unique_ptr<FileLock> lock;  // before the database: released after it is closed
   sqlite::Database database;
 
   std::optional<int64_t> find_variant(const Variant& v) const {
