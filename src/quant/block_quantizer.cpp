@@ -170,8 +170,13 @@ void BlockQuantizer::quantize_block(int layer) {
     compute_->add(s.r, projected_, s.count * hidden);
     return {s.a, nullptr, target(s, block.o.bias)};
   };
-  quantize_group({&block.o}, collect({&block.o}, hidden, attended),
-                 {nullptr, "", &block.v, c.n_heads / c.n_kv_heads});
+  const bool scaled = quantize_group({&block.o}, collect({&block.o}, hidden, attended),
+                                     {nullptr, "", &block.v, c.n_heads / c.n_kv_heads});
+  if (scaled) {  // v now gives less of a channel
+    for_each_sample([&](const Rows& s) {
+      compute_->attention(block, layer, s.batch, normed(block.attn_norm, s.h, s.count, x_), s.a);
+    });
+  }
 
   const auto add_attention = [&](const Rows& s) {
     compute_->linear(block.o, s.a, projected_, s.count);
@@ -225,7 +230,7 @@ std::vector<int> BlockQuantizer::channel_map(const Fold& fold, int64_t k) const 
   return map;
 }
 
-void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input,
+bool BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input,
                                     const Fold& fold, const std::set<const Linear*>& unclipped) {
   std::vector<std::vector<float>> weights;
   std::vector<LayerPlan> plans;
@@ -280,6 +285,7 @@ void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const I
   }
   if (scaled) fold_into(fold, scales.scale);
   compute_->weights_changed();
+  return scaled;
 }
 
 void BlockQuantizer::install(Linear& linear, QuantizedLayer layer) {

@@ -40,6 +40,9 @@ class BlockQuantizer {
                  const LayerOptions& options, Device device, ThreadPool& pool);
   // All blocks; not the embedding and head.
   QuantizedTensors run(const BlockProgress& progress);
+  // After run(), in the memory of the device: the residual stream of all samples, one after the other, as the
+  // last block left it [tokens, hidden_size].
+  const float* stream() const { return stream_; }
 
  private:
   struct Rows {  // of one sample
@@ -67,8 +70,9 @@ class BlockQuantizer {
   const float* target(const Rows& rows, const std::vector<float>& bias);
   // r goes through the unquantized block.
   void advance_reference(const Block& reference, int layer, const Rows& rows);
-  // unclipped: the linears whose ranges are not to be clipped.
-  void quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold,
+  // unclipped: the linears whose ranges are not to be clipped. True: channel scales went into the operation
+  // before, so what it gave is out of date.
+  bool quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold,
                       const std::set<const Linear*>& unclipped = {});
   void install(Linear& linear, QuantizedLayer layer);
   void fold_into(const Fold& fold, const std::vector<float>& scale);
