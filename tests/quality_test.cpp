@@ -63,7 +63,9 @@ class Quality : public ::testing::TestWithParam<Case> {
     CompareOptions options{.window = 512, .windows = 0};  // the whole text: its KL is heavy-tailed
     options.precision = precision;
     const std::string text = read_file(testing::mini_dir() / "data" / "wikitext.test.txt");
-    return compare_models(base_, quantized, base_->load_tokenizer(), text, options, pool_, {}).kl_mean;
+    return compare_models(base_, {quantized}, base_->load_tokenizer(), text, options, pool_, {})
+        .front()
+        .kl_mean;
   }
 
   ThreadPool pool_{2};
@@ -183,8 +185,9 @@ TEST_P(BrokenModel, IsCaughtAtLargeGroups) {
       }
     }
     const std::string text = read_file(testing::mini_dir() / "data" / "wikitext.test.txt");
-    return compare_models(base, load_model(dir / "quantized"), base->load_tokenizer(), text,
+    return compare_models(base, {load_model(dir / "quantized")}, base->load_tokenizer(), text,
                           {.window = 512, .windows = 12}, pool, {})
+        .front()
         .kl_mean;
   };
   const double unguarded = kl(128, 1e9);

@@ -65,7 +65,7 @@ TEST_P(Runtime, Int8ActivationsStayNearFloat32AndMemoryIsTheFileTheCacheAndLittl
   const auto model = load_model(quantized());
   CompareOptions options{.window = 256, .windows = 4, .base_precision = Precision{.int8 = false}};
   const Comparison c =
-      compare_models(model, model, model->load_tokenizer(), read_file(text_), options, pool_, {});
+      compare_models(model, {model}, model->load_tokenizer(), read_file(text_), options, pool_, {}).front();
   std::cout << fmt::format("{}: KL of int8 against float32 activations {:.5f} ± {:.5f}\n", GetParam().title,
                            c.kl_mean, c.kl_stderr);
   EXPECT_LE(c.kl_mean, 0.002);

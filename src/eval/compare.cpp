@@ -55,7 +55,7 @@ void ComparisonBuilder::add(size_t window, const PositionDistance& position) {
   same_top1_ += position.same_top1;
 }
 
-Comparison ComparisonBuilder::result() const {
+Comparison ComparisonBuilder::result(const ComparisonBuilder* first) const {
   Comparison c;
   c.tokens = static_cast<int64_t>(kl_.size());
   if (kl_.empty()) return c;
@@ -95,6 +95,12 @@ Comparison ComparisonBuilder::result() const {
   c.ppl_base = std::exp(base / n);
   c.ppl_quant = std::exp(quant / n);
   c.ln_ppl_ratio = best_estimate(ratio, window_);
+  if (first) {
+    NIBBLE_CHECK(first->kl_.size() == kl_.size());
+    std::vector<double> difference(kl_.size());
+    for (size_t i = 0; i < kl_.size(); ++i) difference[i] = kl_[i] - first->kl_[i];
+    c.kl_minus_first = best_estimate(difference, window_);
+  }
   return c;
 }
 
@@ -112,6 +118,9 @@ OrderedJson to_json(const Comparison& c) {
                 {"p99", number(c.kl_p99)},
                 {"p99.9", number(c.kl_p999)},
                 {"max", number(c.kl_max)}};
+  if (!std::isnan(c.kl_minus_first.value))
+    json["kl_minus_first"] = {{"mean", number(c.kl_minus_first.value)},
+                              {"stderr", number(c.kl_minus_first.stderr_)}};
   json["top1_agreement"] = number(c.top1_agreement);
   json["top1_stderr"] = number(c.top1_stderr);
   json["delta_p"] = {{"mean", number(c.dp_mean)}, {"stderr", number(c.dp_stderr)}, {"rms", number(c.dp_rms)}};

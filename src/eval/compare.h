@@ -39,8 +39,9 @@ struct Comparison {
   double dp_mean = kUnknown, dp_stderr = kUnknown;  // p_quant − p_base of the true token; error as kl_stderr
   double dp_rms = kUnknown;
   double ppl_base = kUnknown, ppl_quant = kUnknown;
-  Estimate ln_ppl_ratio;   // paired ln(ppl_quant / ppl_base); error as kl_stderr
-  int64_t not_finite = 0;  // positions without a finite KL: a model yields NaN or infinity there
+  Estimate kl_minus_first;  // of several models over one text: KL less that of the first, paired by position
+  Estimate ln_ppl_ratio;    // paired ln(ppl_quant / ppl_base); error as kl_stderr
+  int64_t not_finite = 0;   // positions without a finite KL: a model yields NaN or infinity there
 };
 
 // Takes positions one by one and keeps a few numbers of each, never logits.
@@ -48,7 +49,8 @@ class ComparisonBuilder {
  public:
   // window: index of the window that the position lies in.
   void add(size_t window, const PositionDistance& position);
-  Comparison result() const;
+  // first: what the same positions gave for the model to hold this one against; null: none.
+  Comparison result(const ComparisonBuilder* first = nullptr) const;
 
  private:
   std::vector<double> kl_, dp_, nll_base_, nll_quant_;
@@ -56,7 +58,7 @@ class ComparisonBuilder {
   int64_t same_top1_ = 0;
 };
 
-// The object of `compare --json`.
+// What `compare --json` says of a model.
 OrderedJson to_json(const Comparison& comparison);
 
 }  // namespace nibble

@@ -51,49 +51,60 @@ class Side {
 
 }  // namespace
 
-Comparison compare_models(std::shared_ptr<const Model> base, std::shared_ptr<const Model> quant,
-                          const Tokenizer& tokenizer, const std::string& text, const CompareOptions& asked,
-                          ThreadPool& pool, const ProgressFn& progress) {
-  if (base->config.vocab_size != quant->config.vocab_size)
-    fail("{}: vocabulary of {}, but {} has one of {}: these models cannot be compared", quant->name(),
-         quant->config.vocab_size, base->name(), base->config.vocab_size);
+std::vector<Comparison> compare_models(std::shared_ptr<const Model> base,
+                                       const std::vector<std::shared_ptr<const Model>>& quants,
+                                       const Tokenizer& tokenizer, const std::string& text,
+                                       const CompareOptions& asked, ThreadPool& pool,
+                                       const ProgressFn& progress) {
   CompareOptions options = asked;
-  if (options.window == 0)
-    options.window = std::min({kWindow, base->config.max_context, quant->config.max_context});
+  int context = base->config.max_context;
+  for (const auto& quant : quants) {
+    if (base->config.vocab_size != quant->config.vocab_size)
+      fail("{}: vocabulary of {}, but {} has one of {}: these models cannot be compared", quant->name(),
+           quant->config.vocab_size, base->name(), base->config.vocab_size);
+    context = std::min(context, quant->config.max_context);
+  }
+  if (options.window == 0) options.window = std::min(kWindow, context);
   if (options.batch_tokens < 1) throw UsageError("a batch needs at least one token");
   const auto windows = comparison_windows(tokenizer.encode(text, false), options.window, options.windows,
                                           tokenizer.start_token());
   const auto [first_scored, last_scored] = scored_positions(options.window);
-  Side base_side(std::move(base), options, options.base_precision.value_or(options.precision), pool);
-  Side quant_side(std::move(quant), options, options.precision, pool);
-  const size_t piece = static_cast<size_t>(base_side.piece());
-  const size_t at_once = static_cast<size_t>(base_side.rows_at_once());
+  std::vector<Side> sides;  // the base's, then one for each of quants
+  sides.emplace_back(std::move(base), options, options.base_precision.value_or(options.precision), pool);
+  for (const auto& quant : quants) sides.emplace_back(quant, options, options.precision, pool);
+  const size_t piece = static_cast<size_t>(sides.front().piece());
+  const size_t at_once = static_cast<size_t>(sides.front().rows_at_once());
   std::vector<PositionDistance> distances(at_once);
-  ComparisonBuilder builder;
+  std::vector<ComparisonBuilder> builders(quants.size());
   for (size_t w = 0; w < windows.size(); ++w) {
     const std::vector<int32_t>& window = windows[w];
     for (size_t start = 0; start < last_scored; start += piece) {
       const size_t end = std::min(start + piece, window.size());
       const auto tokens = std::span(window).subspan(start, end - start);
-      base_side.forward(static_cast<int>(start), tokens);
-      quant_side.forward(static_cast<int>(start), tokens);
+      for (Side& side : sides) side.forward(static_cast<int>(start), tokens);
       const size_t stop = std::min(end, last_scored);
       for (size_t position = std::max(start, first_scored); position < stop; position += at_once) {
         const size_t count = std::min(at_once, stop - position);
-        for (Side* side : {&base_side, &quant_side})
-          side->compute_logits(static_cast<int64_t>(position - start), static_cast<int64_t>(count));
-        pool.parallel_for(count, 1, [&](size_t begin, size_t finish, int) {
-          for (size_t i = begin; i < finish; ++i)
-            distances[i] = position_distance(base_side.row(i), quant_side.row(i), window[position + i + 1]);
-        });
-        for (size_t i = 0; i < count; ++i) builder.add(w, distances[i]);
+        for (Side& side : sides)
+          side.compute_logits(static_cast<int64_t>(position - start), static_cast<int64_t>(count));
+        for (size_t quant = 0; quant < quants.size(); ++quant) {
+          pool.parallel_for(count, 1, [&](size_t begin, size_t finish, int) {
+            for (size_t i = begin; i < finish; ++i)
+              distances[i] =
+                  position_distance(sides.front().row(i), sides[quant + 1].row(i), window[position + i + 1]);
+          });
+          for (size_t i = 0; i < count; ++i) builders[quant].add(w, distances[i]);
+        }
       }
     }
     if (progress) progress(w + 1, windows.size());
   }
-  Comparison comparison = builder.result();
-  comparison.window = options.window;
-  return comparison;
+  std::vector<Comparison> comparisons;
+  for (const ComparisonBuilder& builder : builders) {
+    comparisons.push_back(builder.result(&builder == builders.data() ? nullptr : builders.data()));
+    comparisons.back().window = options.window;
+  }
+  return comparisons;
 }
 
 }  // namespace nibble

@@ -1,4 +1,4 @@
-// `nibble compare`: two models over the same text, position by position.
+// `nibble compare`: models over the same text, position by position.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/thread_pool.h"
 #include "eval/compare.h"
@@ -23,11 +24,13 @@ struct CompareOptions {
   std::optional<Precision> base_precision = {};  // the base's own; none: the same
 };
 
-// Both models see the same tokens (the base's tokenizer; Error when the quantized model's vocabulary has
-// another size, or a window is longer than either allows). Logits of both are kept a few positions at
-// a time. Base and quant may be one model.
-Comparison compare_models(std::shared_ptr<const Model> base, std::shared_ptr<const Model> quant,
-                          const Tokenizer& tokenizer, const std::string& text, const CompareOptions& options,
-                          ThreadPool& pool, const ProgressFn& progress);
+// All models see the same tokens (the base's tokenizer; Error when a quantized model's vocabulary has
+// another size, or a window is longer than one of them allows). Logits of all are kept a few positions at
+// a time. Base and quant may be one model. A result for each of `quants`, held against the first of them too.
+std::vector<Comparison> compare_models(std::shared_ptr<const Model> base,
+                                       const std::vector<std::shared_ptr<const Model>>& quants,
+                                       const Tokenizer& tokenizer, const std::string& text,
+                                       const CompareOptions& options, ThreadPool& pool,
+                                       const ProgressFn& progress);
 
 }  // namespace nibble

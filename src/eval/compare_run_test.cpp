@@ -21,11 +21,13 @@ TEST(CompareRun, AModelDoesNotDifferFromItself) {
   const auto b = load_model(mini("llama-mini"));
   for (const auto& quant : {a.model, b}) {
     size_t calls = 0;
-    const Comparison c = compare_models(a.model, quant, *a.tokenizer, wikitext(),
-                                        {.window = 128, .windows = 3}, pool, [&](size_t done, size_t total) {
-                                          EXPECT_EQ(done, ++calls);
-                                          EXPECT_EQ(total, 3u);
-                                        });
+    const Comparison c =
+        compare_models(a.model, {quant}, *a.tokenizer, wikitext(), {.window = 128, .windows = 3}, pool,
+                       [&](size_t done, size_t total) {
+                         EXPECT_EQ(done, ++calls);
+                         EXPECT_EQ(total, 3u);
+                       })
+            .front();
     EXPECT_EQ(c.windows, 3);
     EXPECT_EQ(c.tokens, 3 * 63);
     EXPECT_EQ(c.kl_mean, 0);
@@ -44,7 +46,8 @@ TEST(CompareRun, StreamsWhatWholeLogitsGive) {
   for (float& w : changed->final_norm.weight) w *= 1.1f;
   const CompareOptions options{
       .window = 100, .windows = 2, .batch_tokens = 37, .precision = Precision::exact()};
-  const Comparison c = compare_models(base.model, changed, *base.tokenizer, wikitext(), options, pool, {});
+  const Comparison c =
+      compare_models(base.model, {changed}, *base.tokenizer, wikitext(), options, pool, {}).front();
 
   const auto windows =
       comparison_windows(base.tokenizer->encode(wikitext(), false), 100, 2, base.tokenizer->start_token());
@@ -71,11 +74,40 @@ TEST(CompareRun, RefusesWhatCannotBeCompared) {
   const LoadedModel a = load_model_and_tokenizer(mini("llama-mini"));
   auto other = std::make_shared<Model>(open_checkpoint(mini("llama-mini")));
   other->config.vocab_size -= 1;
-  EXPECT_THROW(compare_models(a.model, other, *a.tokenizer, wikitext(), {}, pool, {}), Error);
-  EXPECT_THROW(compare_models(a.model, a.model, *a.tokenizer, "short", {}, pool, {}), Error);
-  EXPECT_THROW(compare_models(a.model, a.model, *a.tokenizer, wikitext(), {.window = 3}, pool, {}),
+  EXPECT_THROW(compare_models(a.model, {other}, *a.tokenizer, wikitext(), {}, pool, {}), Error);
+  EXPECT_THROW(compare_models(a.model, {a.model}, *a.tokenizer, "short", {}, pool, {}), Error);
+  EXPECT_THROW(compare_models(a.model, {a.model}, *a.tokenizer, wikitext(), {.window = 3}, pool, {}),
                UsageError);
-  EXPECT_THROW(compare_models(a.model, a.model, *a.tokenizer, wikitext(), {.window = 1025}, pool, {}), Error);
+  EXPECT_THROW(compare_models(a.model, {a.model}, *a.tokenizer, wikitext(), {.window = 1025}, pool, {}),
+               Error);
+}
+
+// Position by position the second model's KL is held against the first's: nearly all that the text adds to
+// the error of either cancels.
+TEST(CompareRun, SeveralModelsArePaired) {
+  ThreadPool pool(2);
+  const LoadedModel base = load_model_and_tokenizer(mini("llama-mini"));
+  const auto with_norm = [&](float factor) {
+    auto changed = std::make_shared<Model>(open_checkpoint(mini("llama-mini")));
+    for (float& w : changed->final_norm.weight) w *= factor;
+    return changed;
+  };
+  const CompareOptions options{.window = 128, .windows = 6};
+  const auto near = with_norm(1.10f), far = with_norm(1.11f);
+  const auto both = compare_models(base.model, {near, far}, *base.tokenizer, wikitext(), options, pool, {});
+  ASSERT_EQ(both.size(), 2u);
+  EXPECT_TRUE(std::isnan(both[0].kl_minus_first.value));
+  for (const size_t i : {0u, 1u}) {
+    const auto alone =
+        compare_models(base.model, {i == 0 ? near : far}, *base.tokenizer, wikitext(), options, pool, {});
+    EXPECT_EQ(both[i].kl_mean, alone.front().kl_mean);
+    EXPECT_EQ(both[i].kl_stderr, alone.front().kl_stderr);
+  }
+  const Estimate& difference = both[1].kl_minus_first;
+  EXPECT_NEAR(difference.value, both[1].kl_mean - both[0].kl_mean, 1e-12);
+  EXPECT_GT(difference.value, 4 * difference.stderr_);
+  EXPECT_LT(difference.stderr_, 0.5 * both[1].kl_stderr);
+  EXPECT_EQ(to_json(both[1])["kl_minus_first"]["mean"], difference.value);
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ BlockQuantizer::BlockQuantizer(std::shared_ptr<const Model> model, const Calibra
   held_out_from_ = calibration.samples.size() - calibration.samples.size() / kSamplesAHeldOut;
 }
 
-QuantizedTensors BlockQuantizer::run(const BlockProgress& progress) {
+QuantizedTensors BlockQuantizer::run(const BlockProgress& progress, const FinishedBlocks* finished) {
   for_each_sample([&](const Rows& s) {
     compute_->embed(s.batch, s.h);
     if (s.r) compute_->copy(s.r, s.h, s.count * model_->config.hidden_size);
@@ -63,7 +63,13 @@ QuantizedTensors BlockQuantizer::run(const BlockProgress& progress) {
   const int total = model_->config.n_layers;
   for (int layer = 0; layer < total; ++layer) {
     if (progress) progress(layer, total);
+    if (auto done = finished ? finished->load(layer) : std::nullopt) {
+      take_over(layer, std::move(*done));
+      continue;
+    }
+    const size_t first_report = out_.reports.size();
     quantize_block(layer);
+    if (finished) finished->save(layer, out_, first_report);
   }
   if (progress) progress(total, total);
   return std::move(out_);
@@ -120,18 +126,18 @@ const float* BlockQuantizer::target(const Rows& s, const std::vector<float>& bia
   return target_;
 }
 
-void BlockQuantizer::advance_reference(const Block& b, int layer, const Rows& s) {
+void BlockQuantizer::advance(const Block& b, int layer, const Rows& s, const Stream& stream) {
   const ModelConfig& c = model_->config;
   const auto add_projected = [&](const Linear& linear, const float* x) {
     compute_->linear(linear, x, projected_, s.count);
-    compute_->add(s.r, projected_, s.count * c.hidden_size);
+    compute_->add(stream.h, projected_, s.count * c.hidden_size);
   };
-  const float* x = normed(b.attn_norm, s.r, s.count, reference_x_);
-  compute_->attention(b, layer, s.batch, x, reference_a_);
-  add_projected(b.o, reference_a_);
-  if (!c.parallel_block) x = normed(b.mlp_norm, s.r, s.count, reference_x_);
-  compute_->mlp_inner(b, x, reference_inner_, s.count);
-  add_projected(b.down, reference_inner_);
+  const float* x = normed(b.attn_norm, stream.h, s.count, stream.x);
+  compute_->attention(b, layer, s.batch, x, stream.attended);
+  add_projected(b.o, stream.attended);
+  if (!c.parallel_block) x = normed(b.mlp_norm, stream.h, s.count, stream.x);
+  compute_->mlp_inner(b, x, stream.inner, s.count);
+  add_projected(b.down, stream.inner);
 }
 
 void BlockQuantizer::quantize_block(int layer) {
@@ -170,8 +176,13 @@ void BlockQuantizer::quantize_block(int layer) {
     compute_->add(s.r, projected_, s.count * hidden);
     return {s.a, nullptr, target(s, block.o.bias)};
   };
-  quantize_group({&block.o}, collect({&block.o}, hidden, attended),
-                 {nullptr, "", &block.v, c.n_heads / c.n_kv_heads});
+  const bool scaled = quantize_group({&block.o}, collect({&block.o}, hidden, attended),
+                                     {nullptr, "", &block.v, c.n_heads / c.n_kv_heads});
+  if (scaled) {  // v now gives less of a channel
+    for_each_sample([&](const Rows& s) {
+      compute_->attention(block, layer, s.batch, normed(block.attn_norm, s.h, s.count, x_), s.a);
+    });
+  }
 
   const auto add_attention = [&](const Rows& s) {
     compute_->linear(block.o, s.a, projected_, s.count);
@@ -194,7 +205,7 @@ void BlockQuantizer::quantize_block(int layer) {
     const float* x = inner(s);
     if (!s.r) return {x};
     if (parallel) {
-      advance_reference(reference, layer, s);
+      advance(reference, layer, s, reference_stream(s));
       const float* wanted = target(s, block.down.bias);
       compute_->linear(block.o, s.a, projected_, s.count);
       compute_->subtract(wanted, projected_, {}, s.count, hidden, target_);
@@ -211,9 +222,10 @@ void BlockQuantizer::quantize_block(int layer) {
                  c.has_gate() ? Fold{nullptr, "", &block.up, 1} : Fold{});
 
   for_each_sample([&](const Rows& s) {
-    compute_->linear(block.down, inner(s), projected_, s.count);
-    compute_->add(s.h, projected_, s.count * hidden);
+    inner(s);
     if (parallel) add_attention(s);
+    compute_->linear(block.down, inner_, projected_, s.count);
+    compute_->add(s.h, projected_, s.count * hidden);
   });
 }
 
@@ -225,7 +237,7 @@ std::vector<int> BlockQuantizer::channel_map(const Fold& fold, int64_t k) const 
   return map;
 }
 
-void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input,
+bool BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input,
                                     const Fold& fold, const std::set<const Linear*>& unclipped) {
   std::vector<std::vector<float>> weights;
   std::vector<LayerPlan> plans;
@@ -280,18 +292,25 @@ void BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const I
   }
   if (scaled) fold_into(fold, scales.scale);
   compute_->weights_changed();
+  return scaled;
 }
 
 void BlockQuantizer::install(Linear& linear, QuantizedLayer layer) {
   if (layer.matrix) {
     auto& packed = out_.packed[linear.name];
     packed = {layer.matrix->format, pack(*layer.matrix, &pool_), layer.report.used.method};
-    linear.packed = packed.buffers.view(packed.format);
+  }
+  place(linear);
+  out_.reports.push_back(std::move(layer.report));
+}
+
+void BlockQuantizer::place(Linear& linear) {
+  if (const auto packed = out_.packed.find(linear.name); packed != out_.packed.end()) {
+    linear.packed = packed->second.buffers.view(packed->second.format);
     linear.dense.data = nullptr;
   } else if (const auto rescaled = out_.floats.find(linear.name + ".weight"); rescaled != out_.floats.end()) {
     linear.dense = {DType::kF32, rescaled->second.data(), linear.n, linear.k};
   }
-  out_.reports.push_back(std::move(layer.report));
 }
 
 void BlockQuantizer::fold_into(const Fold& fold, const std::vector<float>& scale) {

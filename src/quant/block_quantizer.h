@@ -12,24 +12,12 @@
 
 #include "quant/calibration.h"
 #include "quant/compute.h"
+#include "quant/finished_blocks.h"
 #include "quant/layer.h"
 #include "quant/plan.h"
 #include "quant/statistics.h"
 
 namespace nibble {
-
-// What replaces tensors of the original checkpoint; the rest stays as it is.
-struct QuantizedTensors {
-  struct Packed {
-    PackedFormat format;
-    PackedBuffers buffers;
-    std::string method;
-  };
-  std::map<std::string, Packed> packed;  // by linear name
-  std::map<std::string, std::vector<float>>
-      floats;                        // by tensor name: folded norms and biases, rescaled layers
-  std::vector<LayerReport> reports;  // in the order of the work
-};
 
 // Called before each block's stages with work done and to do, in blocks; may throw to cancel.
 using BlockProgress = std::function<void(int done, int total)>;
@@ -38,8 +26,12 @@ class BlockQuantizer {
  public:
   BlockQuantizer(std::shared_ptr<const Model> model, const Calibration& calibration, const Plan& plan,
                  const LayerOptions& options, Device device, ThreadPool& pool);
-  // All blocks; not the embedding and head.
-  QuantizedTensors run(const BlockProgress& progress);
+  // All blocks; not the embedding and head. Those that `finished` holds are taken from it, the others left
+  // there as they are done; null: nothing is kept.
+  QuantizedTensors run(const BlockProgress& progress, const FinishedBlocks* finished = nullptr);
+  // After run(), in the memory of the device: the residual stream of all samples, one after the other, as the
+  // last block left it [tokens, hidden_size].
+  const float* stream() const { return stream_; }
 
  private:
   struct Rows {  // of one sample
@@ -65,12 +57,22 @@ class BlockQuantizer {
   const float* normed(const Norm& norm, const float* h, int64_t rows, float* out);
   // target_ = what the output of a linear with `bias` is to be, for the stream h to become r.
   const float* target(const Rows& rows, const std::vector<float>& bias);
-  // r goes through the unquantized block.
-  void advance_reference(const Block& reference, int layer, const Rows& rows);
-  // unclipped: the linears whose ranges are not to be clipped.
-  void quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold,
+  // A stream goes through a block, with these buffers for what it meets there.
+  struct Stream {
+    float *h, *x, *attended, *inner;
+  };
+  void advance(const Block& block, int layer, const Rows& rows, const Stream& stream);
+  Stream reference_stream(const Rows& rows) const {
+    return {rows.r, reference_x_, reference_a_, reference_inner_};
+  }
+  // The block as `finished` has it, which goes into out_; the streams go on through it.
+  void take_over(int layer, QuantizedTensors finished);
+  // unclipped: the linears whose ranges are not to be clipped. True: channel scales went into the operation
+  // before, so what it gave is out of date.
+  bool quantize_group(const std::vector<Linear*>& linears, const InputStatistics& input, const Fold& fold,
                       const std::set<const Linear*>& unclipped = {});
   void install(Linear& linear, QuantizedLayer layer);
+  void place(Linear& linear);  // what out_ has instead of its weights
   void fold_into(const Fold& fold, const std::vector<float>& scale);
   std::vector<int> channel_map(const Fold& fold, int64_t k) const;
 

@@ -10,11 +10,13 @@
 #include "quant/inverse_hessian.h"
 #include "quant/linalg.h"
 #include "quant/methods.h"
+#include "quant/refine.h"
 
 namespace nibble {
 namespace {
 
 constexpr int64_t kBlockColumns = 128;
+constexpr int kSweeps = 3;
 constexpr double kLeastTokensPerInput = 0.005;  // below this share GPTQModel too gives up on a layer
 
 // Columns a lazy block takes: whole groups, about 128.
@@ -137,7 +139,8 @@ Quantized quantize_gptq(std::span<const float> weight, const InputStatistics& in
     note += fmt::format("{}the Hessian needed damping {:.3g} instead of {:.3g}", note.empty() ? "" : "; ",
                         inverse->damp, options.damp);
   QuantizedMatrix matrix = input.card ? input.card->loop(start, inverse->factor, inverse->order, f)
-                                      : gptq_loop(std::move(start), inverse->factor, inverse->order, f, pool);
+                                      : gptq_loop(start, inverse->factor, inverse->order, f, pool);
+  if (options.refine) refine_codes(start, input, inverse->damp, kSweeps, matrix, pool);
   return {std::move(matrix), inverse->damp, note, false};
 }
 

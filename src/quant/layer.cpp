@@ -97,6 +97,32 @@ OrderedJson to_json(const LayerReport& r) {
           {"seconds", r.seconds}};
 }
 
+LayerReport layer_report(const Json& j, std::string_view where) {
+  const auto optional = [&](const char* key) -> std::optional<double> {
+    if (!j.contains(key) || j.at(key).is_null()) return std::nullopt;
+    return json_get<double>(j, key, where);
+  };
+  const auto shape = json_get<std::array<int64_t, 2>>(j, "shape", where);
+  LayerReport r;
+  r.name = json_get<std::string>(j, "name", where);
+  r.n = shape[0];
+  r.k = shape[1];
+  r.used = {json_get<std::string>(j, "method", where), json_get<int>(j, "bits", where),
+            json_get<int>(j, "group_size", where), json_get<bool>(j, "symmetric", where)};
+  r.remainder = json_get<int64_t>(j, "remainder", where);
+  r.act_order = json_get<bool>(j, "act_order", where);
+  r.damp = json_get<double>(j, "damp", where);
+  r.scaled = json_get<bool>(j, "scaled", where);
+  r.scale_exponent = json_get<float>(j, "scale_exponent", where);
+  r.fed_forward = json_get<double>(j, "fed_forward", where);
+  r.error = optional("error");
+  r.rtn_error = optional("rtn_error");
+  r.fallback = json_get<std::string>(j, "fallback", where);
+  r.reason = json_get<std::string>(j, "reason", where);
+  r.seconds = json_get<double>(j, "seconds", where);
+  return r;
+}
+
 int64_t clean_weights(std::vector<float>& weight) {
   int64_t bad = 0;
   for (float& w : weight) {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/json.h"
@@ -30,6 +31,8 @@ struct LayerReport {
   double seconds = 0;
 };
 OrderedJson to_json(const LayerReport& report);
+// Back from what to_json() made; throws Error naming `where`.
+LayerReport layer_report(const Json& report, std::string_view where);
 
 struct LayerOptions {
   double damp = 0.01;

@@ -45,6 +45,7 @@ struct MethodOptions {
   double damp = 0.01;      // GPTQ: share of the mean diagonal added to the Hessian
   bool act_order = false;  // GPTQ: columns by falling diagonal, groups as stored
   bool clip = true;        // GSQ: ranges may be clipped
+  bool refine = true;      // GPTQ: coordinate descent on its integers afterwards (quant/refine.h)
 };
 
 // A layer that a method quantized, and what had to be done differently from what was asked.

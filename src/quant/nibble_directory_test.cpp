@@ -88,6 +88,56 @@ TEST_F(NibbleDirectory, IsNotWrittenOverWithoutForceNorQuantizedTwice) {
   EXPECT_THROW(options.validate(), UsageError);
 }
 
+// Whatever stops a quantization, the same call goes on with the block in hand and ends with the same bytes.
+TEST_F(NibbleDirectory, AnInterruptedQuantizationGoesOn) {
+  struct Stop {};
+  for (const auto& [name, method] : {std::pair{"llama-mini", "gsq"}, {"phi-mini", "gptq+ff"}}) {
+    const auto model = load_model(testing::mini_dir() / "models" / name);
+    QuantizeOptions options;
+    options.plan.base = {method, 4, 64, false};
+    options.calibration.files = bundled_calibration(testing::mini_dir() / "data");
+    options.calibration.samples = 2;
+    options.calibration.seqlen = 64;
+    const auto run = [&](const fs::path& out, int stop_before, bool force) {
+      int begun = 0;
+      const OrderedJson report = quantize_model(model, options, out, force, pool_, [&](int done, int) {
+        if (done == stop_before) throw Stop{};
+        ++begun;
+      });
+      EXPECT_EQ(begun, model->config.n_layers + 1);
+      return report;
+    };
+    const fs::path whole = dir_ / "whole", pieces = dir_ / "pieces";
+    OrderedJson expected = run(whole, -1, false);
+    EXPECT_THROW(run(pieces, 1, false), Stop);
+    const fs::path first = pieces / "unfinished/block-000.safetensors";
+    ASSERT_TRUE(fs::exists(first));
+    const auto written = fs::last_write_time(first);
+    EXPECT_FALSE(fs::exists(pieces / kQuantizationReport));
+    EXPECT_THROW(run(pieces, 2, true), Stop);
+    EXPECT_EQ(fs::last_write_time(first), written) << "made again";
+    const OrderedJson resumed = run(pieces, -1, false);
+    EXPECT_FALSE(fs::exists(pieces / "unfinished"));
+    const auto same_weights = [&] {
+      return read_file(pieces / "model.safetensors") == read_file(whole / "model.safetensors");
+    };
+    EXPECT_TRUE(same_weights());
+    ASSERT_EQ(resumed["linears"].size(), expected["linears"].size());
+    for (size_t i = 0; i < expected["linears"].size(); ++i) {
+      OrderedJson a = resumed["linears"][i], b = expected["linears"][i];
+      a.erase("seconds");
+      b.erase("seconds");
+      EXPECT_EQ(a, b);
+    }
+    // What was begun with other settings is not gone on with.
+    EXPECT_THROW(run(pieces, 1, true), Stop);
+    options.calibration.seed = 1;
+    run(pieces, -1, true);
+    EXPECT_FALSE(same_weights());
+    fs::remove_all(dir_);
+  }
+}
+
 TEST_F(HostileNibbleDirectory, WrongConfigurationsEndInErrors) {
   quantize("llama-mini", {"rtn", 4, 64, false});
   const Json good = read_json_file(dir_ / "config.json");

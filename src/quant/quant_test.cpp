@@ -135,7 +135,7 @@ TEST(Gptq, MatchesThePublishedAlgorithm) {
     const auto weight = normals(static_cast<size_t>(p.n * p.k), 12);
     const PackedFormat f{p.bits, p.group, p.symmetric, p.n, p.k};
     const auto expected = reference_gptq(weight, reference_factor(hessian(input, 0.01), p.k), f);
-    const Quantized got = quantize_gptq(weight, input, {f, 0.01, false, true}, pool());
+    const Quantized got = quantize_gptq(weight, input, {f, 0.01, false, true, false}, pool());
     EXPECT_EQ(got.note, "");
     EXPECT_EQ(got.damp_used, 0.01);
     // A value that lies between two codes to the last bit of float32 may go either way and take the

@@ -6,6 +6,8 @@
 
 #include "base/file.h"
 #include "base/memory_usage.h"
+#include "base/sha256.h"
+#include "kernels/ops.h"
 #include "model/facts.h"
 #include "quant/methods.h"
 #include "quant/nibble_writer.h"
@@ -48,16 +50,42 @@ void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPo
   }
 }
 
+constexpr const char* kUnfinished = "unfinished";  // folder in the result's, until that is complete
+
 void prepare_directory(const fs::path& out, bool force) {
   if (fs::exists(out)) {
     if (!fs::is_directory(out)) fail("{}: exists and is not a directory", out.string());
-    if (!force && !fs::is_empty(out))
-      fail("{}: exists; give another name, or --force to write over it", out.string());
+    const bool begun =
+        std::all_of(fs::directory_iterator(out), fs::directory_iterator(),
+                    [](const fs::directory_entry& entry) { return entry.path().filename() == kUnfinished; });
+    if (!force && !begun) fail("{}: exists; give another name, or --force to write over it", out.string());
     fs::remove(out / kQuantizationReport);
   }
   std::error_code error;
   fs::create_directories(out, error);
   if (error) fail("{}: cannot create: {}", out.string(), error.message());
+}
+
+// Names everything that a block's result depends on. Of the model's tensors the beginnings are read.
+std::string key_of(const Model& model, const QuantizeOptions& options, const Calibration& calibration,
+                   int threads) {
+  constexpr size_t kBeginning = 4096;
+  Sha256 hash;
+  hash.update(model.checkpoint().config.dump());
+  for (const auto& [name, view] : model.checkpoint().tensors) {
+    hash.update(fmt::format("{} {} {}", name, dtype_name(view.dtype), view.bytes()));
+    hash.update(std::span(view.data, std::min(view.bytes(), kBeginning)));
+  }
+  const auto describe = [&](const LayerPlan& p) {
+    hash.update(fmt::format("{} {} {} {};", p.method, p.bits, p.group_size, p.symmetric));
+  };
+  describe(options.plan.base);
+  for (const Linear* linear : model.linears()) describe(options.plan.layer(linear->name));
+  const LayerOptions& l = options.layer;
+  hash.update(fmt::format("{} {} {} {} {} {} {} {}", l.damp, l.act_order, l.error_limit, l.growth_limit,
+                          calibration.sha256, device_name(options.device), kernels().name, threads));
+  hash.update(options.version);
+  return hash.hex();
 }
 
 bool needs_calibration(const Model& model, const Plan& plan) {
@@ -116,7 +144,8 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
     calibration = load_calibration(wanted, model->load_tokenizer());
   }
   BlockQuantizer quantizer(model, calibration, options.plan, options.layer, options.device, pool);
-  QuantizedTensors tensors = quantizer.run(progress);
+  const FinishedBlocks finished(out / kUnfinished, key_of(*model, options, calibration, pool.size()));
+  QuantizedTensors tensors = quantizer.run(progress, &finished);
   quantize_ends(*model, options.head_bits, options.plan.base, pool, tensors);
 
   const LayerPlan& base = options.plan.base;
@@ -163,6 +192,7 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
     write_file_atomically(out / "plan.toml", to_toml(*options.planned));
   }
   write_file_atomically(out / kQuantizationReport, report.dump(1) + "\n");
+  finished.remove();
   return report;
 }
 

@@ -29,8 +29,10 @@ struct QuantizeOptions {
 // describes the tensors.
 int64_t bytes_beside_linears(const Model& model, const QuantizeOptions& options);
 
-// Quantizes `model` and writes the directory `out`, which must not exist unless `force`; a failure
-// leaves no quantization_report.json there. Returns the report, as written (docs/results.md).
+// Quantizes `model` and writes the directory `out`, which must not exist unless `force`. Blocks that
+// are done are kept in its folder "unfinished" until all are: the same call again goes on from there, with or
+// without `force`, and gives the same result. A failure leaves no quantization_report.json there. Returns the
+// report, as written (docs/results.md).
 OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOptions& options,
                            const std::filesystem::path& out, bool force, ThreadPool& pool,
                            const BlockProgress& progress);

@@ -8,8 +8,9 @@ namespace nibble {
 namespace {
 
 constexpr std::array<Method, 5> kMethods = {{
-    {"gptq", "error of each column spread over the later ones through the inverse Hessian", quantize_gptq,
-     true, false, false},
+    {"gptq",
+     "error of each column spread over the later ones through the inverse Hessian, then coordinate descent",
+     quantize_gptq, true, false, false},
     {"gptq+ff", "gptq, each layer also corrected for what those before it have lost", quantize_gptq, true,
      false, true},
     {"gsq", "activation-aware channel scales folded into the operation before, clipped groups",
