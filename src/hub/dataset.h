@@ -51,7 +51,8 @@ using RowProgress = std::function<void(uint64_t done, uint64_t total)>;  // rows
 // that was changed since, is refused. Throws Error in one line, UsageError for a split that there is not.
 PulledDataset pull_dataset(const DatasetPullOptions& options, const RowProgress& progress);
 
-// An answer of the rows interface, checked: rows `offset` … of at most `most`, none of them cut.
+// An answer of the rows interface, checked: rows `offset` … of at most `most`, none of them cut. It has no
+// rows only where the split ends before `offset`.
 struct DatasetPage {
   std::string text;  // what the file gets
   uint64_t rows = 0, rows_in_split = 0;

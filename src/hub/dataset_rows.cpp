@@ -85,7 +85,7 @@ DatasetPage read_page(std::string_view text, const DatasetSource& source, uint64
   if (!json.contains("rows")) fail("{}: 'rows' is missing", where);
   const Json& rows = json.at("rows");
   if (!rows.is_array()) fail("{}: 'rows' is a JSON {}, expected an array", where, rows.type_name());
-  if (rows.size() > most || offset + rows.size() > page.rows_in_split)
+  if (rows.size() > most || (!rows.empty() && offset + rows.size() > page.rows_in_split))
     fail("{}: {} rows from {}, of which there are {}", where, rows.size(), offset, page.rows_in_split);
   if (rows.empty() && offset < page.rows_in_split)
     fail("{}: no rows from {}, of {}", where, offset, page.rows_in_split);

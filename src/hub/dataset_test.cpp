@@ -193,6 +193,14 @@ TEST_F(DatasetTest, ADataSetThatChangesStartsAgain) {
   EXPECT_EQ(pull().fetched, 250u);
 }
 
+TEST_F(DatasetTest, ADataSetThatShrinksStartsAgain) {
+  stop_at_ = 200;
+  EXPECT_THROW(pull(), std::runtime_error);
+  stop_at_ = 0;
+  rows_.resize(120);
+  expect_whole(pull(), 120);
+}
+
 TEST_F(DatasetTest, OtherPeoplesFilesAreLeftAlone) {
   fs::create_directories(options_.file.parent_path());
   std::ofstream(options_.file) << "mine\n";

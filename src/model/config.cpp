@@ -10,6 +10,8 @@ namespace {
 
 const std::array<const Architecture*, 3> kArchitectures = {&arch::kLlama, &arch::kQwen2, &arch::kPhi};
 
+constexpr size_t kMostEndTokens = 1000;
+
 // Both spellings: rope_theta + rope_scaling, and the newer rope_parameters.
 void read_rope(const Json& config, std::string_view where, ModelConfig& out) {
   Json rope = Json::object();
@@ -48,6 +50,7 @@ void read_end_tokens(const Json& json, std::string_view where, std::vector<int32
   if (eos.is_null()) return;
   for (const Json& id : eos.is_array() ? eos : Json::array({eos})) {
     if (!id.is_number_integer()) fail("{}: eos_token_id is not a number", where);
+    if (out.size() >= kMostEndTokens) fail("{}: more than {} end tokens", where, kMostEndTokens);
     const int32_t value = id.get<int32_t>();
     if (std::find(out.begin(), out.end(), value) == out.end()) out.push_back(value);
   }
