@@ -1,6 +1,8 @@
 // nibble doctor
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "base/memory_usage.h"
 #include "base/processor.h"
 #include "commands.h"
@@ -26,6 +28,21 @@ std::vector<std::string> hub_models() {
     if (const size_t dashes = name.find("--"); dashes != std::string::npos) name.replace(dashes, 2, "/");
     names.push_back(name);
   }
+  return names;
+}
+
+// Task files that `nibble pull --dataset` brought: "boolq.validation.jsonl".
+std::vector<std::string> pulled_files() {
+  constexpr std::string_view kSource = ".source.json";
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(pulled_task_files(), error)) {
+    std::string name = entry.path().filename().string();
+    if (!name.ends_with(kSource)) continue;
+    name.erase(name.size() - kSource.size());
+    if (fs::exists(entry.path().parent_path() / name)) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
   return names;
 }
 
@@ -66,6 +83,7 @@ int run(const GlobalOptions& global) {
   json["bundled"] = bundled ? OrderedJson(*bundled) : OrderedJson(nullptr);
   json["smollm2-135m"] = fetched;
   json["hub_models"] = hub_models();
+  json["pulled_data"] = pulled_files();
   json["missing"] = missing;
 
   std::string isas;
@@ -90,6 +108,9 @@ int run(const GlobalOptions& global) {
   line("fetched", fetched ? fetched_model_path().string() : "nothing");
   line("hub cache", hub_models().empty() ? hub_cache_dir().string() + ": nothing"
                                          : fmt::format("{}", fmt::join(hub_models(), ", ")));
+  line("data", pulled_files().empty()
+                   ? "nothing pulled; nibble pull --dataset TASK brings public task files"
+                   : fmt::format("{}: {}", pulled_task_files().string(), fmt::join(pulled_files(), ", ")));
   for (const std::string& what : missing) line("missing", what);
   write_output(global, json, text);
   return 0;

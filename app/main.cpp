@@ -37,7 +37,7 @@ constexpr Verb kVerbs[] = {
     {{"analyze", "how much each layer minds being quantized, by group size",
       "nibble analyze llama-mini --samples 4 --kl-tokens 256"},
      cmd_analyze},
-    {{"pull", "a model of the Hugging Face hub, into its cache",
+    {{"pull", "a model or a task's data of the Hugging Face hub",
       "nibble pull HuggingFaceTB/SmolLM2-135M-Instruct"},
      cmd_pull},
     {{"convert", "a quantized model in another format, to the bit",

@@ -57,9 +57,10 @@ bool has_default_task_files(const std::string& model) {
 fs::path task_files(const std::optional<std::string>& given, const std::string& model) {
   if (given) return *given;
   if (!has_default_task_files(model))
-    throw UsageError(
-        fmt::format("{}: which task files? Name their folder with --data; made-up ones lie in {}", model,
-                    bundled_task_files().string()));
+    throw UsageError(fmt::format(
+        "{}: which task files? Name their folder with --data; `nibble pull --dataset TASK` brings "
+        "public ones to {}, made-up ones lie in {}",
+        model, pulled_task_files().string(), bundled_task_files().string()));
   const fs::path files = bundled_task_files();
   if (model == kFetchedModel)
     fmt::print(stderr, "no --data: the made-up tasks of {} say how much is lost, not how good {} is\n",

@@ -85,6 +85,13 @@ TEST_F(Cli, WrongUsageExitsWith2) {
   expect_failure("bench llama-mini -p 0 -n 0", 2, "nothing to measure");
   expect_failure("info llama-mini --dtype float16", 2, "dtype");
   expect_failure("eval " + mini("models/llama-mini") + " --tasks boolq", 2, "--data");
+  expect_failure("pull", 2, "give either ORG/NAME or --dataset");
+  expect_failure("pull org/name --dataset boolq", 2, "give either ORG/NAME or --dataset");
+  expect_failure("pull org/name --split test", 2, "for --dataset");
+  expect_failure("pull --dataset boolq --revision main", 2, "for models");
+  expect_failure("pull --dataset squad", 2, "there are boolq, gsm8k, msmarco, wikitext");
+  expect_failure("pull --dataset boolq --split test --offline --out " + path("x"), 2, "no split 'test'");
+  expect_failure("pull --dataset gsm8k --offline --out " + path("x.jsonl"), 2, "splits test and train");
 }
 
 TEST_F(Cli, FailureExitsWith1AndOneLine) {
@@ -96,6 +103,7 @@ TEST_F(Cli, FailureExitsWith1AndOneLine) {
   EXPECT_FALSE(fs::exists(path("x")));
   std::ofstream(path("broken.gguf")) << "GGUF and then nothing";
   expect_failure("info " + path("broken.gguf"), 1, "broken.gguf");
+  expect_failure("pull --dataset boolq --offline --out " + path("x"), 1, "offline nothing is fetched");
 }
 
 TEST_F(Cli, WithoutAGpuOneLineSaysSo) {

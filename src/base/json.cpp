@@ -1,17 +1,43 @@
 #include "base/json.h"
 
+#include <algorithm>
+
 #include "base/file.h"
 
 namespace nibble {
+namespace {
+
+// The deepest nesting of brackets outside of strings. (The parser's own callback would tell it, but makes an
+// array of n objects cost n².)
+int nesting_of(std::string_view text) {
+  int depth = 0, deepest = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    switch (text[i]) {
+      case '"':
+        for (++i; i < text.size() && text[i] != '"'; ++i) i += text[i] == '\\';
+        break;
+      case '[':
+      case '{':
+        deepest = std::max(deepest, ++depth);
+        break;
+      case ']':
+      case '}':
+        --depth;
+        break;
+      default:
+        break;
+    }
+  }
+  return deepest;
+}
+
+}  // namespace
 
 Json parse_json(std::string_view text, std::string_view where) {
   constexpr int kMaxDepth = 64;
-  const Json::parser_callback_t limit_depth = [&](int depth, Json::parse_event_t, Json&) {
-    if (depth > kMaxDepth) fail("{}: JSON nested deeper than {} levels", where, kMaxDepth);
-    return true;
-  };
+  if (nesting_of(text) > kMaxDepth) fail("{}: JSON nested deeper than {} levels", where, kMaxDepth);
   try {
-    return Json::parse(text.begin(), text.end(), limit_depth);
+    return Json::parse(text.begin(), text.end());
   } catch (const Json::exception& e) {
     std::string what = e.what();
     for (char& c : what) {

@@ -1,18 +1,13 @@
 #include "hub/download.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
+#include <cctype>
 #include <chrono>
-#include <cstring>
 #include <thread>
-#include <vector>
 
 #include "base/error.h"
-#include "base/sha256.h"
 #include "hub/http.h"
+#include "hub/partial_file.h"
 
 namespace nibble {
 namespace {
@@ -22,17 +17,18 @@ namespace fs = std::filesystem;
 constexpr size_t kLargestText = size_t{32} << 20;
 
 // What stays wrong however often it is asked for.
-[[noreturn]] void refuse(const std::string& url, int status, bool with_token) {
+[[noreturn]] void refuse(const std::string& url, int status, const DownloadOptions& options) {
+  const bool with_token = !options.token.empty();
   switch (status) {
     case 401:
       fail("{}: the server wants to know who asks (401){}", url,
            with_token ? "; it does not accept this HF_TOKEN"
                       : "; set HF_TOKEN to a token that may read it, or check the name");
     case 403:
-      fail("{}: access refused (403); accept the model's terms on its page, with the account of HF_TOKEN",
-           url);
+      fail("{}: access refused (403); accept the {}'s terms on its page, with the account of HF_TOKEN", url,
+           options.subject);
     case 404:
-      fail("{}: not there (404); check the name and --revision", url);
+      fail("{}: not there (404); check {}", url, options.named_by);
     default:
       fail("{}: the server answers {}", url, status);
   }
@@ -79,63 +75,11 @@ class Patience {
   int failed_ = 0;
 };
 
-// The growing file, with the hash of what is in it.
-class Partial {
- public:
-  explicit Partial(fs::path path) : path_(std::move(path)) {
-    fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (fd_ < 0) fail("{}: {}", path_.string(), std::strerror(errno));
-    std::vector<std::byte> buffer(size_t{1} << 20);
-    for (;;) {
-      const ssize_t n = ::read(fd_, buffer.data(), buffer.size());
-      if (n < 0) fail("{}: {}", path_.string(), std::strerror(errno));
-      if (n == 0) break;
-      hash_.update(std::span(buffer).first(static_cast<size_t>(n)));
-      size_ += static_cast<uint64_t>(n);
-    }
-  }
-  Partial(const Partial&) = delete;
-  Partial& operator=(const Partial&) = delete;
-  ~Partial() { ::close(fd_); }
-
-  uint64_t size() const { return size_; }
-  std::string sha256() const { return hash_.hex(); }
-
-  void append(std::string_view piece) {
-    for (size_t done = 0; done < piece.size();) {
-      const ssize_t n = ::write(fd_, piece.data() + done, piece.size() - done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0)
-        fail("{}: {}; {} bytes of it are kept, make room and the same command goes on", path_.string(),
-             std::strerror(n < 0 ? errno : ENOSPC), size_);
-      hash_.update(piece.substr(done, static_cast<size_t>(n)));
-      done += static_cast<size_t>(n);
-      size_ += static_cast<uint64_t>(n);
-    }
-  }
-  void clear() {
-    if (::ftruncate(fd_, 0) != 0 || ::lseek(fd_, 0, SEEK_SET) != 0)
-      fail("{}: {}", path_.string(), std::strerror(errno));
-    hash_ = {};
-    size_ = 0;
-  }
-  void become(const fs::path& final_name) {
-    if (::fsync(fd_) != 0) fail("{}: {}", path_.string(), std::strerror(errno));
-    fs::rename(path_, final_name);
-  }
-
- private:
-  fs::path path_;
-  int fd_ = -1;
-  uint64_t size_ = 0;
-  Sha256 hash_;
-};
-
 }  // namespace
 
 void download_blob(const std::string& url, const HubFile& file, const fs::path& blobs,
                    const DownloadOptions& options, const std::function<void(int64_t)>& progress) {
-  Partial partial(blobs / (file.blob + ".incomplete"));
+  PartialFile partial(blobs / (file.blob + ".incomplete"));
   Patience patience(url, options, progress);
   const auto start_again = [&] {
     progress(-static_cast<int64_t>(partial.size()));
@@ -168,7 +112,7 @@ void download_blob(const std::string& url, const HubFile& file, const fs::path& 
       if (answer.status == 416) {
         start_again();
       } else if (answer.status >= 400 && !passing(answer.status)) {
-        refuse(url, answer.status, !options.token.empty());
+        refuse(url, answer.status, options);
       }
       if (partial.size() == file.size && file.size > 0) break;
       HttpAnswer said = answer;
@@ -186,8 +130,8 @@ void download_blob(const std::string& url, const HubFile& file, const fs::path& 
   partial.become(blobs / file.blob);
 }
 
-std::string get_text(const std::string& url, const DownloadOptions& options,
-                     const std::function<void(int64_t)>& progress) {
+HubText get_text(const std::string& url, const DownloadOptions& options,
+                 const std::function<void(int64_t)>& progress) {
   Patience patience(url, options, progress);
   for (;;) {
     std::string body;
@@ -200,12 +144,30 @@ std::string get_text(const std::string& url, const DownloadOptions& options,
     };
     sink.idle = [&] { progress(0); };
     const HttpAnswer answer = http_get({url, options.token, 0}, sink);
-    if (answer.status == 200 && answer.error.empty()) return body;
-    if (answer.status >= 400 && !passing(answer.status)) refuse(url, answer.status, !options.token.empty());
+    if (answer.status == 200 && answer.error.empty()) return {std::move(body), answer.revision};
+    if (answer.status >= 400 && !passing(answer.status)) refuse(url, answer.status, options);
     HttpAnswer said = answer;
     if (said.error.empty() && said.status < 400) fail("{}: the server answers {}", url, said.status);
     patience.wait(said, 0);
   }
+}
+
+std::string url_part(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (std::isalnum(byte) || c == '-' || c == '_' || c == '.' || c == '~')
+      out += c;
+    else
+      out += fmt::format("%{:02X}", byte);
+  }
+  return out;
+}
+
+bool is_hex(std::string_view text, size_t least, size_t most) {
+  return text.size() >= least && text.size() <= most &&
+         std::all_of(text.begin(), text.end(),
+                     [](unsigned char c) { return std::isdigit(c) || (c >= 'a' && c <= 'f'); });
 }
 
 }  // namespace nibble

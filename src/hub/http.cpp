@@ -81,11 +81,16 @@ size_t on_header(char* data, size_t, size_t size, void* user) {
   Transfer& t = *static_cast<Transfer*>(user);
   std::string line(data, size);
   for (char& c : line) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  constexpr std::string_view kRange = "content-range: bytes ";
+  constexpr std::string_view kRange = "content-range: bytes ", kRevision = "x-revision:";
   if (line.starts_with("http/")) {
     t.answer.from = 0;  // of the next answer, after a redirect
+    t.answer.revision.clear();
   } else if (line.starts_with(kRange)) {
     std::from_chars(line.data() + kRange.size(), line.data() + line.size(), t.answer.from);
+  } else if (line.starts_with(kRevision)) {
+    const size_t begin = line.find_first_not_of(" \t", kRevision.size());
+    const size_t end = line.find_last_not_of(" \t\r\n");
+    if (begin != std::string::npos && end >= begin) t.answer.revision = line.substr(begin, end + 1 - begin);
   }
   return size;
 }

@@ -19,6 +19,7 @@ struct HttpAnswer {
   int status = 0;                     // 0: no answer came
   uint64_t from = 0;                  // first byte of the body: 0 where the server ignored the range
   std::optional<double> retry_after;  // seconds
+  std::string revision;               // of the header X-Revision
   std::string error;                  // of the transfer, empty where the body came whole
   bool refused = false;               // the error is not one that another try could mend
 };

@@ -14,12 +14,6 @@ bool ends_with_any(std::string_view name, std::initializer_list<std::string_view
   return std::any_of(endings.begin(), endings.end(), [&](std::string_view e) { return name.ends_with(e); });
 }
 
-bool is_hex(std::string_view text, size_t least, size_t most) {
-  return text.size() >= least && text.size() <= most &&
-         std::all_of(text.begin(), text.end(),
-                     [](unsigned char c) { return std::isdigit(c) || (c >= 'a' && c <= 'f'); });
-}
-
 // A plain file name: a listing must not lead out of the snapshot's folder.
 bool is_plain(std::string_view name) {
   return !name.empty() && name.size() < 256 && name != "." && name != ".." &&

@@ -19,18 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string url_part(std::string_view text) {  // slashes are kept out of it, too
-  std::string out;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (std::isalnum(byte) || c == '-' || c == '_' || c == '.' || c == '~')
-      out += c;
-    else
-      out += fmt::format("%{:02X}", byte);
-  }
-  return out;
-}
-
 void check_names(const PullOptions& o) {
   const size_t slash = o.id.find('/');
   const auto plain = [](std::string_view part) {
@@ -163,8 +151,9 @@ Pulled pull_model(const PullOptions& options, const PullProgress& progress) {
 
   const std::string api = fmt::format("{}/api/models/{}/revision/{}?blobs=true", options.endpoint, options.id,
                                       url_part(options.revision));
-  const HubListing listing = read_listing(get_text(api, options.download, [&](int64_t) { progress(0, 0); }),
-                                          fmt::format("{} at {}", options.id, options.endpoint));
+  const HubListing listing =
+      read_listing(get_text(api, options.download, [&](int64_t) { progress(0, 0); }).body,
+                   fmt::format("{} at {}", options.id, options.endpoint));
   Pulled pulled{snapshot_path(options.repository, listing.commit), listing.commit, listing.files.size(), 0,
                 0};
   std::vector<HubFile> missing;

@@ -1,22 +1,13 @@
 // Pulls from a server on the loopback address that plays the hub, with every fault that a network has.
 #include "hub/pull.h"
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <httplib.h>
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <atomic>
-#include <csignal>
 #include <map>
 #include <mutex>
-#include <thread>
 
-#include "base/error.h"
 #include "base/file.h"
 #include "base/sha256.h"
+#include "hub/test_server.h"
 
 namespace nibble {
 namespace {
@@ -33,11 +24,9 @@ std::string noise(size_t size, unsigned seed) {
   return text;
 }
 
-class PullTest : public ::testing::Test {
+class PullTest : public PlayedServer {
  protected:
   void SetUp() override {
-    dir_ = fs::temp_directory_path() / fmt::format("nibble-pull-{}", ::getpid());
-    fs::remove_all(dir_);
     files_["config.json"] = "{\"model_type\": \"llama\"}";
     files_["tokenizer.json"] = noise(5000, 1);
     files_["model-00001-of-00002.safetensors"] = noise(400'000, 2);
@@ -61,18 +50,10 @@ class PullTest : public ::testing::Test {
       if (request.has_header("Authorization")) token_at_other_host_ = true;
       if (!busy(answer)) serve(request.matches[1], request, answer);
     });
-    port_ = server_.bind_to_any_port("127.0.0.1");
-    thread_ = std::thread([this] { server_.listen_after_bind(); });
-    while (!server_.is_running()) std::this_thread::yield();
+    options_.endpoint = start();
     options_.id = "org/name";
-    options_.endpoint = fmt::format("http://127.0.0.1:{}", port_);
     options_.repository = dir_ / "models--org--name";
     options_.download.first_wait = 0.01;
-  }
-  void TearDown() override {
-    server_.stop();
-    thread_.join();
-    fs::remove_all(dir_);
   }
 
   std::string listing() const {
@@ -89,19 +70,6 @@ class PullTest : public ::testing::Test {
     return fmt::format(R"({{"sha":"{}","siblings":[{}]}})", kCommit, siblings);
   }
 
-  bool refused(const httplib::Request& request, httplib::Response& answer) {
-    if (status_ != 0) answer.status = status_;
-    if (!wanted_token_.empty() && request.get_header_value("Authorization") != "Bearer " + wanted_token_)
-      answer.status = 401;
-    return answer.status >= 400;
-  }
-  bool busy(httplib::Response& answer) {
-    if (busy_ <= 0) return false;
-    --busy_;
-    answer.status = busy_status_;
-    if (busy_status_ == 429) answer.set_header("Retry-After", "1");
-    return true;
-  }
   void serve(const std::string& name, const httplib::Request& request, httplib::Response& answer) {
     const std::lock_guard guard(mutex_);
     served_.push_back(name + (request.has_header("Range") ? " " + request.get_header_value("Range") : ""));
@@ -112,12 +80,7 @@ class PullTest : public ::testing::Test {
     }
     if (cut_ > 0 && name.ends_with(".safetensors")) {  // the connection ends before the body does
       --cut_;
-      answer.set_content_provider(text.size(), "application/octet-stream",
-                                  [text](size_t offset, size_t, httplib::DataSink& sink) {
-                                    if (offset > 0) return false;
-                                    sink.write(text.data(), 100'000);
-                                    return true;
-                                  });
+      PlayedServer::cut(text, 100'000, "application/octet-stream", answer);
       return;
     }
     if (ignore_ranges_ && request.has_header("Range")) {
@@ -134,14 +97,7 @@ class PullTest : public ::testing::Test {
     });
   }
   std::string failure() {
-    try {
-      pull();
-    } catch (const Error& e) {
-      EXPECT_THAT(e.what(), Not(HasSubstr("\n")));
-      EXPECT_THAT(e.what(), Not(HasSubstr("secret")));
-      return e.what();
-    }
-    return "no failure";
+    return failure_of([this] { pull(); });
   }
   void expect_whole(const Pulled& pulled) {
     EXPECT_EQ(pulled.snapshot, options_.repository / "snapshots" / kCommit);
@@ -157,20 +113,15 @@ class PullTest : public ::testing::Test {
       EXPECT_NE(entry.path().extension(), ".incomplete");
   }
 
-  httplib::Server server_;
-  std::thread thread_;
-  int port_ = 0;
-  fs::path dir_;
   PullOptions options_;
   std::map<std::string, std::string> files_;
   std::string listing_;
   std::mutex mutex_;
   std::vector<std::string> served_;
-  std::atomic<int> listings_ = 0, busy_ = 0, status_ = 0, busy_status_ = 503;
+  std::atomic<int> listings_ = 0;
   std::atomic<bool> token_at_other_host_ = false, ignore_ranges_ = false;
   int wrong_ = 0, cut_ = 0;
   uint64_t stop_after_ = 0;
-  std::string wanted_token_;
 };
 
 TEST_F(PullTest, BringsAModelOnce) {
@@ -268,15 +219,9 @@ TEST_F(PullTest, AStoppedPullGoesOn) {
 }
 
 TEST_F(PullTest, AFullDiskKeepsWhatCame) {
-  rlimit before;
-  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
-  const rlimit small = {150'000, before.rlim_max};
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   options_.jobs = 1;
-  ::setrlimit(RLIMIT_FSIZE, &small);
-  const std::string said = failure();
-  ::setrlimit(RLIMIT_FSIZE, &before);
-  std::signal(SIGXFSZ, handler);
+  std::string said;
+  with_small_disk(150'000, [&] { said = failure(); });
   EXPECT_THAT(said, HasSubstr("bytes of it are kept"));
   served_.clear();
   expect_whole(pull());

@@ -15,26 +15,53 @@ namespace {
 constexpr uint64_t kMaxHeader = 100'000'000;  // the limit of the reference implementation
 constexpr const char* kMetadata = "__metadata__";
 
-// The header's JSON. Names given twice are refused: readers disagree on which one counts.
-Json parse_header(std::string_view text, const std::string& where) {
-  constexpr int kMaxDepth = 2;  // header, tensor, shape
-  std::set<std::string> tensor_names, keys;
-  const Json::parser_callback_t check = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > kMaxDepth && event != Json::parse_event_t::value) {
-      fail("{}: the header is nested deeper than {} levels", where, kMaxDepth + 1);
-    }
-    if (event == Json::parse_event_t::key) {
-      const std::string name = parsed.get<std::string>();
-      if (depth == 1) keys.clear();
-      if (!(depth == 1 ? tensor_names : keys).insert(name).second) {
-        fail("{}: the name {} stands twice in the header", where, quote_name(name));
-      }
-    }
+// Refuses nesting that no header has, and names given twice: readers disagree on which one counts. Anything
+// else is the parser's to say.
+class HeaderCheck : public nlohmann::json_sax<Json> {
+ public:
+  explicit HeaderCheck(const std::string& where) : where_(where) {}
+
+  bool key(string_t& name) override {
+    if (depth_ > kMaxDepth) too_deep();
+    if (depth_ == 1) keys_.clear();
+    if (!(depth_ == 1 ? tensor_names_ : keys_).insert(name).second)
+      fail("{}: the name {} stands twice in the header", where_, quote_name(name));
     return true;
-  };
+  }
+  bool start_object(size_t) override { return deeper(); }
+  bool start_array(size_t) override { return deeper(); }
+  bool end_object() override { return --depth_, true; }
+  bool end_array() override { return --depth_, true; }
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool parse_error(size_t, const std::string&, const nlohmann::detail::exception&) override { return false; }
+
+ private:
+  static constexpr int kMaxDepth = 2;  // header, tensor, shape
+  bool deeper() {
+    if (depth_ > kMaxDepth) too_deep();
+    return ++depth_, true;
+  }
+  [[noreturn]] void too_deep() const {
+    fail("{}: the header is nested deeper than {} levels", where_, kMaxDepth + 1);
+  }
+
+  const std::string& where_;
+  int depth_ = 0;
+  std::set<std::string> tensor_names_, keys_;
+};
+
+Json parse_header(std::string_view text, const std::string& where) {
+  HeaderCheck check(where);
+  Json::sax_parse(text.begin(), text.end(), &check);
   Json header;
   try {
-    header = Json::parse(text.begin(), text.end(), check);
+    header = Json::parse(text.begin(), text.end());
   } catch (const Json::exception& e) {
     fail("{}: the header is not valid JSON: {}; is this a safetensors file?", where, quote_name(e.what()));
   }

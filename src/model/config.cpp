@@ -10,6 +10,8 @@ namespace {
 
 const std::array<const Architecture*, 3> kArchitectures = {&arch::kLlama, &arch::kQwen2, &arch::kPhi};
 
+constexpr size_t kMostEndTokens = 1000;
+
 // Both spellings: rope_theta + rope_scaling, and the newer rope_parameters.
 void read_rope(const Json& config, std::string_view where, ModelConfig& out) {
   Json rope = Json::object();
@@ -18,9 +20,14 @@ void read_rope(const Json& config, std::string_view where, ModelConfig& out) {
   }
   const float theta = json_get_or<float>(config, "rope_theta", 10000.0f, where);
   out.rope_theta = json_get_or<float>(rope, "rope_theta", theta, where);
-  float fraction = json_get_or<float>(config, "partial_rotary_factor", 1.0f, where);
-  fraction = json_get_or<float>(rope, "partial_rotary_factor", fraction, where);
-  out.rope_dims = static_cast<int>(static_cast<float>(out.head_dim) * fraction);
+  const auto read_share = [&](const Json& from) {
+    if (!from.contains("partial_rotary_factor") || from.at("partial_rotary_factor").is_null()) return;
+    const double share = json_get<double>(from, "partial_rotary_factor", where);
+    if (!(share >= 0 && share <= 1)) fail("{}: partial_rotary_factor is {}", where, share);
+    out.rope_dims = static_cast<int>(out.head_dim * share);
+  };
+  read_share(config);
+  read_share(rope);
   std::string type = json_get_or<std::string>(rope, "type", "default", where);
   type = json_get_or<std::string>(rope, "rope_type", type, where);
   if (type == "default") return;
@@ -43,6 +50,7 @@ void read_end_tokens(const Json& json, std::string_view where, std::vector<int32
   if (eos.is_null()) return;
   for (const Json& id : eos.is_array() ? eos : Json::array({eos})) {
     if (!id.is_number_integer()) fail("{}: eos_token_id is not a number", where);
+    if (out.size() >= kMostEndTokens) fail("{}: more than {} end tokens", where, kMostEndTokens);
     const int32_t value = id.get<int32_t>();
     if (std::find(out.begin(), out.end(), value) == out.end()) out.push_back(value);
   }
@@ -51,9 +59,10 @@ void read_end_tokens(const Json& json, std::string_view where, std::vector<int32
 // The supported relative of a family that is not; "" for one of no known kin.
 std::string_view nearest_supported(std::string_view model_type) {
   constexpr std::pair<std::string_view, std::string_view> kKin[] = {
-      {"qwen", "qwen2"},    {"phi3", "llama"},    {"phi", "phi"},      {"llama", "llama"},
-      {"mistral", "llama"}, {"gemma", "llama"},   {"smollm", "llama"}, {"olmo", "llama"},
-      {"granite", "llama"}, {"stablelm", "llama"}};
+      {"qwen", "qwen2"},    {"phi3", "llama"},      {"phi", "phi"},       {"llama", "llama"},
+      {"mistral", "llama"}, {"gemma", "llama"},     {"smollm", "llama"},  {"olmo", "llama"},
+      {"granite", "llama"}, {"stablelm", "llama"},  {"mixformer", "phi"}, {"internlm", "llama"},
+      {"exaone", "llama"},  {"ministral", "llama"}, {"mllama", "llama"}};
   for (const auto& [start, kin] : kKin) {
     if (model_type.starts_with(start)) return kin;
   }
@@ -107,8 +116,9 @@ ModelConfig read_config(const Json& config, const Json& generation_config, std::
   if (out.n_heads < 1) fail("{}: num_attention_heads is {}", where, out.n_heads);
   out.head_dim = json_get_or<int>(config, "head_dim", out.hidden_size / out.n_heads, where);
   out.tied_head = json_get_or<bool>(config, "tie_word_embeddings", false, where);
-  read_rope(config, where, out);
+  out.rope_dims = out.head_dim;
   architecture.configure(config, where, out);
+  read_rope(config, where, out);
   read_end_tokens(config, where, out.end_tokens);
   read_end_tokens(generation_config, where, out.end_tokens);
   out.validate(where);

@@ -79,6 +79,8 @@ fs::path fetched_model_path() {
   return user_cache() / "nibble" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf";
 }
 
+fs::path pulled_task_files() { return user_cache() / "nibble" / "data"; }
+
 fs::path fetch_script() {
   const fs::path script = fs::path(NIBBLE_SOURCE_DIR) / "scripts" / "fetch_smollm2.sh";
   return is_there(script) ? script : fs::path();

@@ -27,6 +27,7 @@ std::filesystem::path bundled_task_files();  // its folder data/
 
 std::filesystem::path fetched_model_path();  // where kFetchedModel lies or will lie
 std::filesystem::path fetch_script();        // that brings it; empty when not in a checkout
+std::filesystem::path pulled_task_files();   // the folder that `nibble pull --dataset` fills
 std::filesystem::path hub_cache_dir();
 std::filesystem::path hub_repository_dir(const std::string& id);  // of ORG/NAME in it: models--ORG--NAME
 

@@ -49,7 +49,8 @@ std::optional<PackedEntry> packed_entry_of(const Checkpoint& checkpoint, const s
   if (version < 1 || version > kLayoutVersion)
     fail("{}: packed layout version {}, this program reads 1 to {}; quantize the model again", where, version,
          kLayoutVersion);
-  const Json linears = json_get<Json>(quantization, "linears", where);
+  if (!quantization.contains("linears")) fail("{}: 'linears' is missing", where);
+  const Json& linears = quantization.at("linears");  // not copied: asked for every linear
   if (!linears.is_object() || !linears.contains(name)) return std::nullopt;
   const Json& entry = linears.at(name);
   PackedEntry result;

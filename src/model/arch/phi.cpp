@@ -9,6 +9,7 @@ void configure(const Json& config, std::string_view where, ModelConfig& out) {
   out.norm_eps = json_get_or<float>(config, "layer_norm_eps", 1e-5f, where);
   out.mlp = MlpKind::kGeluNew;
   out.parallel_block = true;
+  out.rope_dims = out.head_dim / 2;  // where the configuration says nothing
   out.qkv_bias = out.out_bias = out.mlp_bias = out.head_bias = true;
   const std::string act = json_get_or<std::string>(config, "hidden_act", "gelu_new", where);
   if (act != "gelu_new") fail("{}: hidden_act '{}' is not supported here, 'gelu_new' is", where, act);
