@@ -307,7 +307,7 @@ TEST_F(HostileMemory, StudyToml) {
         numbered("{}", "limit = 1\nmodels = ['llama-mini']\n[[method]]\nname = 'rtn'\ngroup_sizes = [",
                  "]\n"),
         repeated("'x',", "models = [", "]\n"), repeated("{a=", "a=", ""), repeated("#\n"),
-        repeated("\"\"\"")})
+        repeated("a.", "", "a = 1\n"), repeated("\"\"\"")})
     error_of([&] { read(file); });
   for (std::string seed : seeds("study")) {
     constexpr std::string_view kReal = "smollm2-135m";  // whose own size is no harm that the file does

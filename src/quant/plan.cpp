@@ -1,13 +1,12 @@
 #include "quant/plan.h"
 
-#include <toml++/toml.h>
-
 #include <algorithm>
 #include <array>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "io/quote_name.h"
+#include "io/toml.h"
 #include "quant/method.h"
 
 namespace nibble {
@@ -57,12 +56,7 @@ void Plan::validate() const {
 }
 
 std::vector<Plan::Rule> read_plan_rules(const std::filesystem::path& file) {
-  toml::table root;
-  try {
-    root = toml::parse(read_file(file), file.string());
-  } catch (const toml::parse_error& error) {
-    fail("{} line {}: {}", file.string(), error.source().begin.line, on_one_line(error.description()));
-  }
+  const toml::table root = parse_toml(read_file(file), file.string());
   for (const auto& [key, value] : root) {
     if (key.str() != "rule" || !value.is_array_of_tables())
       throw UsageError(

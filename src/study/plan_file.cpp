@@ -1,9 +1,8 @@
 #include <sstream>
 
-#include <toml++/toml.h>
-
 #include "base/file.h"
 #include "io/quote_name.h"
+#include "io/toml.h"
 #include "study/plan.h"
 #include "study/plan_rules.h"
 
@@ -132,12 +131,7 @@ std::vector<std::string> to_strings(const std::vector<std::filesystem::path>& pa
 }  // namespace
 
 StudyOptions parse_study(std::string_view text, std::string_view where, const KnownNames& known) {
-  toml::table table;
-  try {
-    table = toml::parse(text, where);
-  } catch (const toml::parse_error& error) {
-    refuse("{} line {}: {}", where, error.source().begin.line, on_one_line(error.description()));
-  }
+  const toml::table table = parse_toml(text, where);
   TableReader top(table, where);
   StudyOptions o;
   o.models = top.list<std::string>("models", check_not_empty);
