@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "report/columns.h"
+#include "report/measures.h"
 
 namespace nibble::report {
 namespace {
@@ -96,6 +97,29 @@ void write_latencies(Writer& writer, const VariantView& variant, const TaskView&
   }
 }
 
+// Of a task's own process; the bench's are columns.
+void write_memory(Writer& writer, const VariantView& variant, const TaskView& cell) {
+  if (!cell.memory) return;
+  const MemoryBytes& m = *cell.memory;
+  const std::pair<const char*, double> parts[] = {{"weights", static_cast<double>(m.weights)},
+                                                  {"kv_cache", static_cast<double>(m.kv_cache)},
+                                                  {"workspace", static_cast<double>(m.workspace)},
+                                                  {"other", static_cast<double>(other_bytes(m))}};
+  for (const auto& [name, bytes] : parts)
+    writer.plain(variant, &cell, fmt::format("memory_{}_bytes", name), bytes);
+}
+
+// Of the model in memory: blocks, embedding, head, norms and biases.
+void write_parts(Writer& writer, const VariantView& variant) {
+  if (!variant.facts || !variant.facts->parts.is_object()) return;
+  for (const auto& [part, numbers] : variant.facts->parts.items()) {
+    for (const char* key : {"parameters", "bytes"}) {
+      if (numbers.is_object() && numbers.contains(key) && numbers[key].is_number())
+        writer.plain(variant, nullptr, fmt::format("parts.{}.{}", part, key), numbers[key].get<double>());
+    }
+  }
+}
+
 // What each linear lost, by name: of quantized ones by their report.
 void write_linears(Writer& writer, const VariantView& variant) {
   if (!variant.facts) return;
@@ -141,6 +165,7 @@ std::string render_csv(const Report& report) {
     for (const VariantView& variant : model.variants) {
       writer.columns(efficiency_columns(), {model, variant, nullptr});
       write_bench(writer, variant);
+      write_parts(writer, variant);
       write_linears(writer, variant);
       for (const TaskView& cell : variant.tasks) {
         if (!cell.missing.empty()) {
@@ -160,6 +185,7 @@ std::string render_csv(const Report& report) {
           if (std::isnan(m.value)) value.missing = "not a number";
           writer.row(variant, &cell, "metric." + name, value);
         }
+        write_memory(writer, variant, cell);
         write_latencies(writer, variant, cell);
         for (const auto& [name, value] : cell.result->checks)
           writer.plain(variant, &cell, "check." + name, value);

@@ -57,6 +57,7 @@ OrderedJson to_json(const ModelView& model, const VariantView& variant) {
   if (variant.facts) {
     json["sha256"] = variant.facts->sha256;
     json["parameters"] = variant.facts->parameters;
+    if (!variant.facts->parts.is_null()) json["parts"] = variant.facts->parts;
   }
   add_columns(json, efficiency_columns(), {model, variant, nullptr});
   json["cells"] = OrderedJson::array();
