@@ -158,6 +158,9 @@ def screenshots(browser, url, folder, name):
             browser.screenshot(os.path.join(folder, f"{name}-{width}-{scheme}.png"), width, height)
             browser.run("document.getElementById('models').scrollIntoView({behavior: 'instant'})")
             browser.screenshot(os.path.join(folder, f"{name}-models-{width}-{scheme}.png"), width, height)
+            if browser.run("""(() => { const map = document.querySelector('figure.heatmap[aria-label="Sensitivity by layer"] table');
+              if (map) map.closest('figure').previousElementSibling.scrollIntoView({behavior: 'instant'}); return Boolean(map); })()"""):
+                browser.screenshot(os.path.join(folder, f"{name}-layers-{width}-{scheme}.png"), width, 900)
 
 
 def main():
