@@ -1,16 +1,20 @@
-// nibble analyze MODEL
+// nibble analyze MODEL [--study DIR] [--out F.json]
+#include <optional>
+
 #include "analysis.h"
 #include "base/file.h"
 #include "commands.h"
 #include "interrupt.h"
 #include "model/find_model.h"
 #include "open_model.h"
+#include "report/report.h"
+#include "study/stored_analysis.h"
 
 namespace nibble::app {
 namespace {
 
 struct Options {
-  std::string model, out;
+  std::string model, out, study;
   std::vector<std::string> calibration;
   CalibrationOptions text{.files = {}, .samples = 8, .seqlen = 512, .seed = 0};
   AnalysisOptions analysis;
@@ -23,12 +27,23 @@ int run(Options options, const GlobalOptions& global) {
   const InterruptGuard guard;
   if (global.device != "cpu") throw UsageError("analyze computes on the processor: --device cpu");
   const auto model = load_model(locate_model(options.model), global.gguf_dtype());
+  const std::string sha256 = checkpoint_sha256(model->checkpoint());
+  // Held to the end: no study of DIR measures beside it, and what comes out has its place.
+  std::optional<Store> study;
+  if (!options.study.empty()) {
+    const auto results = std::filesystem::path(options.study) / "results.db";
+    model_with_weights(Store::open(results, true), sha256, options.model);
+    study = Store::open(results);
+  }
   ThreadPool pool(global.thread_count(), global.pin);
   const Analysis analysis = analyze(model, options.text, options.analysis, pool);
-  OrderedJson json;
-  json["model"] = options.model;
+  OrderedJson json{{"model", options.model}, {"sha256", sha256}};
   json.update(to_json(analysis));
   if (!options.out.empty()) write_file_atomically(options.out, json.dump(1) + "\n");
+  if (study) {
+    add_analysis(*study, json, options.model);
+    report::write_report(*study, options.study);
+  }
   write_output(global, json, render_analysis(analysis));
   return 0;
 }
@@ -52,8 +67,11 @@ Run cmd_analyze(Arguments& verb, const GlobalOptions& global) {
   verb.option("--samples", options->text.samples, "calibration samples").show_default();
   verb.option("--seqlen", options->text.seqlen, "tokens a sample").show_default();
   verb.option("--seed", options->text.seed, "draws the samples").show_default();
-  verb.option("--out", options->out, "JSON for `nibble quantize --analysis` and for heat maps")
+  verb.option("--out", options->out, "JSON for `nibble quantize --analysis` and `nibble report --analysis`")
       .type_name("F.json");
+  verb.option("--study", options->study,
+              "a study of this model: its results and its report take the analysis in")
+      .type_name("DIR");
   return [options, &global] { return run(*options, global); };
 }
 

@@ -1,4 +1,4 @@
-// nibble report DIR [-o md|csv|json|html] [--serve [--port N]]
+// nibble report DIR [-o md|csv|json|html] [--analysis F.json,…] [--serve [--port N]]
 #include <chrono>
 #include <stop_token>
 #include <thread>
@@ -13,12 +13,14 @@
 #include "report/page_server.h"
 #include "report/report.h"
 #include "report/terminal.h"
+#include "study/stored_analysis.h"
 
 namespace nibble::app {
 namespace {
 
 struct Options {
   std::string dir, output;
+  std::vector<std::string> analyses;
   bool serve = false;
   int port = 8080;
 };
@@ -42,6 +44,10 @@ int run(const Options& options, const GlobalOptions& global) {
   const std::filesystem::path dir = options.dir, results = dir / "results.db";
   if (!std::filesystem::exists(results))
     fail("{}: not there; nibble study --out {} makes it", results.string(), options.dir);
+  if (!options.analyses.empty()) {
+    Store store = Store::open(results);
+    for (const std::string& file : options.analyses) add_analysis(store, read_json_file(file), file);
+  }
   if (options.serve) return serve(options);
   const Store store = Store::open(results, true);
   const report::Report report = report::make_report(store);
@@ -68,6 +74,10 @@ Run cmd_report(Arguments& verb, const GlobalOptions& global) {
   verb.option("dir", options->dir, "what nibble study --out named").required().type_name("DIR");
   verb.option("-o,--output", options->output, "md, csv, json or html; default: Table 1 for a terminal")
       .one_of({"md", "csv", "json", "html"});
+  verb.option("--analysis", options->analyses,
+              "what nibble analyze --out wrote of the study's models: kept in results.db, shown as heat maps")
+      .comma_list()
+      .type_name("F.json,…");
   verb.flag("--serve", options->serve, "the page at http://127.0.0.1:PORT/, live while a study runs");
   verb.option("--port", options->port, "of --serve, on this machine only; 0: any free one")
       .range(0, 65535)

@@ -4,7 +4,7 @@ set(chart ${CHART_JS})
 set(template ${PAGE}/page.html)
 set(style ${PAGE}/style.css)
 # One function around all scripts, in this order: names stay out of the page's global scope.
-set(scripts dom tables plots deploy model answers main)
+set(scripts dom tables plots deploy layers model answers main)
 
 set(source "#include \"report/page_files.h\"\n\nnamespace nibble::report {\nnamespace {\n")
 set(accessors "")

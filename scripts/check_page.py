@@ -30,6 +30,21 @@ CHARTS = """[...document.querySelectorAll('canvas')].map((canvas) => {
   const numbers = chart ? chart.data.datasets.flatMap((d) => d.data).map((v) => typeof v === 'number' ? v : Array.isArray(v) ? v[1] : v.y) : [];
   return [canvas.getAttribute('aria-label').split('.')[0], numbers.filter(Number.isFinite).length, canvas.offsetWidth * canvas.offsetHeight];
 })"""
+# [title, empty, coloured cells, choices of what to colour by] of each heat map.
+HEATS = """[...document.querySelectorAll('figure.heatmap')].map((figure) => [figure.getAttribute('aria-label'), Boolean(figure.querySelector('.empty')),
+  [...figure.querySelectorAll('td')].filter((td) => td.style.background && /\\d/.test(td.textContent)).length, figure.querySelectorAll('option').length])"""
+# Every choice of a heat map's colour in turn: how many leave no cell coloured.
+HEAT_CHOICES = """(() => {
+  let blank = 0;
+  const select = () => document.querySelector('figure.heatmap[aria-label="Sensitivity by layer"] select');
+  for (const {value} of [...select().options]) {
+    select().value = value;
+    select().dispatchEvent(new Event('change'));
+    const cells = [...document.querySelectorAll('figure.heatmap[aria-label="Sensitivity by layer"] td')];
+    blank += !cells.some((td) => td.style.background);
+  }
+  return blank;
+})()"""
 OVERFLOW = "document.documentElement.scrollWidth"
 SORT = """(() => {
   const table = document.querySelector('[data-table="scores"]');
@@ -58,12 +73,13 @@ LABELS = """[...document.querySelectorAll('button, select, input, a')].filter((e
   !(e.textContent.trim() || e.getAttribute('aria-label') || e.closest('label'))).map((e) => e.outerHTML.slice(0, 80))"""
 
 
-def check(browser, url, failures, expect):
+def check(browser, url, failures, expect, analysed):
     for scheme in ("light", "dark"):
         for width in WIDTHS:
             where = f"{width} pixels, {scheme}"
             browser.open(url, width, scheme)
             models = browser.run("document.querySelectorAll('.picker button').length")
+            with_analysis = 0
             if not models:
                 failures.append(f"{where}: no model to choose")
             for i in range(models):
@@ -75,6 +91,15 @@ def check(browser, url, failures, expect):
                 for title, numbers, area in charts:
                     if numbers == 0 or area == 0:
                         failures.append(f"{where}, model {i}: chart '{title}' has no data or no size")
+                for title, empty, cells, choices in browser.run(HEATS):
+                    if not empty and (cells == 0 or choices == 0):
+                        failures.append(f"{where}, model {i}: heat map '{title}': {cells} cells, {choices} choices")
+                    if title == "Sensitivity by layer" and not empty:
+                        with_analysis += 1
+                        if blank := browser.run(HEAT_CHOICES):
+                            failures.append(f"{where}, model {i}: {blank} choices of heat map '{title}' show nothing")
+            if with_analysis < analysed:
+                failures.append(f"{where}: {with_analysis} models with an analysis, expected {analysed}")
             if (wide := browser.run(OVERFLOW)) > width:
                 failures.append(f"{where}: the page is {wide} pixels wide")
             if unnamed := browser.run(LABELS):
@@ -133,6 +158,9 @@ def screenshots(browser, url, folder, name):
             browser.screenshot(os.path.join(folder, f"{name}-{width}-{scheme}.png"), width, height)
             browser.run("document.getElementById('models').scrollIntoView({behavior: 'instant'})")
             browser.screenshot(os.path.join(folder, f"{name}-models-{width}-{scheme}.png"), width, height)
+            if browser.run("""(() => { const map = document.querySelector('figure.heatmap[aria-label="Sensitivity by layer"] table');
+              if (map) map.closest('figure').previousElementSibling.scrollIntoView({behavior: 'instant'}); return Boolean(map); })()"""):
+                browser.screenshot(os.path.join(folder, f"{name}-layers-{width}-{scheme}.png"), width, 900)
 
 
 def main():
@@ -142,6 +170,7 @@ def main():
     parser.add_argument("--screenshots", nargs=2, metavar=("DIR", "NAME"))
     parser.add_argument("--pdf", help="leave the printed page here")
     parser.add_argument("--charts", type=int, default=6, help="at least so many charts a model")
+    parser.add_argument("--analysed", type=int, default=0, help="so many models have a stored analysis")
     parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("chromium-browser") or
                         shutil.which("google-chrome"))
     options = parser.parse_args()
@@ -158,7 +187,7 @@ def main():
             if options.live:
                 check_live(browser, url, failures)
             else:
-                check(browser, url, failures, options.charts)
+                check(browser, url, failures, options.charts, options.analysed)
                 check_access(browser, url, failures)
                 check_print(browser, url, failures, options.pdf)
             gather(browser, url, failures)

@@ -54,7 +54,7 @@ CONTRAST = """(() => {
 
 PRINTED = """[...document.querySelectorAll('canvas')].filter((c) => c.checkVisibility()).map((c) =>
   [c.getAttribute('aria-label').split('.')[0], c.getBoundingClientRect().right, c.closest('.card').getBoundingClientRect().right])"""
-SHOWN_ON_PAPER = """['.controls', '.picker', '.top', '#answers'].filter((s) =>
+SHOWN_ON_PAPER = """['.controls', '.picker', '.top', '#answers', 'thead button'].filter((s) =>
   [...document.querySelectorAll(s)].some((e) => e.checkVisibility()))"""
 HIDDEN_EVIDENCE = """[...document.querySelectorAll('details.issue table')].filter((t) => !t.checkVisibility({contentVisibilityAuto: true})).length"""
 

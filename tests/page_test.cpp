@@ -33,21 +33,30 @@ class PageInBrowser : public ::testing::Test {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
   // Skips where there is no Chromium; `charts`: of each model at least.
-  void check(const fs::path& study, int charts) {
-    const int code = run(fmt::format("python3 '{}' '{}' --charts {}",
+  void check(const fs::path& study, int charts, int analysed = 0) {
+    const int code = run(fmt::format("python3 '{}' '{}' --charts {} --analysed {}",
                                      (testing::source_dir() / "scripts" / "check_page.py").string(),
-                                     (study / "report.html").string(), charts));
+                                     (study / "report.html").string(), charts, analysed));
     if (code == kNoChromium) GTEST_SKIP() << output_;
     EXPECT_EQ(code, 0) << output_;
   }
-  void study_and_check(const std::string& options, int charts) {
+  void study_and_check(const std::string& options, int charts,
+                       const std::vector<std::string>& analysed = {}) {
     const fs::path out = dir_ / "study";
     ASSERT_EQ(run(fmt::format("'{}' study {} --samples 2 --seqlen 32 --bench-prompt 16 --bench-generate 4 "
                               "--bench-repetitions 1 --out '{}'",
                               NIBBLE_PROGRAM, options, out.string())),
               0)
         << output_;
-    check(out, charts);
+    for (const std::string& model : analysed) {
+      ASSERT_EQ(run(fmt::format(
+                    "'{}' analyze {} --bits 4 --group-sizes 16,64 --samples 2 --seqlen 64 --kl-tokens 64 "
+                    "--study '{}'",
+                    NIBBLE_PROGRAM, model, out.string())),
+                0)
+          << output_;
+    }
+    check(out, charts, static_cast<int>(analysed.size()));
   }
 
   fs::path dir_;
@@ -58,7 +67,7 @@ TEST_F(PageInBrowser, OfTheMiniModels) {
   study_and_check(
       "--models llama-mini,phi-mini --methods rtn --group-sizes 16,64 --tasks boolq,gsm8k,wikitext --limit 6 "
       "--window 128",
-      10);
+      10, {"llama-mini"});
 }
 
 TEST_F(PageInBrowser, OfSmolLm2) {

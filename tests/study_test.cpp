@@ -152,5 +152,40 @@ TEST_F(StudyEndToEnd, StoppedOrNotItEndsTheSameAndQuantizedNeedsLessMemory) {
   EXPECT_EQ(scores(cells("stopped")), scores(whole));
 }
 
+TEST_F(StudyEndToEnd, AnAnalysisStandsInTheReportOfItsModelsStudy) {
+  const std::string study = (dir_ / "study").string(), file = (dir_ / "analysis.json").string();
+  const auto nibble = [&](const std::string& arguments) {
+    return WEXITSTATUS(std::system(fmt::format("'{}' {} >'{}' 2>'{}'", NIBBLE_PROGRAM, arguments,
+                                               (dir_ / "stdout").string(), (dir_ / "stderr").string())
+                                       .c_str()));
+  };
+  const auto errors = [&] { return read_file(dir_ / "stderr"); };
+  const auto reported = [&] { return read_json_file(fs::path(study) / "report.json").at("analyses").at(0); };
+  const std::string quick = " --bits 4 --group-sizes 16,64 --samples 2 --seqlen 64";
+  ASSERT_EQ(nibble(fmt::format("analyze llama-mini{} --study '{}'", quick, study)), 1);
+  EXPECT_NE(errors().find("results.db: not there"), std::string::npos) << errors();
+  ASSERT_EQ(
+      nibble(fmt::format("study --models llama-mini --methods rtn --group-sizes 64 --tasks boolq --limit 2 "
+                         "--bench-repetitions 0 --samples 2 --seqlen 32 --out '{}'",
+                         study)),
+      0)
+      << errors();
+  EXPECT_NE(reported().at("missing").get<std::string>().find("nibble analyze llama-mini"), std::string::npos);
+
+  ASSERT_EQ(nibble(fmt::format("analyze qwen2-mini{} --study '{}'", quick, study)), 1);
+  EXPECT_NE(errors().find("qwen2-mini: of other weights than the study's models: llama-mini"),
+            std::string::npos)
+      << errors();
+  ASSERT_EQ(nibble(fmt::format("analyze llama-mini{} --kl-tokens 0 --out '{}'", quick, file)), 0) << errors();
+  ASSERT_EQ(nibble(fmt::format("report '{}' --analysis '{}'", study, file)), 0) << errors();
+  EXPECT_EQ(reported().at("linears").size(), 42u);
+  EXPECT_EQ(reported().at("kl_positions"), 0);
+  ASSERT_EQ(nibble(fmt::format("analyze llama-mini{} --kl-tokens 64 --study '{}'", quick, study)), 0)
+      << errors();
+  EXPECT_GT(reported().at("kl_positions"), 0);
+  EXPECT_EQ(reported().at("layers").size(), 6u);
+  EXPECT_NE(read_file(fs::path(study) / "table1.md").find("## Sensitivity of the layers"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace nibble

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "report/columns.h"
+#include "report/measures.h"
 
 namespace nibble::report {
 namespace {
@@ -96,6 +97,66 @@ void write_latencies(Writer& writer, const VariantView& variant, const TaskView&
   }
 }
 
+// Of a task's own process; the bench's are columns.
+void write_memory(Writer& writer, const VariantView& variant, const TaskView& cell) {
+  if (!cell.memory) return;
+  const MemoryBytes& m = *cell.memory;
+  const std::pair<const char*, double> parts[] = {{"weights", static_cast<double>(m.weights)},
+                                                  {"kv_cache", static_cast<double>(m.kv_cache)},
+                                                  {"workspace", static_cast<double>(m.workspace)},
+                                                  {"other", static_cast<double>(other_bytes(m))}};
+  for (const auto& [name, bytes] : parts)
+    writer.plain(variant, &cell, fmt::format("memory_{}_bytes", name), bytes);
+}
+
+// Of the model in memory: blocks, embedding, head, norms and biases.
+void write_parts(Writer& writer, const VariantView& variant) {
+  if (!variant.facts || !variant.facts->parts.is_object()) return;
+  for (const auto& [part, numbers] : variant.facts->parts.items()) {
+    for (const char* key : {"parameters", "bytes"}) {
+      if (numbers.is_object() && numbers.contains(key) && numbers[key].is_number())
+        writer.plain(variant, nullptr, fmt::format("parts.{}.{}", part, key), numbers[key].get<double>());
+    }
+  }
+}
+
+// What each linear lost, by name: of quantized ones by their report.
+void write_linears(Writer& writer, const VariantView& variant) {
+  if (!variant.facts) return;
+  const Json& report = variant.facts->quantization_report;
+  if (!report.is_object() || !report.contains("linears") || !report["linears"].is_array()) return;
+  for (const Json& linear : report["linears"]) {
+    if (!linear.is_object() || !linear.contains("name") || !linear["name"].is_string()) continue;
+    for (const char* key : {"error", "rtn_error"}) {
+      if (linear.contains(key) && linear[key].is_number())
+        writer.plain(variant, nullptr,
+                     fmt::format("quantization.{}.{}", linear["name"].get<std::string>(), key),
+                     linear[key].get<double>());
+    }
+  }
+}
+
+// Of the baseline, whose layers were rounded alone.
+void write_analysis(Writer& writer, const ModelView& model) {
+  const VariantView* baseline = model.baseline();
+  if (!baseline || !model.analysis.view) return;
+  const AnalysisView& a = *model.analysis.view;
+  for (const AnalyzedLinear& l : a.linears) {
+    if (a.has_kl())
+      writer.plain(*baseline, nullptr, fmt::format("analysis.{}.kl.{}", l.name, a.probe.key()), l.kl);
+    for (size_t c = 0; c < a.choices.size(); ++c)
+      writer.plain(*baseline, nullptr, fmt::format("analysis.{}.error.{}", l.name, a.choices[c].key()),
+                   l.errors[c]);
+  }
+  for (const AnalysisView::Layer& l : a.layers) {
+    for (size_t g = 0; g < l.kl.size(); ++g) {
+      const AnalysisView::Choice choice{a.probe.bits, a.group_sizes[g]};
+      writer.plain(*baseline, nullptr, fmt::format("analysis.layer.{}.kl.{}", l.layer, choice.key()),
+                   l.kl[g]);
+    }
+  }
+}
+
 }  // namespace
 
 std::string render_csv(const Report& report) {
@@ -104,6 +165,8 @@ std::string render_csv(const Report& report) {
     for (const VariantView& variant : model.variants) {
       writer.columns(efficiency_columns(), {model, variant, nullptr});
       write_bench(writer, variant);
+      write_parts(writer, variant);
+      write_linears(writer, variant);
       for (const TaskView& cell : variant.tasks) {
         if (!cell.missing.empty()) {
           Value missing;
@@ -122,11 +185,13 @@ std::string render_csv(const Report& report) {
           if (std::isnan(m.value)) value.missing = "not a number";
           writer.row(variant, &cell, "metric." + name, value);
         }
+        write_memory(writer, variant, cell);
         write_latencies(writer, variant, cell);
         for (const auto& [name, value] : cell.result->checks)
           writer.plain(variant, &cell, "check." + name, value);
       }
     }
+    write_analysis(writer, model);
   }
   return writer.take();
 }

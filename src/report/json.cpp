@@ -57,11 +57,14 @@ OrderedJson to_json(const ModelView& model, const VariantView& variant) {
   if (variant.facts) {
     json["sha256"] = variant.facts->sha256;
     json["parameters"] = variant.facts->parameters;
+    if (!variant.facts->parts.is_null()) json["parts"] = variant.facts->parts;
   }
   add_columns(json, efficiency_columns(), {model, variant, nullptr});
   json["cells"] = OrderedJson::array();
   for (const TaskView& cell : variant.tasks) json["cells"].push_back(to_json(model, variant, cell));
   if (!variant.facts) return json;
+  if (variant.facts->quantization_report.is_object())
+    json["quantization_report"] = variant.facts->quantization_report;
   json["fallbacks"] = OrderedJson::array();
   for (const Fallback& f : fallbacks_of(variant.facts->quantization_report)) {
     json["fallbacks"].push_back({{"layer", f.layer}, {"fallback", f.fallback}, {"reason", f.reason}});
@@ -148,12 +151,41 @@ OrderedJson recommendation_of(const Recommendation& r) {
   return json;
 }
 
+OrderedJson analysis_of(const ModelView& model) {
+  OrderedJson json{{"model", model.name}};
+  if (!model.analysis.view) {
+    json["missing"] = model.analysis.missing;
+    return json;
+  }
+  const AnalysisView& a = *model.analysis.view;
+  json.update(
+      {{"probe", {{"bits", a.probe.bits}, {"group_size", a.probe.group_size}, {"symmetric", a.symmetric}}},
+       {"tokens", a.tokens},
+       {"kl_positions", a.kl_positions},
+       {"linears", OrderedJson::array()},
+       {"layers", OrderedJson::array()}});
+  for (const AnalyzedLinear& l : a.linears) {
+    OrderedJson errors = OrderedJson::object();
+    for (size_t c = 0; c < a.choices.size(); ++c)
+      errors[std::to_string(a.choices[c].bits)][std::to_string(a.choices[c].group_size)] =
+          number(l.errors[c]);
+    json["linears"].push_back(
+        {{"name", l.name}, {"layer", l.layer}, {"kl", number(l.kl)}, {"errors", errors}});
+  }
+  for (const AnalysisView::Layer& l : a.layers) {
+    OrderedJson kl = OrderedJson::object();
+    for (size_t g = 0; g < l.kl.size(); ++g) kl[std::to_string(a.group_sizes[g])] = number(l.kl[g]);
+    json["layers"].push_back({{"layer", l.layer}, {"kl", kl}});
+  }
+  return json;
+}
+
 }  // namespace
 
 std::string render_json(const Report& report) {
   OrderedJson json{
       {"meta", report.study.meta}, {"tasks", report.study.tasks}, {"comparisons", report.study.comparisons}};
-  for (const char* key : {"table1", "recommendations", "critical_issues", "rules", "variants"})
+  for (const char* key : {"table1", "recommendations", "critical_issues", "rules", "variants", "analyses"})
     json[key] = OrderedJson::array();
   for (const Table1Row& row : report.table1) json["table1"].push_back(to_json(row));
   for (const Recommendation& r : report.choices) json["recommendations"].push_back(recommendation_of(r));
@@ -168,6 +200,7 @@ std::string render_json(const Report& report) {
   }
   for (const ModelView& model : report.study.models) {
     for (const VariantView& variant : model.variants) json["variants"].push_back(to_json(model, variant));
+    json["analyses"].push_back(analysis_of(model));
   }
   return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "report/columns.h"
 #include "report/fallbacks.h"
@@ -18,6 +19,7 @@ constexpr std::string_view kReproduce =
     "DIR`.\n\n";
 constexpr size_t kMostFallbacks = 12;  // of one variant; report.json has all
 constexpr size_t kMostEvidence = 12;   // a list in an issue; report.json has all
+constexpr size_t kMostLinears = 8;     // of a model, the most sensitive; results.csv has all
 
 std::vector<ColumnRow> variant_rows(const StudyView& study) {
   std::vector<ColumnRow> rows;
@@ -221,6 +223,61 @@ std::string fallbacks(const StudyView& study) {
   return out + "\n" + unknown + (unknown.empty() ? "" : "\n") + std::string(kReproduce);
 }
 
+std::string scientific(double value) { return std::isfinite(value) ? fmt::format("{:.2e}", value) : "–"; }
+
+// The most sensitive linears, by KL where there is one, else by the error at the largest group size.
+TextTable sensitive_linears(const AnalysisView& a) {
+  const auto by = [&](const AnalyzedLinear* l) { return a.has_kl() ? l->kl : l->errors.back(); };
+  std::vector<const AnalyzedLinear*> order;
+  for (const AnalyzedLinear& l : a.linears) {
+    if (std::isfinite(by(&l))) order.push_back(&l);
+  }
+  std::stable_sort(order.begin(), order.end(), [&](const auto* x, const auto* y) { return by(x) > by(y); });
+  order.resize(std::min(order.size(), kMostLinears));
+  TextTable table{{{"Linear"}}, {}, {}};
+  if (a.has_kl()) table.heads.push_back({fmt::format("KL {}", a.probe.label()), Align::kRight});
+  const auto shown = [&](const AnalysisView::Choice& c) { return c.bits == a.probe.bits || !a.has_kl(); };
+  for (const AnalysisView::Choice& c : a.choices) {
+    if (shown(c)) table.heads.push_back({fmt::format("Error {}", c.label()), Align::kRight});
+  }
+  for (const AnalyzedLinear* l : order) {
+    auto& row = table.rows.emplace_back(std::vector<std::string>{l->name});
+    if (a.has_kl()) row.push_back(scientific(l->kl));
+    for (size_t c = 0; c < a.choices.size(); ++c) {
+      if (shown(a.choices[c])) row.push_back(scientific(l->errors[c]));
+    }
+  }
+  return table;
+}
+
+std::string sensitivity(const StudyView& study) {
+  std::string out;
+  for (const ModelView& model : study.models) {
+    if (!model.analysis.view) continue;
+    const AnalysisView& a = *model.analysis.view;
+    out += fmt::format(
+        "### {}\n\nOutput errors are relative, on {} tokens of calibration text{}. The most sensitive of "
+        "{}:\n\n",
+        one_line(model.name), a.tokens,
+        a.has_kl() ? fmt::format("; KL in nats over {} positions of it", a.kl_positions) : "",
+        counted(a.linears.size(), "linear"));
+    out += to_markdown(sensitive_linears(a)) + "\n";
+    if (a.layers.empty()) continue;
+    TextTable layers{{{"Layer", Align::kRight}}, {}, {}};
+    for (const int group : a.group_sizes)
+      layers.heads.push_back({"KL " + AnalysisView::Choice{a.probe.bits, group}.label(), Align::kRight});
+    for (const AnalysisView::Layer& l : a.layers) {
+      auto& row = layers.rows.emplace_back(std::vector<std::string>{std::to_string(l.layer)});
+      for (const double kl : l.kl) row.push_back(scientific(kl));
+    }
+    out += "With a whole layer rounded:\n\n" + to_markdown(layers) + "\n";
+  }
+  if (out.empty()) return "";
+  return "## Sensitivity of the layers\n\nEach linear of the unquantized model rounded alone (`nibble "
+         "analyze`).\n\n" +
+         out;
+}
+
 std::string reproduce(const StudyView& study) {
   std::string out = "## The study file\n\n";
   const auto toml = study.meta_text("study_toml");
@@ -235,7 +292,8 @@ std::string reproduce(const StudyView& study) {
 
 std::string render_markdown(const Report& report) {
   return head(report.study) + table_1(report) + deploy(report.choices) + critical_issues(report.issues) +
-         scores(report.study) + efficiency(report.study) + fallbacks(report.study) + reproduce(report.study);
+         scores(report.study) + efficiency(report.study) + fallbacks(report.study) +
+         sensitivity(report.study) + reproduce(report.study);
 }
 
 }  // namespace nibble::report

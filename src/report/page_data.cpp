@@ -1,6 +1,4 @@
 #include <array>
-#include <cmath>
-#include <cstdlib>
 
 #include "base/json.h"
 #include "report/columns.h"
@@ -9,17 +7,12 @@
 #include "report/head.h"
 #include "report/measures.h"
 #include "report/page.h"
+#include "report/page_analysis.h"
 
 namespace nibble::report {
 namespace {
 
 OrderedJson number(double value) { return json_number(value); }
-
-// Four digits are more than a chart shows, and keep the page small.
-OrderedJson short_number(double value) {
-  if (!std::isfinite(value)) return json_number(value);
-  return std::strtod(fmt::format("{:.4g}", value).c_str(), nullptr);
-}
 
 // ---- tables: {"columns": [[title, right-aligned]], "rows": [[[text, number or null], …]]}
 
@@ -209,7 +202,9 @@ OrderedJson to_json(const VariantView& variant) {
 OrderedJson models(const StudyView& study) {
   OrderedJson list = OrderedJson::array();
   for (const ModelView& model : study.models) {
-    OrderedJson json{{"name", model.name}, {"variants", OrderedJson::array()}};
+    OrderedJson json{{"name", model.name},
+                     {"analysis", analysis_data(model.analysis)},
+                     {"variants", OrderedJson::array()}};
     for (const VariantView& variant : model.variants) json["variants"].push_back(to_json(variant));
     list.push_back(std::move(json));
   }

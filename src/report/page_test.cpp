@@ -6,6 +6,8 @@
 #include <ctime>
 
 #include "base/file.h"
+#include "report/csv.h"
+#include "report/json.h"
 #include "report/synthetic_study.h"
 
 namespace nibble::report {
@@ -100,6 +102,27 @@ TEST(Page, DataAreTheStoredOnes) {
   EXPECT_EQ(data_of(make_report(study.store()), {.live = true})["live"], true);
 }
 
+// What the charts draw stands in results.csv and report.json too.
+TEST(Page, TheOtherFormsHaveTheSameNumbers) {
+  SyntheticStudy study;
+  study.add_healthy_model("alpha");
+  const Variant gptq = testing::quantized("alpha", "gptq", 64);
+  VariantFacts facts = testing::facts_of(gptq);
+  facts.parts = {{"body", {{"parameters", 8000000}, {"bytes", 4500000}}}};
+  facts.quantization_report = {
+      {"linears", {{{"name", "model.layers.0.mlp.up_proj"}, {"error", 0.00123456}, {"rtn_error", 0.005}}}}};
+  study.store().set_facts(gptq, facts);
+  const Report report = make_report(study.store());
+  const std::string csv = render_csv(report);
+  EXPECT_THAT(csv, HasSubstr("alpha,gptq,4,64,,,,,,parts.body.bytes,4500000,,,,done,"));
+  EXPECT_THAT(csv, HasSubstr("quantization.model.layers.0.mlp.up_proj.error,0.00123456,"));
+  EXPECT_THAT(csv,
+              HasSubstr("alpha,gptq,4,64,boolq,validation,0,0,100,memory_other_bytes,23000000,,,,done,"));
+  const Json variant = parse_json(render_json(report), "report.json")["variants"][1];
+  EXPECT_EQ(variant["parts"], facts.parts);
+  EXPECT_EQ(variant["quantization_report"], facts.quantization_report);
+}
+
 // One rule of choice: the page's is `nibble recommend --model`, without limits.
 TEST(Page, ChoosesByTheRuleOfRecommend) {
   SyntheticStudy study;
@@ -137,7 +160,7 @@ TEST(Page, AnEmptyStudyIsAPage) {
   EXPECT_TRUE(json["choices"].empty());
 }
 
-// 3 models × 4 methods × 4 group sizes × 4 tasks of 100 rows, long prompts, 200 linears a variant.
+// 3 models × 4 methods × 4 group sizes × 4 tasks of 100 rows, long prompts, 200 linears a variant, analysed.
 TEST(Page, ALargeStudyRendersWithinASecondAndTwoMegabytes) {
   SyntheticStudy study;
   const std::string right = testing::eighty_right();
@@ -175,6 +198,7 @@ TEST(Page, ALargeStudyRendersWithinASecondAndTwoMegabytes) {
       save(testing::perplexity_cell(v, base ? 1.5 : 1.52, 0.01));
       study.store().save(testing::bench_cell(v, 400, 20));
     }
+    study.store().set_analysis(model, testing::analysis_of("any", 50));
   }
   const std::clock_t begin = std::clock();  // of this process: other work on the machine does not count
   const std::string page = render_page(make_report(study.store()));

@@ -124,7 +124,7 @@ StudyView load_study(const Store& store) {
     ModelView& model = find_or_add(
         study.models, [&](const ModelView& m) { return m.name == id.model; },
         [&] {
-          return ModelView{id.model, {}};
+          return ModelView{id.model, {}, stored_analysis(id.model, store.analysis(id.model))};
         });
     VariantView& variant = find_or_add(
         model.variants, [&](const VariantView& v) { return v.variant == id; },

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "report/analysis_view.h"
 #include "report/comparison.h"
 #include "study/store.h"
 
@@ -46,6 +47,7 @@ struct VariantView {
 struct ModelView {
   std::string name;
   std::vector<VariantView> variants;  // baseline first, else as planned
+  StoredAnalysis analysis;
 
   const VariantView* baseline() const;
 };

@@ -157,6 +157,42 @@ inline VariantFacts facts_of(const Variant& v) {
   return facts;
 }
 
+// As `nibble analyze --out` leaves it: of layer l the kind k'th linear has KL (l + 1)(k + 1)/1000.
+inline Json analysis_of(const std::string& sha256, int layers, bool with_kl = true) {
+  const std::vector<int> bits = {2, 4}, groups = {16, 64};
+  Json json = {{"model", "any"},
+               {"sha256", sha256},
+               {"bits", bits},
+               {"group_sizes", groups},
+               {"symmetric", false},
+               {"tokens", 4096},
+               {"kl_positions", with_kl ? 256 : 0},
+               {"linears", Json::array()},
+               {"layers", Json::array()},
+               {"probe", {{"bits", 4}, {"group_size", 64}, {"symmetric", false}}}};
+  for (int l = 0; l < layers; ++l) {
+    int k = 0;
+    for (const char* kind : {"self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"}) {
+      Json errors = Json::object();
+      for (const int b : bits) {
+        for (const int g : groups)
+          errors[std::to_string(b)][std::to_string(g)] = 0.001 * (l + 1) * g / (b * b) * (k + 1);
+      }
+      json["linears"].push_back({{"name", fmt::format("model.layers.{}.{}", l, kind)},
+                                 {"layer", l},
+                                 {"shape", {64, 64}},
+                                 {"errors", errors},
+                                 {"growth", 4.0},
+                                 {"probe_error", errors["4"]["64"]},
+                                 {"kl", with_kl ? Json(0.001 * (l + 1) * (k + 1)) : Json()}});
+      ++k;
+    }
+    const Json kl = with_kl ? Json{{"16", 0.01 * (l + 1)}, {"64", 0.02 * (l + 1)}} : Json::object();
+    json["layers"].push_back({{"layer", l}, {"kl", kl}, {"growth", 2.0}});
+  }
+  return json;
+}
+
 // `pattern` with the characters at `where` turned over ('1' ↔ '0').
 inline std::string flipped(std::string pattern, const std::vector<size_t>& where) {
   for (const size_t i : where) pattern[i] = pattern[i] == '1' ? '0' : '1';

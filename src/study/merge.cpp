@@ -113,6 +113,16 @@ void make_directory(const fs::path& path) {
   if (error) fail("{}: cannot make this directory: {}", path.string(), error.message());
 }
 
+// Of models that the target has none of; those that it has stay.
+void take_analyses(Store& target, const Part& part) {
+  for (const Cell& cell : part.cells) {
+    const std::string& model = cell.variant.model;
+    if (!cell.variant.is_baseline() || !target.analysis(model).is_null()) continue;
+    if (const Json analysis = part.store.analysis(model); !analysis.is_null())
+      target.set_analysis(model, analysis);
+  }
+}
+
 // Cells of `part` that say more than the target does.
 size_t take(Store& target, std::map<CellKey, CellStatus>& known, const Part& part) {
   size_t taken = 0;
@@ -162,7 +172,10 @@ MergeOutcome merge_studies(const std::vector<fs::path>& sources, const fs::path&
   std::map<CellKey, CellStatus> status;
   for (const Cell& cell : target.cells()) status[{cell.variant, cell.task}] = cell.status;
   MergeOutcome outcome;
-  for (const Part& part : parts) outcome.taken += take(target, status, part);
+  for (const Part& part : parts) {
+    outcome.taken += take(target, status, part);
+    take_analyses(target, part);
+  }
   for (const auto& [key, value] : status) {
     ++outcome.cells;
     outcome.done += value == CellStatus::kDone;

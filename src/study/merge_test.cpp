@@ -63,6 +63,18 @@ TEST_F(MergeTest, PartByPartAndWhatIsMissingStaysPlanned) {
   EXPECT_EQ(content("merged"), content("whole"));
 }
 
+TEST_F(MergeTest, AnalysesComeAlongAndNewerOnesStay) {
+  Store::open(dir_ / "two" / "results.db").set_analysis("small", {{"from", "two"}});
+  merge({"one", "two"});
+  EXPECT_EQ(Store::open(dir_ / "merged" / "results.db", true).analysis("small"), (Json{{"from", "two"}}));
+  EXPECT_TRUE(Store::open(dir_ / "merged" / "results.db", true).analysis("tiny").is_null());
+  Store::open(dir_ / "one" / "results.db").set_analysis("tiny", {{"from", "one"}});
+  Store::open(dir_ / "merged" / "results.db").set_analysis("small", {{"from", "here"}});
+  EXPECT_EQ(merge({"one", "two"}).taken, 0u);
+  EXPECT_EQ(Store::open(dir_ / "merged" / "results.db", true).analysis("tiny"), (Json{{"from", "one"}}));
+  EXPECT_EQ(Store::open(dir_ / "merged" / "results.db", true).analysis("small"), (Json{{"from", "here"}}));
+}
+
 TEST_F(MergeTest, FailedCellsComeAlongUntilSomethingBetterDoes) {
   act("eval.tiny.boolq", "fail");
   options_.shard = {1, 2};

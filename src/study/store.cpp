@@ -65,6 +65,9 @@ ALTER TABLE latencies ADD COLUMN p25_ms REAL;
 ALTER TABLE latencies ADD COLUMN p75_ms REAL;
 ALTER TABLE latencies ADD COLUMN whisker_high_ms REAL;
 ALTER TABLE latencies ADD COLUMN max_ms REAL;
+)sql",
+                                    R"sql(
+CREATE TABLE analyses (model TEXT PRIMARY KEY, analysis TEXT NOT NULL) WITHOUT ROWID;
 )sql"};
 constexpr auto kSchemaVersion = static_cast<int64_t>(kMigrations.size());
 
@@ -345,6 +348,18 @@ std::optional<VariantFacts> Store::facts(const Variant& v) const {
                       query.real(4),
                       json_column(query, 5, file),
                       json_column(query, 6, file)};
+}
+
+void Store::set_analysis(const std::string& model, const Json& analysis) {
+  NIBBLE_CHECK(!analysis.is_null());
+  impl_->database
+      .prepare("INSERT INTO analyses VALUES (?1, ?2) ON CONFLICT (model) DO UPDATE SET analysis = ?2")
+      .run(model, json_text(analysis));
+}
+
+Json Store::analysis(const std::string& model) const {
+  auto query = impl_->database.prepare("SELECT analysis FROM analyses WHERE model = ?1");
+  return query.bind(model).step() ? json_column(query, 0, impl_->database.file()) : Json();
 }
 
 void Store::save(const Cell& cell) {

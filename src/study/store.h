@@ -73,6 +73,9 @@ class Store {
   void plan(const std::vector<Cell>& cells);
   void set_facts(const Variant& variant, const VariantFacts& facts);
   std::optional<VariantFacts> facts(const Variant& variant) const;
+  // How sensitive a model's layers are: the JSON of `nibble analyze --out`; null: not analysed.
+  void set_analysis(const std::string& model, const Json& analysis);
+  Json analysis(const std::string& model) const;
   // One transaction: a crash leaves the cell as it was before.
   void save(const Cell& cell);
 

@@ -250,6 +250,12 @@ TEST_F(StoreTest, FactsAndMeta) {
   EXPECT_EQ(facts->parts["body"], 1);
   EXPECT_TRUE(store.facts(kBaseline)->quantization_report.is_null());
 
+  EXPECT_TRUE(store.analysis("llama-mini").is_null());
+  store.set_analysis("llama-mini", {{"tokens", 8}});
+  store.set_analysis("llama-mini", {{"tokens", 9}});
+  EXPECT_EQ(store.analysis("llama-mini"), (Json{{"tokens", 9}}));
+  EXPECT_TRUE(store.analysis("phi-mini").is_null());
+
   EXPECT_FALSE(store.meta("version"));
   store.set_meta("version", "0.1");
   store.set_meta("version", "0.2");
@@ -266,6 +272,11 @@ TEST_P(OlderSchema, IsReadAsItIsAndMigratedByAWriter) {
         "ALTER TABLE variants ADD COLUMN parts TEXT; ALTER TABLE cells ADD COLUMN distance TEXT;"
         "PRAGMA user_version = 2;");
   }
+  if (GetParam() >= 3) {
+    for (const char* column : {"min", "whisker_low", "p25", "p75", "whisker_high", "max"})
+      execute(fmt::format("ALTER TABLE latencies ADD COLUMN {}_ms REAL;", column));
+    execute("PRAGMA user_version = 3;");
+  }
   const std::string before = read_file(file_);
   const auto expect_content = [&](const Store& store) {
     const auto cells = store.cells(true);
@@ -280,6 +291,7 @@ TEST_P(OlderSchema, IsReadAsItIsAndMigratedByAWriter) {
     const auto facts = store.facts(cells[2].variant);
     EXPECT_EQ(facts->file_bytes, 3457024u);
     EXPECT_TRUE(facts->parts.is_null());
+    EXPECT_TRUE(store.analysis("llama-mini").is_null());
   };
   expect_content(Store::open(file_, true));
   EXPECT_EQ(read_file(file_), before);
@@ -292,12 +304,14 @@ TEST_P(OlderSchema, IsReadAsItIsAndMigratedByAWriter) {
   Cell measured = done_cell();
   measured.variant = kBaseline;
   writer.save(measured);
+  writer.set_analysis("llama-mini", {{"tokens", 8}});
+  EXPECT_EQ(Store::open(file_, true).analysis("llama-mini")["tokens"], 8);
   expect_same(Store::open(file_, true).cells()[0].result->latency_ms, measured.result->latency_ms);
   EXPECT_EQ(Store::open(file_, true).cells().back().distance, kl.distance);
   EXPECT_NE(read_file(file_), before);
 }
 
-INSTANTIATE_TEST_SUITE_P(Versions, OlderSchema, ::testing::Values(1, 2),
+INSTANTIATE_TEST_SUITE_P(Versions, OlderSchema, ::testing::Values(1, 2, 3),
                          [](const auto& v) { return fmt::format("V{}", v.param); });
 
 TEST_F(StoreTest, QueriesOfTheDocumentationRun) {

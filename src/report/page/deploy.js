@@ -111,13 +111,13 @@ function table1Section() {
     text: `${r.difference.text} ${r.significance}`, number: r.difference.value,
     node: () => el('span', {class: 'mark', title: r.significance}, verdictBadge(r.difference), el('span', {}, split(r.difference.text)))};
   const score = (text) => ({text, number: parseFloat(text), node: () => el('span', {}, split(text))});
-  const share = ([text, value]) => isNumber(value) ? {text: `${points(value)} %`, number: value, node: () => el('span', {title: text}, `${points(value)} %`)} : text;
+  const share = ([text, value]) => isNumber(value) ? {text: `${points(value)}\u00a0%`, number: value, node: () => el('span', {title: text}, `${points(value)}\u00a0%`)} : text;
   const dataset = (r) => ({text: `${r.task} ${r.metric}`, node: () => el('span', {}, r.task, el('br'), el('span', {class: 'muted small'}, r.metric))});
   const rows = state.study.table1.map((r) => [r.model, dataset(r), score(r.baseline), score(r.best), r.variant, difference(r), share(r.memory), share(r.size), r.observation]);
   return section('table1', 'Table 1: baseline and best quantized',
     el('p', {class: 'lead'}, 'Scores with their 95 % interval; differences are paired by row, in points of per cent, or × of the perplexity. ' +
       '▼ worse and ▲ better only where the interval excludes no difference; ≈ none could be measured. Memory and size against the baseline: − is less.'),
-    dataTable('table1', 'Table 1', columns, rows, {stack: true}));
+    dataTable('table1', 'Table 1', columns, rows, {stack: true, whole: true}));
 }
 
 function issueCard(issue, i) {

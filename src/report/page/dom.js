@@ -66,7 +66,7 @@ const points = (share) => minus((share > 0 ? '+' : '') + (100 * share).toFixed(1
 function change(before, after) {
   if (!(before > 0) || !isNumber(after)) return '';
   const share = Math.round(100 * (after / before - 1));
-  return share === 0 ? 'the same' : minus(`${share > 0 ? '+' : ''}${share} %`);
+  return share === 0 ? 'the same' : minus(`${share > 0 ? '+' : ''}${share}\u00a0%`);
 }
 
 const kVerdicts = {

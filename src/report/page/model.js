@@ -35,7 +35,8 @@ function sizeFigure(model, redraw) {
   const front = paretoFront(list);
   const onFront = new Set(front.map((p) => p.variant));
   const bounds = list.flatMap((p) => [p.y, ...p.range]).filter(isNumber);
-  const room = {suggestedMin: Math.min(...bounds), suggestedMax: Math.max(...bounds), grace: '6%'};
+  const isKl = state.selects[`quality ${state.model}`] === 'kl';  // which is never below 0
+  const room = {suggestedMin: Math.min(...bounds), suggestedMax: Math.max(...bounds), grace: '6%', ...isKl ? {min: 0} : {}};
   const noKl = measures[0][0] === 'kl' ? '' : ' The KL to the baseline was not measured in this study.';
   return figure(title, {
     className: 'wide', controls, height: 340,
@@ -48,7 +49,7 @@ function sizeFigure(model, redraw) {
         ...list.map((p) => ({
           data: [{x: p.x, y: p.y}], names: [p.variant.label], tips: [`${digits(p.x)} MB, ${words} ${digits(p.y, 4)} [${digits(p.range[0], 4)}, ${digits(p.range[1], 4)}]`],
           labels: [p.variant.label], whiskers: [p.range], whiskerAxis: 'y', whiskerColours: [faded(colourOf(p.variant), 60)], borderColor: colourOf(p.variant),
-          backgroundColor: onFront.has(p.variant) ? colourOf(p.variant) : css('--card'), pointRadius: 6, pointHoverRadius: 8, borderWidth: 2,
+          backgroundColor: onFront.has(p.variant) ? colourOf(p.variant) : css('--card'), pointRadius: 6, pointHoverRadius: 8, borderWidth: 2, clip: 10,
         })),
         {type: 'line', data: front.map(({x, y}) => ({x, y})), names: front.map((p) => p.variant.label), tips: front.map((p) => `${digits(p.x)} MB, ${digits(p.y, 4)}`),
          stepped: 'after', borderColor: faded(css('--accent'), 70), borderDash: [5, 4], borderWidth: 1.5, pointRadius: 0, fill: false, order: 9},
@@ -184,84 +185,6 @@ function bitsFigure(model) {
   });
 }
 
-// A column of linears, unpacked: page_data.cpp sends {"all": value} where every value is the same.
-const linearColumn = (q, key) => Array.isArray(q.linears[key]) ? q.linears[key] : Array(q.count).fill(q.linears[key].all);
-
-function sensitivity(model, redraw) {
-  const variants = model.variants.filter((v) => v.quantization && !v.quantization.missing);
-  const title = el('h4', {class: 'group'}, 'Layers and the quantization report');
-  if (!variants.length) return [title, el('p', {class: 'empty'}, 'No quantization report of this model is stored yet.')];
-  const key = `linears ${state.model}`, measureKey = `heat ${state.model}`;
-  const controls = el('div', {class: 'controls'},
-    selector(key, 'Variant', variants.map((v) => [v.label, v.label]), redraw),
-    selector(measureKey, 'Colour', [['error', 'relative output error'], ['ratio', "share of rounding's error"]], redraw));
-  const variant = variants.find((v) => v.label === state.selects[key]), q = variant.quantization;
-  const names = linearColumn(q, 'name'), errors = linearColumn(q, 'error'), rounding = linearColumn(q, 'rtn_error');
-  const ratio = (i) => isNumber(errors[i]) && rounding[i] > 0 ? errors[i] / rounding[i] : undefined;
-  const value = (i) => state.selects[measureKey] === 'ratio' ? ratio(i) : errors[i];
-  return [title, controls, heatMap(names, value), notesOf(q), el('div', {class: 'screen'}, linearsTable(variant, q, names, errors, rounding, ratio))];
-}
-
-// From 0, hardly told from the card, to 1; and black or white, whichever is read better on it (WCAG's luminance).
-function heatColour(t) {
-  const linear = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  const cold = linear(css('--raised')), hot = linear(css('--c2'));
-  const mixed = cold.map((v, k) => v + (0.04 + 0.92 * t) * (hot[k] - v));
-  const luminance = 0.2126 * mixed[0] + 0.7152 * mixed[1] + 0.0722 * mixed[2];
-  const shown = mixed.map((v) => Math.round(255 * (v <= 0.0031308 ? 12.92 * v : 1.055 * v ** (1 / 2.4) - 0.055)));
-  return [`rgb(${shown})`, luminance > 0.179 ? '#000' : '#fff'];
-}
-
-function heatMap(names, value) {
-  const places = names.map((name) => /(?:^|\.)layers\.(\d+)\.(.+)$/.exec(name || ''));
-  const layers = [...new Set(places.filter(Boolean).map((m) => Number(m[1])))].sort((a, b) => a - b);
-  const kinds = [...new Set(places.filter(Boolean).map((m) => m[2]))];
-  const values = names.map((_, i) => value(i)).filter((v) => v > 0);
-  const node = el('figure', {class: 'card', 'aria-label': 'Sensitivity by layer'}, el('h5', {}, 'Sensitivity by layer'));
-  if (!layers.length || !values.length) {
-    node.append(el('p', {class: 'empty'}, 'Not analysed: the quantization report holds no output errors by layer.'));
-    return node;
-  }
-  const low = Math.log(Math.min(...values)), high = Math.log(Math.max(...values));
-  const colour = (v) => heatColour(high > low ? (Math.log(v) - low) / (high - low) : 0.5);
-  const at = new Map(places.map((m, i) => [m ? `${m[1]} ${m[2]}` : `- ${i}`, i]));
-  const cell = (kind, layer) => {
-    const i = at.get(`${layer} ${kind}`);
-    const v = i === undefined ? undefined : value(i);
-    if (!(v > 0)) return el('td', {}, '–');
-    const [background, ink] = colour(v);
-    const text = digits(v, 2);
-    return el('td', {style: `background:${background};color:${ink}`, title: `layer ${layer} ${kind}: ${text}`},
-      layers.length <= 10 ? text : el('span', {class: 'sr'}, text));
-  };
-  node.append(
-    el('p', {class: 'note'}, 'Relative output error of each linear on the calibration text, on a logarithmic scale: ', digits(Math.min(...values), 2),
-      el('span', {class: 'ramp', style: `background:linear-gradient(90deg, ${[0, 0.25, 0.5, 0.75, 1].map((t) => heatColour(t)[0]).join()})`}),
-      digits(Math.max(...values), 2)),
-    el('div', {class: 'sideways', tabindex: 0, role: 'region', 'aria-label': 'Sensitivity by layer'},
-      el('table', {class: 'heat'}, el('caption', {class: 'sr'}, 'Relative output error by linear and layer'),
-        el('thead', {}, el('tr', {}, el('td', {}, ''), layers.map((l) => el('th', {scope: 'col'}, String(l))))),
-        el('tbody', {}, kinds.map((kind) => el('tr', {}, el('th', {scope: 'row'}, kind), layers.map((l) => cell(kind, l))))))));
-  return node;
-}
-
-function notesOf(q) {
-  const list = [];
-  if (q.calibration && q.calibration.tokens) list.push(`Calibrated on ${digits(q.calibration.tokens, 6)} tokens.`);
-  list.push(q.fallbacks ? `${q.fallbacks} linears with a fallback or a remark; sort by the last columns to see them.` : 'No fallback: every linear was quantized as planned.');
-  return el('p', {class: 'small', style: 'margin:1rem 0 0'}, [...list, ...q.warnings.map((w) => `Warning: ${w}.`)].join(' '));
-}
-
-function linearsTable(variant, q, names, errors, rounding, ratio) {
-  const columns = {};
-  for (const k of Object.keys(q.linears)) columns[k] = linearColumn(q, k);
-  const number = (v, n = 3) => [digits(v, n), isNumber(v) ? v : undefined];
-  const rows = names.map((name, i) => [(name || '–').replace(/^model\./, ''), (columns.shape[i] || []).join(' × ') || '–', columns.method[i] || '–', number(columns.bits[i]), columns.group_size[i] === 0 ? 'row' : number(columns.group_size[i]),
-    number(columns.remainder[i]), number(errors[i]), number(rounding[i]), number(ratio(i)), number(columns.damp[i]), number(columns.seconds[i]), columns.fallback[i] || '–', columns.reason[i] || '–']);
-  return dataTable('linears', `Quantization report of ${variant.label}`, [{title: 'Linear'}, {title: 'Shape', right: true}, {title: 'Method'}, {title: 'Bits', right: true}, {title: 'Group', right: true},
-    {title: 'Remainder', right: true}, {title: 'Error', right: true}, {title: "Rounding's", right: true}, {title: 'Ratio', right: true}, {title: 'Damp', right: true}, {title: 'Seconds', right: true}, {title: 'Fallback'}, {title: 'Reason', wide: true}], rows);
-}
-
 function modelFigures(model, redraw) {
   const [kept, flips] = accuracyFigures(model);
   return [
@@ -269,9 +192,9 @@ function modelFigures(model, redraw) {
     el('div', {class: 'charts'}, sizeFigure(model, redraw)),
     el('div', {class: 'charts three'}, kept), el('div', {class: 'charts three'}, flips),
     el('h4', {class: 'group'}, 'Speed and memory'),
-    el('div', {class: 'charts'}, throughputFigure(model, 'decode', 'Decode', 'Tokens generated one after the other.'),
+    el('div', {class: state.printing ? 'charts three' : 'charts'}, throughputFigure(model, 'decode', 'Decode', 'Tokens generated one after the other.'),
       throughputFigure(model, 'prefill', 'Prefill', 'Tokens of a prompt.'), latencyFigure(model, redraw), memoryFigure(model, redraw), bitsFigure(model)),
-    ...sensitivity(model, redraw)];
+    ...sensitivityParts(model, redraw), ...quantizationParts(model, redraw)];
 }
 
 function modelSection() {

@@ -98,6 +98,10 @@ const labelPlugin = {
       if (!label || !point) return;
       points.push([label, point, dataset.borderColor]);
       taken.push({left: point.x - 6, right: point.x + 6, top: point.y - 6, bottom: point.y + 6});
+      const range = (dataset.whiskers || [])[i];
+      if (dataset.whiskerAxis !== 'y' || !range || !range.every(isNumber)) return;
+      const [top, bottom] = [range[1], range[0]].map((v) => chart.scales.y.getPixelForValue(v));
+      taken.push({left: point.x - 5, right: point.x + 5, top, bottom});
     }));
     for (const [label, point, colour] of points) {
       const width = ctx.measureText(label).width;
@@ -198,7 +202,7 @@ function baseOptions(x, y, more = {}) {
   };
 }
 
-const rowsHeight = (count, extra = 56) => Math.max(120, 30 * count + extra);
+const rowsHeight = (count, extra = 56) => Math.max(120, (state.printing ? 22 : 30) * count + extra);  // paper is dear
 
 // A row a variant: a band from low to high with a dot at the value.
 function bandConfig(names, bands, {title, marks, medians, colours, tips, whiskers, aroundBar, reference, suggested, min}) {
@@ -219,7 +223,7 @@ function barConfig(names, series, {title, reference, counts}) {
   const most = counts ? Math.max(3, ...series.flatMap((s) => s.values.map(Math.abs))) : 0;
   const scale = axis(title, {stacked: true, beginAtZero: true});
   if (counts) {
-    Object.assign(scale, {min: -most, max: most});
+    Object.assign(scale, {suggestedMin: -most, suggestedMax: most});
     Object.assign(scale.ticks, {precision: 0, callback: (value) => digits(Math.abs(value), 6)});
   }
   return {

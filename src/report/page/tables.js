@@ -18,12 +18,15 @@ function compareCells(a, b) {
   return textOf(a).localeCompare(textOf(b), 'en', {numeric: true});
 }
 
+const kShort = 32;  // letters that a cell keeps on one line
+
+// `options`: stack: on a phone a row is a card; whole: never scrolls up and down within.
 function dataTable(key, caption, columns, rows, options = {}) {
   const mine = state.tables[key] ||= {sort: -1, descending: false, filter: ''};
   const body = el('tbody');
   const count = el('span', {class: 'muted small', 'aria-live': 'polite'});
   const heads = columns.map((column, i) => el('th', {scope: 'col', class: column.right ? 'right' : null},
-    el('button', {type: 'button', onclick: () => {
+    state.printing ? column.title : el('button', {type: 'button', onclick: () => {
       mine.descending = mine.sort === i && !mine.descending;
       mine.sort = i;
       fill();
@@ -34,7 +37,8 @@ function dataTable(key, caption, columns, rows, options = {}) {
     const content = cell.node ? cell.node() : text;
     if (i === 0) return el('th', {scope: 'row', title: text}, content);
     const tone = text.startsWith('missing') ? ' missing' : '';
-    const classes = (columns[i].right ? 'right number' : '') + (columns[i].wide ? ' wide' : '') + tone;
+    const short = columns[i].right || (!columns[i].wide && !cell.node && text.length <= kShort);
+    const classes = (columns[i].right ? 'right ' : '') + (short ? 'short' : '') + (columns[i].wide ? ' wide' : '') + tone;
     return el('td', {class: classes.trim() || null, 'data-title': columns[i].title}, content);
   }
 
@@ -66,7 +70,7 @@ function dataTable(key, caption, columns, rows, options = {}) {
     }});
   return el('div', {'data-table': key},
     rows.length > 3 ? el('div', {class: 'controls'}, search, count) : null,
-    el('div', {class: 'scroll', tabindex: 0, role: 'region', 'aria-label': caption},
+    el('div', {class: options.whole ? 'scroll whole' : 'scroll', tabindex: 0, role: 'region', 'aria-label': caption},
       el('table', {class: options.stack ? 'data stack' : 'data'},
         el('caption', {class: 'sr'}, caption), el('thead', {}, el('tr', {}, heads)), body)));
 }
