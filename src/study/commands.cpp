@@ -127,6 +127,7 @@ std::vector<std::string> compare_command(const StudyPlan& plan, const std::strin
   command.insert(command.end(), {"--windows", fmt::format("{}", plan.kl_windows)});
   add_if(command, "--window", plan.kl_window);
   add_if(command, "--dtype", plan.dtype);
+  add_if(command, "--device", plan.device);
   command.insert(command.end(), {"--threads", fmt::format("{}", plan.threads), "--json", json.string()});
   return command;
 }

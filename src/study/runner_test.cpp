@@ -96,6 +96,19 @@ TEST_F(RunnerTest, CommandLinesSayThePlan) {
                         " --windows 3 --window 32 --dtype float32 --threads 1 --json " + tmp + "result.json");
 }
 
+// What is computed is computed there, the distance too; `info` computes nothing.
+TEST_F(RunnerTest, EveryCellRunsOnThePlansDevice) {
+  plan_.device = "cuda";
+  plan_.tasks = {"gsm8k", "wikitext"};
+  ASSERT_TRUE(run().complete());
+  const auto all = calls();
+  EXPECT_EQ(all.size(), 9u);  // info, quantize, two tasks and bench of each, the distance
+  for (const std::string& call : all) {
+    if (call.starts_with("info ")) continue;
+    EXPECT_THAT(call, HasSubstr(" --device cuda"));
+  }
+}
+
 // Stored without the paths of this machine; a failure is one of its cell alone.
 TEST_F(RunnerTest, DistanceOfEachQuantizedVariant) {
   plan_.tasks = {"wikitext"};
