@@ -59,8 +59,11 @@ std::string model_file_name(const std::string& model) {
 std::string file_name(const Variant& variant) {
   Variant named = variant;
   named.model = model_file_name(variant.model);
+  named.source.clear();
   std::string name = named.name();
   name[named.model.size()] = '.';
+  if (!variant.source.empty() && variant.source != variant.model)
+    name += "." + model_file_name(variant.source);
   return name;
 }
 

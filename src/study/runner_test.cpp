@@ -109,6 +109,22 @@ TEST_F(RunnerTest, EveryCellRunsOnThePlansDevice) {
   }
 }
 
+TEST_F(RunnerTest, WhatWasQuantizedBeforeIsMeasuredAsItIs) {
+  plan_.methods = {};
+  plan_.tasks = {"wikitext"};
+  plan_.quantized = {{"q/of-tiny", "tiny", "awq", 4, 32}, {"q/alone", "", "gptq", 4, 64}};
+  ASSERT_TRUE(run().complete());
+  EXPECT_THAT(recorder_.started,
+              ElementsAre("tiny baseline info", "tiny baseline wikitext", "tiny baseline bench",
+                          "tiny awq-4bit-g32 (q/of-tiny) info", "tiny awq-4bit-g32 (q/of-tiny) wikitext",
+                          "tiny awq-4bit-g32 (q/of-tiny) kl", "tiny awq-4bit-g32 (q/of-tiny) bench",
+                          "q/alone gptq-4bit-g64 info", "q/alone gptq-4bit-g64 wikitext",
+                          "q/alone gptq-4bit-g64 bench"));
+  EXPECT_THAT(calls()[5], HasSubstr("compare tiny q/of-tiny "));
+  EXPECT_EQ(Store::open(dir_ / "out" / "results.db", true).facts(plan_.quantized[0].variant())->file_bytes,
+            2000u);
+}
+
 // Stored without the paths of this machine; a failure is one of its cell alone.
 TEST_F(RunnerTest, DistanceOfEachQuantizedVariant) {
   plan_.tasks = {"wikitext"};
