@@ -178,7 +178,7 @@ std::vector<Cell> planned_cells(const StudyPlan& plan) {
     }
   }
   for (const QuantizedModel& q : plan.quantized) {
-    if (q.method.empty()) fail("{}: how it was quantized is not known yet", q.model);
+    if (q.method.empty()) fail("{}: how it was quantized is not known yet", on_one_line(q.model));
     if (q.of.empty()) add(q.variant(), false);
   }
   return cells;

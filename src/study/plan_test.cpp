@@ -70,6 +70,12 @@ TEST(Plan, ErrorsAreOneLineWhateverTheyQuote) {
   }
 }
 
+TEST(Plan, NamesWithLineBreaksDoNotBreakTheLine) {
+  EXPECT_THAT(error_of("models = [\"a\\nb\", \"a\\nb\"]"), HasSubstr("a?b stands there twice"));
+  EXPECT_THAT(error_of("[[quantized]]\nmodel = \"x\\ny\"\nof = \"z\\n\""), HasSubstr("x?y: 'of' names z?"));
+  EXPECT_THAT(error_of("dtype = \"a\\nb\""), HasSubstr("'a?b' is unknown"));
+}
+
 TEST(Plan, Defaults) {
   const StudyPlan plan = resolve_plan({}, only_models());
   ASSERT_EQ(plan.methods.size(), 2u);
