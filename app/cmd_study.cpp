@@ -17,6 +17,7 @@
 #include "study/forecast.h"
 #include "study/merge.h"
 #include "study/plan.h"
+#include "study/quantized_models.h"
 #include "study/runner.h"
 #include "study_display.h"
 
@@ -49,9 +50,13 @@ StudyPlan make_plan(const Options& options, const GlobalOptions& global, const K
   if (global.device != "cpu") command_line.device = global.device;
   StudyPlan plan = resolve_plan(options.file.empty() ? StudyOptions{} : read_study_file(options.file, known),
                                 command_line, known);
+  describe_quantized(plan, locate_model);
+  for (const QuantizedModel& q : plan.quantized) fmt::print(stderr, "nibble: {}\n", description(q));
   if (plan.data) return plan;
   // A quantized model is named by its directory, which says nothing of task files: decided here, once.
   for (const std::string& model : plan.models) plan.data = task_files(std::nullopt, model);
+  for (const QuantizedModel& q : plan.quantized)
+    plan.data = task_files(std::nullopt, q.of.empty() ? q.model : q.of);
   return plan;
 }
 
@@ -71,6 +76,9 @@ int forecast(const StudyPlan& plan, const Options& options, const GlobalOptions&
   std::map<std::string, uint64_t> parameters;
   for (const std::string& model : plan.models)
     parameters[model] = model_facts(*load_model(locate_model(model), global.gguf_dtype())).parameters;
+  for (const QuantizedModel& q : plan.quantized) {
+    if (q.of.empty()) parameters[q.model] = model_facts(*load_model(locate_model(q.model))).parameters;
+  }
   const std::vector<std::filesystem::path> like(options.like.begin(), options.like.end());
   const Forecast f = forecast_study(plan, options.out, shard, like, parameters);
   std::string text;
@@ -161,7 +169,8 @@ Run cmd_study(Arguments& verb, const GlobalOptions& global) {
   const auto list = [&](const char* name, auto& value, const char* help) {
     verb.option(name, value, help).comma_list().type_name("A,B,…");
   };
-  list("--models", plan.models, "models as for other verbs");
+  list("--models", plan.models,
+       "models as for other verbs; one that is quantized already is measured against its unquantized model");
   list("--methods", options->methods, "gptq, gsq, rtn; default gptq,gsq");
   list("--group-sizes", plan.group_sizes, "weights that share a scale, 0: a whole row; default 16,64");
   list("--tasks", plan.tasks, "boolq, msmarco, gsm8k, wikitext; default: all");

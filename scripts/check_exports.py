@@ -8,12 +8,16 @@ format, not of the method), exported, and read by
   transformers + compressed-tensors         compressed-tensors, symmetric; asymmetric by its decompressor alone
   transformers + optimum + GPTQModel        gptq, gptq_v2; awq by GPTQModel's dequantization
   llama.cpp                                 gguf: the same tokens, and the same greedy text, as nibble's own
-on the CPU in float32; printed is the largest difference of a logit over the tokens of a text, and the share of
-positions with the same first token. Fails when a difference is above 2e-3 or a token or greedy text differs. A reader that is not installed is named as not run; --require NAME …
-makes that a failure.
+  gguf                                      gguf: its weights are those of every other export, bit for bit, which numpy
+                                            unpacks here by the formulas of their formats
+the first two on the CPU in float32; printed is the largest difference of a logit over the tokens of a text, and the
+share of positions with the same first token. Fails when a difference is above 2e-3 or a token, greedy text or weight
+differs. A reader that is not installed is named as not run; --require NAME … makes that a failure.
 
-needs: pip install torch transformers compressed-tensors accelerate optimum gptqmodel safetensors numpy
-       llama.cpp's llama-completion and llama-tokenize in --llama (see bench/compare_llama_cpp.py)
+needs: pip install numpy safetensors, and of these what shall read
+         torch transformers compressed-tensors accelerate optimum gptqmodel   (several gigabytes)
+         gguf
+         cyllama, which holds llama.cpp; or llama-completion and llama-tokenize in --llama (bench/compare_llama_cpp.py)
 """
 import argparse
 import contextlib
@@ -43,6 +47,7 @@ EXPORTS = {
     "gptq_v2": "--group-size 32",
     "awq": "--group-size 32",
 }
+QUICK = ("--method", "rtn", "--samples", "2", "--seqlen", "64")  # its weights need no calibration, only its report does
 LIMIT = 2e-3
 # Layers that a format cannot say stay at 16 bits: 600 inputs of qwen2-mini fit no group, nor GGUF's blocks.
 PLAN = '[[rule]]\npattern = ".*down_proj"\nbits = 16\n'
@@ -159,7 +164,7 @@ def check_transformers(args, model, name, work):
             rows.append((name, label, "transformers", f"not run: {', '.join(missing)} not installed"))
             continue
         plan = ["--plan", work / "plan.toml"] if odd and not form.startswith("gptq") else []
-        nibble(args.nibble, "quantize", model, out, "--method", "rtn", *options.split(), *plan, "--format", form, "--force")
+        nibble(args.nibble, "quantize", model, out, *QUICK, *options.split(), *plan, "--format", form, "--force")
         ids, ours = nibble_logits(args.nibble, out, work)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -192,30 +197,141 @@ def llama_run(command):
     return done
 
 
+def by_llama_tools(folder, file):
+    """Tokens of TEXT and the greedy text after PROMPT, by llama.cpp's programs."""
+    # --ids prints a Python-like list of the ids, start token included.
+    listed = llama_run([folder / "llama-tokenize", "-m", file, "-p", TEXT, "--ids", "--log-disable"])
+    done = llama_run([folder / "llama-completion", "-m", file, "-p", PROMPT, "-n", GREEDY_TOKENS, "--temp", "0",
+                      "-no-cnv", "--no-display-prompt", "--no-warmup", "-t", "2"])
+    return json.loads(re.search(r"\[[\d, ]+\]", listed.stdout)[0]), done.stdout.replace("[end of text]", "")
+
+
+def by_cyllama(file):
+    """The same by the llama.cpp inside the package."""
+    from cyllama.llama import llama_cpp
+
+    llama_cpp.disable_logging()
+    model = llama_cpp.LlamaModel(str(file), llama_cpp.LlamaModelParams())
+    parameters = llama_cpp.LlamaContextParams()
+    parameters.n_ctx, parameters.n_threads, parameters.n_threads_batch = 256, 2, 2
+    context, vocabulary = llama_cpp.LlamaContext(model, parameters), model.get_vocab()
+    sampler = llama_cpp.LlamaSampler(llama_cpp.LlamaSamplerChainParams())
+    sampler.add_greedy()
+    step, position, text = vocabulary.tokenize(PROMPT, True, True), 0, []
+    while len(text) < GREEDY_TOKENS:
+        if context.decode(llama_cpp.llama_batch_get_one(step, position)) != 0:
+            raise SystemExit(f"failed: llama.cpp cannot run {file}")
+        position += len(step)
+        step = [sampler.sample(context, -1)]
+        if vocabulary.is_eog(step[0]):
+            break
+        text += step
+    return vocabulary.tokenize(TEXT, True, True), vocabulary.detokenize(text, 4096, True, False)
+
+
 def check_llama(args, model, name, work):
-    tools = {tool: args.llama / tool for tool in ("llama-completion", "llama-tokenize")}
-    absent = [tool for tool, path in tools.items() if not path.exists()]
-    if absent:
-        return [(name, "gguf", "llama.cpp", f"not run: {', '.join(absent)} not in {args.llama}")]
+    tools = ("llama-completion", "llama-tokenize")
+    absent = [tool for tool in tools if not (args.llama / tool).exists()]
+    packaged = version("cyllama")
+    if absent and not packaged:
+        return [(name, "gguf", "llama.cpp", f"not run: neither {', '.join(absent)} in {args.llama} nor cyllama installed")]
+    reader = f"llama.cpp (cyllama {packaged})" if packaged else "llama.cpp"
     rows = []
     plan = ["--plan", work / "plan.toml"] if needs_plan(model) else []
     for label, options in (("gguf Q4_0", "--group-size 32 --symmetric"), ("gguf Q8_0 of asymmetric", "--group-size 32")):
         out = work / f"{name}.{label.split()[1]}.gguf"
-        nibble(args.nibble, "quantize", model, out, "--method", "rtn", *options.split(), *plan, "--format", "gguf", "--force")
+        nibble(args.nibble, "quantize", model, out, *QUICK, *options.split(), *plan, "--format", "gguf", "--force")
         ours = json.loads(nibble(args.nibble, "tokenize", model, "--text", TEXT))
-        # --ids prints a Python-like list of the ids, start token included.
-        listed = llama_run([tools["llama-tokenize"], "-m", out, "-p", TEXT, "--ids", "--log-disable"])
-        theirs = json.loads(re.search(r"\[[\d, ]+\]", listed.stdout)[0])
+        theirs, other = by_cyllama(out) if packaged else by_llama_tools(args.llama, out)
         text = nibble(args.nibble, "generate", out, "--prompt", PROMPT, "--max-tokens", GREEDY_TOKENS, "--activations",
                       "f32", "--dtype", "float32")
-        done = llama_run([tools["llama-completion"], "-m", out, "-p", PROMPT, "-n", GREEDY_TOKENS, "--temp", "0",
-                          "-no-cnv", "--no-display-prompt", "--no-warmup", "-t", "2"])
-        other = done.stdout.replace("[end of text]", "")
         tokens = "same tokens" if ours == theirs else f"other tokens ({ours[:8]} … against {theirs[:8]} …)"
         same = text.strip() == other.strip()
         greedy = "same greedy text" if same else f"greedy text {other.strip()[:80]!r} against {text.strip()[:80]!r}"
         verdict = "ok" if ours == theirs and same else "FAILED"
-        rows.append((name, label, "llama.cpp", f"{verdict}: {tokens}, {greedy}"))
+        rows.append((name, label, reader, f"{verdict}: {tokens}, {greedy}"))
+    return rows
+
+
+def nibbles(words, axis, order=range(8)):
+    """4-bit codes of int32 words; code i of a word is order[i] of the eight that lie along `axis`."""
+    import numpy
+
+    words = numpy.moveaxis(words.view(numpy.uint32), axis, -1)
+    codes = numpy.empty((*words.shape, 8), numpy.int32)
+    for i, at in enumerate(order):
+        codes[..., at] = words >> 4 * i & 15
+    return numpy.moveaxis(codes.reshape(*words.shape[:-1], -1), -1, axis)
+
+
+def by_formula(folder, form):
+    """The 4-bit weights of an export, {linear: float32 [outputs, inputs]}, by the formulas in docs of the formats."""
+    import numpy
+    from safetensors import safe_open
+
+    weights = {}
+    mark = ".weight_packed" if form == "compressed-tensors" else ".qweight"
+    with safe_open(folder / "model.safetensors", "numpy") as file:
+        names = set(file.keys())
+        for linear in sorted(n.removesuffix(mark) for n in names if n.endswith(mark)):
+            get = lambda part: file.get_tensor(f"{linear}.{part}")
+            if form == "compressed-tensors":  # signed codes, stored + 8
+                codes, scales = nibbles(get("weight_packed"), 1) - 8, get("weight_scale").astype(numpy.float32)
+                zeros = (nibbles(get("weight_zero_point"), 0)[: len(scales)] - 8
+                         if f"{linear}.weight_zero_point" in names else numpy.zeros(scales.shape, numpy.int32))
+                codes = codes[:, : int(get("weight_shape")[1])]
+                group = numpy.arange(codes.shape[1]) // (codes.shape[1] // scales.shape[1])
+            else:  # as [inputs, outputs]
+                awq = form == "awq"
+                order = (0, 2, 4, 6, 1, 3, 5, 7) if awq else range(8)
+                codes = nibbles(get("qweight"), 1 if awq else 0, order).T
+                zeros = nibbles(get("qzeros"), 1, order).T + (form == "gptq")  # version 1 stores one less
+                scales = get("scales").T.astype(numpy.float32)
+                group = numpy.arange(codes.shape[1]) // (codes.shape[1] // scales.shape[1]) if awq else get("g_idx")
+            weights[linear] = scales[:, group] * (codes - zeros[:, group]).astype(numpy.float32)
+    return weights
+
+
+def by_gguf(file, linears):
+    """The same of a GGUF, by the gguf package: its names, its dequantization, llama's rows as its converter puts them."""
+    import gguf
+
+    reader = gguf.GGUFReader(file)
+    architecture = str(reader.get_field("general.architecture").contents())
+    field = lambda key: reader.get_field(f"{architecture}.{key}").contents()
+    arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(arch, field("block_count"))
+    tensors = {t.name: t for t in reader.tensors}
+    weights = {}
+    for linear in linears:
+        tensor = tensors[names.get_name(linear) + ".weight"]
+        weight = gguf.dequantize(tensor.data, tensor.tensor_type)
+        if architecture == "llama" and linear.endswith((".q_proj", ".k_proj")):
+            heads = field("attention.head_count" + ("_kv" if linear.endswith("k_proj") else ""))
+            weight = weight.reshape(heads, -1, 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+        weights[linear] = weight
+    return weights
+
+
+def check_gguf(args, model, name, work):
+    missing = [p for p in ("gguf", "numpy", "safetensors") if version(p) is None]
+    if missing:
+        return [(name, "all", "gguf", f"not run: {', '.join(missing)} not installed")]
+    rows = []
+    plan = ["--plan", work / "plan.toml"] if needs_plan(model) else []
+    for label, options in EXPORTS.items():
+        form = label.split()[0]
+        outs = [(form, work / f"{name}.{label.replace(' ', '-')}.values"),
+                ("gguf", work / f"{name}{options.replace(' ', '')}.values.gguf")]
+        for to, out in outs:
+            if not out.exists():
+                nibble(args.nibble, "quantize", model, out, *QUICK, *options.split(), *plan, "--format", to)
+        ours = by_formula(outs[0][1], form)
+        theirs = by_gguf(outs[1][1], ours)
+        wrong = [linear for linear, weight in ours.items() if not (weight == theirs[linear]).all()]
+        verdict = f"FAILED: {len(wrong)} differ, {wrong[0]}" if wrong or not ours else "ok"
+        rows.append((name, label, f"formula; gguf {version('gguf')}", f"{verdict}: {len(ours)} linears equal bit for bit"
+                     if verdict == "ok" else verdict))
     return rows
 
 
@@ -226,19 +342,20 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("/tmp/nibble-exports"))
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     parser.add_argument("--llama", type=pathlib.Path, default=cache / "nibble/compare/llama-build/bin")
-    parser.add_argument("--require", nargs="*", default=[], choices=["transformers", "llama.cpp"])
+    parser.add_argument("--require", nargs="*", default=[], choices=["transformers", "llama.cpp", "gguf"])
     args = parser.parse_args()
     models = args.models or [str(ROOT / "data/mini/models" / name) for name in ("llama-mini", "qwen2-mini", "phi-mini")]
     shutil.rmtree(args.work, ignore_errors=True)
     args.work.mkdir(parents=True)
     (args.work / "plan.toml").write_text(PLAN)
-    packages = ", ".join(f"{p} {version(p)}" for p in ("transformers", "compressed-tensors", "gptqmodel", "optimum", "torch") if version(p))
+    packages = ", ".join(f"{p} {version(p)}" for p in
+                         ("transformers", "compressed-tensors", "gptqmodel", "optimum", "torch", "gguf", "cyllama") if version(p))
     print(f"{nibble(args.nibble, '--version').strip()}; {packages}")
     print("\n| model | export | read by | result |\n|---|---|---|---|")
     failed = False
     for model in models:
         name = pathlib.Path(model).name
-        for check, reader in ((check_transformers, "transformers"), (check_llama, "llama.cpp")):
+        for check, reader in ((check_transformers, "transformers"), (check_llama, "llama.cpp"), (check_gguf, "gguf")):
             for row in check(args, model, name, args.work):
                 print(f"| {' | '.join(row)} |", flush=True)
                 failed = failed or "FAILED" in row[3] or ("not run" in row[3] and reader in args.require)

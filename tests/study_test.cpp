@@ -187,5 +187,63 @@ TEST_F(StudyEndToEnd, AnAnalysisStandsInTheReportOfItsModelsStudy) {
   EXPECT_NE(read_file(fs::path(study) / "table1.md").find("## Sensitivity of the layers"), std::string::npos);
 }
 
+TEST_F(StudyEndToEnd, ModelsThatOthersQuantizedAreItsRows) {
+  const std::string gptq = (testing::mini_dir() / "foreign" / "gptq-sym-g32").string();
+  const std::string alone = (testing::mini_dir() / "foreign" / "compressed-tensors-w8-channel").string();
+  write_file_atomically(
+      dir_ / "study.toml",
+      fmt::format(
+          "models = ['llama-mini', '{}', '{}']\nmethods = []\ntasks = ['boolq', 'wikitext']\nlimit = 12\n"
+          "window = 128\ndata = '{}'\nkl = {{windows = 2}}\nbench = {{repetitions = 0}}\n",
+          gptq, alone, (testing::mini_dir() / "data").string()));
+  ASSERT_EQ(
+      std::system(fmt::format("'{0}' study '{1}/study.toml' --out '{1}/out' >'{1}/stdout' 2>'{1}/stderr'",
+                              NIBBLE_PROGRAM, dir_.string())
+                      .c_str()),
+      0)
+      << read_file(dir_ / "stderr");
+  EXPECT_NE(read_file(dir_ / "stderr")
+                .find("gptq 4-bit g32, quantized before: measured as it is, against llama-mini"),
+            std::string::npos);
+  EXPECT_NE(read_file(dir_ / "stdout").find("gptq g32"), std::string::npos);
+
+  const Json report = read_json_file(dir_ / "out" / "report.json");
+  ASSERT_EQ(report.at("table1").size(), 4u);
+  for (const Json& row : report.at("table1")) {
+    SCOPED_TRACE(row.dump());
+    const Json& best = row.at("best_variant");
+    EXPECT_TRUE(row.at("best").contains("value"));
+    if (row.at("model") == "llama-mini") {
+      EXPECT_EQ(best, Json({{"model", "llama-mini"},
+                            {"method", "gptq"},
+                            {"bits", 4},
+                            {"group_size", 32},
+                            {"source", gptq}}));
+      EXPECT_TRUE(row.at("baseline").contains("value"));
+      EXPECT_GT(row.at("difference").at("pairs").get<int>(), 0);
+      EXPECT_LT(row.at("size_change").at("share").get<double>(), -0.5);
+    } else {
+      EXPECT_EQ(best, Json({{"model", alone},
+                            {"method", "compressed-tensors"},
+                            {"bits", 8},
+                            {"group_size", 0},
+                            {"source", alone}}));
+      EXPECT_EQ(row.at("baseline").at("missing"), "its unquantized model is not in the study");
+      EXPECT_EQ(row.at("difference").at("missing"), "its unquantized model is not in the study");
+    }
+  }
+  for (const Json& variant : report.at("variants")) {
+    if (variant.at("method") == "gptq") {
+      EXPECT_LT(variant.at("kl_nats").at("value").get<double>(), 0.5);
+    } else if (variant.at("method") == "compressed-tensors") {
+      EXPECT_EQ(variant.at("kl_nats").at("missing"), "its unquantized model is not in the study");
+    }
+  }
+  const std::string csv = read_file(dir_ / "out" / "results.csv");
+  EXPECT_NE(csv.find("\nllama-mini,gptq,4,32,boolq,"), std::string::npos);
+  EXPECT_NE(csv.find(",compressed-tensors,8,0,"), std::string::npos);
+  EXPECT_NE(read_file(dir_ / "out" / "table1.md").find("compressed-tensors 8-bit row"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace nibble

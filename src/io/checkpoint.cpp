@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/sha256.h"
+#include "io/directory_config.h"
 #include "io/foreign/repack.h"
 #include "io/gguf.h"
 #include "io/quote_name.h"
@@ -89,26 +90,12 @@ void add_sharded_weights(Checkpoint& checkpoint, const fs::path& index_path) {
   }
 }
 
-// Older tools left their quantization beside config.json.
-void add_separate_quantization(const fs::path& directory, Json& config) {
-  if (config.contains("quantization_config")) return;
-  for (const char* name : {"quantize_config.json", "quant_config.json"}) {
-    if (!path_exists(directory / name)) continue;
-    Json quantization = read_object(directory / name);
-    if (!quantization.contains("quant_method"))
-      quantization["quant_method"] = quantization.contains("w_bit") ? "awq" : "gptq";
-    config["quantization_config"] = std::move(quantization);
-    return;
-  }
-}
-
 Checkpoint open_directory(const fs::path& directory, bool with_tokenizer) {
   Checkpoint checkpoint;
   checkpoint.path = directory;
   const fs::path config = directory / "config.json";
   if (!path_exists(config)) fail("{}: no config.json there; {}", directory.string(), kGetModel);
-  checkpoint.config = read_object(config);
-  add_separate_quantization(directory, checkpoint.config);
+  checkpoint.config = read_directory_config(directory);
   const Json quantization =
       json_get_or<Json>(checkpoint.config, "quantization_config", Json(), config.string());
   const bool packed = json_get_or<std::string>(quantization, "quant_method", "", config.string()) == "nibble";

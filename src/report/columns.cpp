@@ -191,7 +191,10 @@ Value against_fp32(const ColumnRow& row) { return compression(row, 32); }
 
 Value of_distance(const ColumnRow& row, Value (*print)(const Distance&)) {
   const TaskView* cell = row.variant.find(kDistance);
-  if (!cell) return not_applicable();
+  if (!cell) {
+    const bool alone = !row.variant.variant.is_baseline() && !row.model.baseline();
+    return alone ? missing(kNoBaseline) : not_applicable();
+  }
   if (const auto distance = distance_of(row.variant)) return print(*distance);
   return missing(cell->missing);
 }
@@ -253,7 +256,7 @@ Value memory_peak(const ColumnRow& row) {
 }
 
 Value quantize_seconds(const ColumnRow& row) {
-  if (row.variant.variant.is_baseline()) return not_applicable();
+  if (!row.variant.variant.is_made_here()) return not_applicable();
   return of_facts(
       row, [](const VariantFacts& f) { return number(fixed(f.quantize_seconds, 1), f.quantize_seconds); });
 }

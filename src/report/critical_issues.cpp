@@ -27,6 +27,8 @@ RuleResult missing_data(const StudyView& study) {
         const Comparison& c = cell.to_baseline;
         if (!cell.missing.empty()) {
           add(cell.missing, cell_name(variant, cell));
+        } else if (cell.result && c.not_comparable == kNoBaseline) {
+          add(fmt::format("measured, but compared with nothing: {}", kNoBaseline), cell_name(variant, cell));
         } else if (cell.result && !variant.variant.is_baseline() && !c.comparable() &&
                    !c.not_comparable.starts_with(kBaselineMissing)) {
           add("measured, but not comparable with its baseline: " + c.not_comparable,
@@ -42,8 +44,10 @@ RuleResult missing_data(const StudyView& study) {
       issue.threshold = "every cell of the plan has a result";
       for (std::string& cell : cells) issue.evidence.push_back({std::move(cell), reason});
       const bool waiting = reason == kNotRunYet, failed = !reason.starts_with("measured");
+      const bool alone = reason.ends_with(kNoBaseline);
       issue.cause = waiting  ? "the study was stopped or is still running; the same command goes on"
                     : failed ? "the process of the cell failed"
+                    : alone  ? "name it among the models too, or as 'of' in the study file"
                              : "the cells were measured with different settings or data";
       result.issues.push_back(std::move(issue));
     }

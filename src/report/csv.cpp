@@ -33,10 +33,11 @@ class Writer {
     const TaskResult* r = cell && cell->result ? &*cell->result : nullptr;
     const std::string setting =
         r ? fmt::format("{},{},{},{}", csv_field(r->split), r->shots, r->seed, r->rows) : ",,,";
-    out_ += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{}\n", csv_field(v.model), csv_field(v.method),
-                        v.bits, v.group_size, cell ? csv_field(cell->task) : "", setting, csv_field(measure),
-                        number(value.number), number(value.sd), number(value.ci_low), number(value.ci_high),
-                        value.missing.empty() ? "done" : "missing", csv_field(value.missing));
+    out_ += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", csv_field(v.model),
+                        csv_field(v.method), v.bits, v.group_size, cell ? csv_field(cell->task) : "", setting,
+                        csv_field(measure), number(value.number), number(value.sd), number(value.ci_low),
+                        number(value.ci_high), value.missing.empty() ? "done" : "missing",
+                        csv_field(value.missing), csv_field(v.source));
   }
   void plain(const VariantView& variant, const TaskView* cell, const std::string& measure, double number) {
     Value value;
@@ -59,7 +60,7 @@ class Writer {
  private:
   std::string out_ =
       "model,method,bits,group_size,task,split,shots,seed,rows,measure,value,sd,ci_low,ci_high,status,"
-      "reason\n";
+      "reason,source\n";
 };
 
 void write_bench(Writer& writer, const VariantView& variant) {

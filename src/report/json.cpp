@@ -28,7 +28,9 @@ void add_columns(OrderedJson& json, std::span<const Column> columns, const Colum
 }
 
 OrderedJson id_of(const Variant& v) {
-  return {{"model", v.model}, {"method", v.method}, {"bits", v.bits}, {"group_size", v.group_size}};
+  OrderedJson json{{"model", v.model}, {"method", v.method}, {"bits", v.bits}, {"group_size", v.group_size}};
+  if (!v.source.empty()) json["source"] = v.source;
+  return json;
 }
 
 OrderedJson to_json(const ModelView& model, const VariantView& variant, const TaskView& cell) {

@@ -195,7 +195,7 @@ std::string fallbacks(const StudyView& study) {
   table.heads = {{"Model"}, {"Configuration"}, {"Layer"}, {"Fallback"}, {"Reason"}};
   std::string unknown;
   for (const ColumnRow& row : variant_rows(study)) {
-    if (row.variant.variant.is_baseline()) continue;
+    if (!row.variant.variant.is_made_here()) continue;
     if (!row.variant.facts || row.variant.facts->quantization_report.is_null()) {
       unknown += fmt::format("- {} {}: missing (no quantization report stored)\n", one_line(row.model.name),
                              row.variant.label());

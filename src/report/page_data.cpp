@@ -183,7 +183,7 @@ OrderedJson to_json(const VariantView& variant) {
       json["bits_per_weight"] =
           8.0 * static_cast<double>(facts->file_bytes) / static_cast<double>(facts->parameters);
     json["parts"] = facts->parts;
-    if (!baseline) {
+    if (variant.variant.is_made_here()) {
       json["quantize_seconds"] = number(facts->quantize_seconds);
       json["quantization"] = quantization_of(facts->quantization_report);
     }

@@ -62,10 +62,14 @@ OrderedJson to_json(const TaskStanding& s) {
 OrderedJson to_json(const Recommendation& r, size_t i) {
   const Candidate& c = r.candidates[i];
   const Variant& v = c.variant->variant;
-  OrderedJson json{{"label", c.label()},           {"model", v.model},
-                   {"method", v.method},           {"bits", v.bits},
-                   {"group_size", v.group_size},   {"feasible", c.feasible()},
-                   {"on_pareto_front", c.on_front}};
+  OrderedJson json{{"label", c.label()},
+                   {"model", v.model},
+                   {"method", v.method},
+                   {"bits", v.bits},
+                   {"group_size", v.group_size}};
+  if (!v.source.empty()) json["source"] = v.source;
+  json["feasible"] = c.feasible();
+  json["on_pareto_front"] = c.on_front;
   json["file_bytes"] = to_json(c.size);
   json["peak_memory_bytes"] = to_json(c.memory);
   json["decode_tokens_per_s"] = to_json(c.decode);

@@ -31,7 +31,8 @@ Duels all_duels(const StudyView& study) {
       for (const VariantView& b : model.variants) {
         const bool same_form =
             a.variant.bits == b.variant.bits && a.variant.group_size == b.variant.group_size;
-        if (a.variant.is_baseline() || b.variant.is_baseline() || !same_form ||
+        // A model quantized elsewhere says little of its method: calibration and settings are not known.
+        if (!a.variant.is_made_here() || !b.variant.is_made_here() || !same_form ||
             a.variant.method >= b.variant.method)
           continue;
         for (const TaskView& cell : b.tasks) {

@@ -1,10 +1,12 @@
 #include "report/study_view.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <utility>
 
 #include "base/error.h"
 #include "eval/paired.h"
+#include "report/format.h"
 
 namespace nibble::report {
 namespace {
@@ -64,7 +66,9 @@ void compare_with_baselines(StudyView& study) {
         if (variant.variant.is_baseline() || !task.result) continue;
         const TaskView* reference = baseline ? baseline->find(task.task) : nullptr;
         Comparison& comparison = task.to_baseline;
-        if (!reference) {
+        if (!baseline) {
+          comparison.not_comparable = kNoBaseline;
+        } else if (!reference) {
           comparison.not_comparable = "no baseline in the plan";
         } else if (!reference->result) {
           comparison.not_comparable = fmt::format("{} ({})", kBaselineMissing, reference->missing);
@@ -96,11 +100,24 @@ const TaskView* VariantView::find(const std::string& task) const {
   return found == tasks.end() ? nullptr : &*found;
 }
 
+namespace {
+
+// A hub's name as it is; of a path on this machine the last part.
+std::string short_source(const std::string& source) {
+  std::filesystem::path path = std::filesystem::path(source).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  return one_line(path.is_absolute() ? path.filename().string() : source);
+}
+
+}  // namespace
+
 std::string VariantView::label() const {
   if (variant.is_baseline()) return "baseline";
   const std::string bits = variant.bits == 4 ? "" : fmt::format(" {}-bit", variant.bits);
-  return fmt::format("{}{} {}", variant.method, bits,
-                     variant.group_size > 0 ? fmt::format("g{}", variant.group_size) : "row");
+  const bool elsewhere = !variant.source.empty() && variant.source != variant.model;
+  return fmt::format("{}{} {}{}", variant.method, bits,
+                     variant.group_size > 0 ? fmt::format("g{}", variant.group_size) : "row",
+                     elsewhere ? fmt::format(" ({})", short_source(variant.source)) : "");
 }
 
 const VariantView* ModelView::baseline() const {

@@ -17,6 +17,7 @@ namespace nibble::report {
 // Reasons that others tell apart: of a planned cell, and what a comparison without its baseline begins with.
 constexpr const char* kNotRunYet = "not run yet";
 constexpr const char* kBaselineMissing = "baseline missing";
+constexpr const char* kNoBaseline = "its unquantized model is not in the study";
 
 // A cell of the study: one variant on one task.
 struct TaskView {
@@ -40,7 +41,8 @@ struct VariantView {
   std::vector<TaskView> tasks;
 
   const TaskView* find(const std::string& task) const;
-  // "baseline" or "gptq g64"; "gptq 3-bit g64" where it is not 4 bits; "gptq row" for whole rows.
+  // "baseline" or "gptq g64"; "gptq 3-bit g64" where it is not 4 bits; "gptq row" for whole rows; "awq g128
+  // (org/name)" of a model that was quantized before and is compared with another.
   std::string label() const;
 };
 

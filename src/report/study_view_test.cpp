@@ -43,6 +43,9 @@ TEST_F(StudyViewTest, OrdersModelsVariantsAndTasksAsPlannedBaselineFirst) {
 TEST_F(StudyViewTest, Labels) {
   EXPECT_EQ((VariantView{{"m", "gptq", 3, 64}, {}, {}}.label()), "gptq 3-bit g64");
   EXPECT_EQ((VariantView{{"m", "gptq", 4, 0}, {}, {}}.label()), "gptq row");
+  EXPECT_EQ((VariantView{{"m", "awq", 4, 128, "org/m-awq"}, {}, {}}.label()), "awq g128 (org/m-awq)");
+  EXPECT_EQ((VariantView{{"m", "awq", 4, 128, "/models/m-awq/"}, {}, {}}.label()), "awq g128 (m-awq)");
+  EXPECT_EQ((VariantView{{"m-awq", "awq", 4, 128, "m-awq"}, {}, {}}.label()), "awq g128");
 }
 
 // 10 of 100 rows lost, 2 won: McNemar's exact p = 2·(1+12+66)/2¹² by hand.

@@ -166,7 +166,9 @@ std::vector<Table1Row> table1(const StudyView& study) {
       row.task = task;
       row.baseline = model.baseline();
       row.baseline_cell = row.baseline ? row.baseline->find(task) : nullptr;
-      if (!row.baseline_cell)
+      if (!row.baseline)
+        row.missing_baseline = kNoBaseline;
+      else if (!row.baseline_cell)
         row.missing_baseline = "not in the plan";
       else if (!row.baseline_cell->missing.empty())
         row.missing_baseline = row.baseline_cell->missing;

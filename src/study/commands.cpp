@@ -59,8 +59,11 @@ std::string model_file_name(const std::string& model) {
 std::string file_name(const Variant& variant) {
   Variant named = variant;
   named.model = model_file_name(variant.model);
+  named.source.clear();
   std::string name = named.name();
   name[named.model.size()] = '.';
+  if (!variant.source.empty() && variant.source != variant.model)
+    name += "." + model_file_name(variant.source);
   return name;
 }
 
@@ -127,6 +130,7 @@ std::vector<std::string> compare_command(const StudyPlan& plan, const std::strin
   command.insert(command.end(), {"--windows", fmt::format("{}", plan.kl_windows)});
   add_if(command, "--window", plan.kl_window);
   add_if(command, "--dtype", plan.dtype);
+  add_if(command, "--device", plan.device);
   command.insert(command.end(), {"--threads", fmt::format("{}", plan.threads), "--json", json.string()});
   return command;
 }

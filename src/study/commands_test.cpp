@@ -25,6 +25,10 @@ TEST(FileName, IsPlainAndUnique) {
     EXPECT_EQ(name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-_."), std::string::npos) << name;
   }
   EXPECT_EQ(file_name({"/data/x/", "rtn", 8, 0}).substr(0, 2), "x-");
+  const std::string elsewhere = file_name({"llama-mini", "awq", 4, 32, "org/mini"});
+  EXPECT_EQ(elsewhere.substr(0, 29), "llama-mini.awq-4bit-g32.mini-");
+  EXPECT_NE(elsewhere, file_name({"llama-mini", "awq", 4, 32, "other/mini"}));
+  EXPECT_EQ(file_name({"mini", "awq", 4, 32, "mini"}), "mini.awq-4bit-g32");
 }
 
 TEST(ReadBench, TakesTheLargestPeak) {

@@ -23,7 +23,7 @@ void add_done(std::vector<Done>& all, const Store& store) {
   for (const Cell& cell : store.cells()) {
     const auto facts = store.facts(cell.variant);
     const double parameters = facts ? static_cast<double>(facts->parameters) : 0;
-    if (facts && !cell.variant.is_baseline() && cell.variant != last)
+    if (facts && cell.variant.is_made_here() && cell.variant != last)
       all.push_back(
           {cell.variant, kQuantize, facts->quantize_seconds, quantization_peak(*facts), parameters});
     last = cell.variant;
@@ -139,7 +139,7 @@ Forecast forecast_study(const StudyPlan& plan, const std::filesystem::path& dir,
       forecast.steps.push_back({cell.variant, work, predict(all, cell.variant, work, size, &Done::seconds),
                                 predict(all, cell.variant, work, size, &Done::memory)});
     };
-    if (cell.variant != last && !cell.variant.is_baseline() && !quantized[cell.variant]) add(kQuantize);
+    if (cell.variant != last && cell.variant.is_made_here() && !quantized[cell.variant]) add(kQuantize);
     last = cell.variant;
     add(cell.task);
   }

@@ -73,6 +73,12 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
   }
 
   plan.models = o.models.value_or(plan.models);
+  for (const QuantizedModel& quantized : file.quantized) {
+    const auto named = std::find(plan.models.begin(), plan.models.end(), quantized.model);
+    if (named == plan.models.end() && command_line.models) continue;
+    if (named != plan.models.end()) plan.models.erase(named);
+    plan.quantized.push_back(quantized);
+  }
   plan.tasks = o.tasks.value_or(plan.tasks);
   plan.limit = o.limit;
   plan.shots = o.shots;
@@ -99,9 +105,15 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
 }
 
 void StudyPlan::validate(const KnownNames& known) const {
-  if (models.empty()) refuse("models: none; name some, for example --models llama-mini");
-  for (const std::string& model : models) check_not_empty("models", model);
-  check_no_repeats("models", models);
+  if (models.empty() && quantized.empty()) refuse("models: none; name some, for example --models llama-mini");
+  std::vector<std::string> all_models = models;
+  for (const QuantizedModel& q : quantized) {
+    all_models.push_back(q.model);
+    if (!q.of.empty() && std::find(models.begin(), models.end(), q.of) == models.end())
+      refuse("[[quantized]] {}: 'of' names {}, which is not among the models", q.model, q.of);
+  }
+  for (const std::string& model : all_models) check_not_empty("models", model);
+  check_no_repeats("models", all_models);
   std::set<Variant> seen;
   for (const MethodPlan& m : methods) {
     check_method("methods", m.name, known);
@@ -146,21 +158,28 @@ void StudyPlan::check_files() const {
 std::vector<Cell> planned_cells(const StudyPlan& plan) {
   std::vector<Cell> cells;
   const bool has_text = std::find(plan.tasks.begin(), plan.tasks.end(), kTextTask) != plan.tasks.end();
-  const auto add = [&](const Variant& variant) {
+  const auto add = [&](const Variant& variant, bool has_baseline) {
     const auto add_task = [&](const std::string& task) {
       Cell& cell = cells.emplace_back();
       cell.variant = variant;
       cell.task = task;
     };
     for (const std::string& task : plan.tasks) add_task(task);
-    if (has_text && plan.kl_windows > 0 && !variant.is_baseline()) add_task(kDistance);
+    if (has_text && plan.kl_windows > 0 && has_baseline && !variant.is_baseline()) add_task(kDistance);
     if (plan.bench_repetitions > 0) add_task(kBench);
   };
   for (const std::string& model : plan.models) {
-    add({model, "baseline", 16, 0});
+    add({model, "baseline", 16, 0}, true);
     for (const MethodPlan& m : plan.methods) {
-      for (const int g : m.group_sizes) add({model, m.name, m.bits, g});
+      for (const int g : m.group_sizes) add({model, m.name, m.bits, g}, true);
     }
+    for (const QuantizedModel& q : plan.quantized) {
+      if (q.of == model) add(q.variant(), true);
+    }
+  }
+  for (const QuantizedModel& q : plan.quantized) {
+    if (q.method.empty()) fail("{}: how it was quantized is not known yet", on_one_line(q.model));
+    if (q.of.empty()) add(q.variant(), false);
   }
   return cells;
 }

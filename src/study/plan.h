@@ -18,6 +18,17 @@ struct KnownNames {
   std::vector<std::string> tasks = {"boolq", "msmarco", "gsm8k", "wikitext"};
 };
 
+// A model that was quantized before the study: measured as it is, in a variant of its own.
+struct QuantizedModel {
+  std::string model;   // as the user named it
+  std::string of;      // the unquantized one among the study's models; empty: none is known
+  std::string method;  // what its files say (describe_quantized); empty: nobody has looked yet
+  int bits = 0;        // of most of its linears
+  int group_size = 0;  // likewise; 0: a whole row
+  bool operator==(const QuantizedModel&) const = default;
+  Variant variant() const { return {of.empty() ? model : of, method, bits, group_size, model}; }
+};
+
 // What a study file or a command line says; empty: nothing. Meanings as in StudyPlan.
 struct StudyMethod {
   std::string name;
@@ -27,6 +38,7 @@ struct StudyMethod {
 struct StudyOptions {
   std::optional<std::vector<std::string>> models, tasks;
   std::optional<std::vector<StudyMethod>> methods;
+  std::vector<QuantizedModel> quantized;        // file only
   std::optional<std::vector<int>> group_sizes;  // file: of methods without their own; command line: of all
   std::optional<int> bits;                      // likewise
   std::optional<int64_t> limit, seed;
@@ -47,7 +59,8 @@ struct MethodPlan {
 };
 
 struct StudyPlan {
-  std::vector<std::string> models;  // as the user named them
+  std::vector<std::string> models;        // as the user named them
+  std::vector<QuantizedModel> quantized;  // not among `models`
   std::vector<MethodPlan> methods = {{"gptq"}, {"gsq"}};
   std::vector<std::string> tasks = {"boolq", "msmarco", "gsm8k", "wikitext"};
   std::optional<int64_t> limit;  // rows per task; none: all
@@ -75,8 +88,8 @@ struct StudyPlan {
 StudyOptions parse_study(std::string_view toml, std::string_view where, const KnownNames& known = {});
 StudyOptions read_study_file(const std::filesystem::path& path, const KnownNames& known = {});
 
-// The command line wins over the file. Methods named on the command line keep what the file says of
-// them. Relative paths are of the current directory; threads are counted.
+// The command line wins over the file. Methods and models named on the command line keep what the file says
+// of them. Relative paths are of the current directory; threads are counted.
 StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_line,
                        const KnownNames& known = {});
 
@@ -84,7 +97,8 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
 std::string to_toml(const StudyPlan& plan);
 
 // Per model: the baseline on all tasks, then bench; then each method and group size the same way, with its
-// distance to the baseline ("kl") between the two.
+// distance to the baseline ("kl") between the two; then what was quantized before the same way. Last come
+// quantized models without a baseline, which have no distance. Throws Error where nobody has looked at one.
 std::vector<Cell> planned_cells(const StudyPlan& plan);
 
 // Throws Error naming the option when results under both plans could not stand in one table. Models,

@@ -110,6 +110,33 @@ std::optional<std::vector<StudyMethod>> read_methods(TableReader& top, std::stri
   return methods;
 }
 
+std::vector<QuantizedModel> read_quantized(TableReader& top, std::string_view where) {
+  const toml::node* node = top.find("quantized");
+  std::vector<QuantizedModel> all;
+  if (!node) return all;
+  const toml::array* tables = node->as_array();
+  if (!tables || !tables->is_array_of_tables())
+    refuse("{}: write [[quantized]]", top.place("quantized", *node));
+  for (const toml::node& table : *tables) {
+    TableReader reader(*table.as_table(), where);
+    const auto text = [&](const char* key) {
+      return reader.read<std::string>(key, check_not_empty).value_or("");
+    };
+    QuantizedModel& q = all.emplace_back();
+    q.model = text("model");
+    if (q.model.empty()) refuse("{}: 'model' is missing", top.place("[[quantized]]", table));
+    q.of = text("of");
+    q.method = text("method");
+    q.bits = reader.bits().value_or(0);
+    if (const auto size = reader.read<int64_t>("group_size", check_group_size))
+      q.group_size = static_cast<int>(*size);
+    reader.finish();
+    if (q.method.empty() != (q.bits == 0))
+      refuse("{}: 'method' and 'bits' stand together or not at all", top.place("[[quantized]]", table));
+  }
+  return all;
+}
+
 std::string quoted(const std::string& text) {
   std::ostringstream out;
   out << toml::value<std::string>(text);
@@ -138,6 +165,7 @@ StudyOptions parse_study(std::string_view text, std::string_view where, const Kn
   o.tasks = top.list<std::string>(
       "tasks", [&](const std::string& at, const std::string& name) { check_task(at, name, known); });
   o.methods = read_methods(top, where, known);
+  o.quantized = read_quantized(top, where);
   o.group_sizes = top.group_sizes();
   o.bits = top.bits();
   o.limit =
@@ -210,6 +238,15 @@ std::string to_toml(const StudyPlan& plan) {
     line("name", quoted(m.name));
     line("bits", fmt::format("{}", m.bits));
     line("group_sizes", fmt::format("[{}]", fmt::join(m.group_sizes, ", ")));
+  }
+  for (const QuantizedModel& q : plan.quantized) {
+    text += "\n[[quantized]]\n";
+    line("model", quoted(q.model));
+    if (!q.of.empty()) line("of", quoted(q.of));
+    if (q.method.empty()) continue;
+    line("method", quoted(q.method));
+    line("bits", fmt::format("{}", q.bits));
+    line("group_size", fmt::format("{}", q.group_size));
   }
   text += "\n[bench]\n";
   line("prompt", fmt::format("{}", plan.bench_prompt));

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "io/quote_name.h"
 #include "study/plan.h"
 #include "tensor/packed.h"
 
@@ -21,7 +22,7 @@ inline constexpr int kMaxInt = std::numeric_limits<int>::max();
 
 template <typename... Args>
 [[noreturn]] void refuse(fmt::format_string<Args...> format, Args&&... args) {
-  throw UsageError(fmt::format(format, std::forward<Args>(args)...));
+  throw UsageError(on_one_line(fmt::format(format, std::forward<Args>(args)...)));  // it may quote the file
 }
 
 inline void check_range(std::string_view key, int64_t value, int64_t low, int64_t high) {

@@ -70,6 +70,12 @@ TEST(Plan, ErrorsAreOneLineWhateverTheyQuote) {
   }
 }
 
+TEST(Plan, NamesWithLineBreaksDoNotBreakTheLine) {
+  EXPECT_THAT(error_of("models = [\"a\\nb\", \"a\\nb\"]"), HasSubstr("a?b stands there twice"));
+  EXPECT_THAT(error_of("[[quantized]]\nmodel = \"x\\ny\"\nof = \"z\\n\""), HasSubstr("x?y: 'of' names z?"));
+  EXPECT_THAT(error_of("dtype = \"a\\nb\""), HasSubstr("'a?b' is unknown"));
+}
+
 TEST(Plan, Defaults) {
   const StudyPlan plan = resolve_plan({}, only_models());
   ASSERT_EQ(plan.methods.size(), 2u);
@@ -110,6 +116,49 @@ TEST(Plan, DistancesWhereWikitextIsAmongTheTasks) {
   const StudyPlan other = plan_of((study + "kl = {windows = 4, window = 64}").c_str());
   EXPECT_EQ(other.kl_windows, 4);
   EXPECT_EQ(other.kl_window, 64);
+}
+
+TEST(Plan, QuantizedModelsStandBesideTheirBaselineOrAlone) {
+  const StudyPlan plan = plan_of(R"(
+models = ["a", "q/of-a", "q/alone"]
+tasks = ["wikitext"]
+methods = ["gptq"]
+group_sizes = [32]
+bench = {repetitions = 0}
+[[quantized]]
+model = "q/of-a"
+of = "a"
+method = "gptq"
+bits = 4
+group_size = 32
+[[quantized]]
+model = "q/alone"
+method = "compressed-tensors"
+bits = 8
+)");
+  EXPECT_THAT(plan.models, ElementsAre("a"));
+  EXPECT_THAT(names(plan),
+              ElementsAre("a baseline wikitext", "a gptq-4bit-g32 wikitext", "a gptq-4bit-g32 kl",
+                          "a gptq-4bit-g32 (q/of-a) wikitext", "a gptq-4bit-g32 (q/of-a) kl",
+                          "q/alone compressed-tensors-8bit-row wikitext"));
+  const StudyPlan again = plan_of(to_toml(plan).c_str());
+  EXPECT_EQ(again.quantized, plan.quantized);
+  EXPECT_EQ(names(again), names(plan));
+
+  // The command line's models: the file says of them what it knows.
+  StudyOptions given = only_models({"q/alone", "b"});
+  const StudyPlan named = resolve_plan(parse_study(to_toml(plan), "s.toml"), given);
+  EXPECT_THAT(named.models, ElementsAre("b"));
+  ASSERT_EQ(named.quantized.size(), 1u);
+  EXPECT_EQ(named.quantized[0], plan.quantized[1]);
+
+  EXPECT_THROW(planned_cells(plan_of("[[quantized]]\nmodel = 'x'")), Error);  // nobody has looked at it
+  EXPECT_THAT(error_of("[[quantized]]\nmodel = 'x'\nof = 'y'"),
+              HasSubstr("y, which is not among the models"));
+  EXPECT_THAT(error_of("[[quantized]]\nof = 'y'"), HasSubstr("line 1: [[quantized]]: 'model' is missing"));
+  EXPECT_THAT(error_of("[[quantized]]\nmodel = 'x'\nbits = 4"), HasSubstr("stand together"));
+  EXPECT_THAT(error_of("quantized = 3"), HasSubstr("write [[quantized]]"));
+  EXPECT_THAT(error_of("[[quantized]]\nmodel = 'x'\n[[quantized]]\nmodel = 'x'"), HasSubstr("twice"));
 }
 
 TEST(Plan, OnlyBaselinesWithoutBench) {

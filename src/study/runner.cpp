@@ -100,7 +100,9 @@ class Runner {
   ChildResult run_step(StudyStep& step, const std::vector<std::string>& arguments);
   StudyStep make_step(const Variant& variant, const std::string& work, size_t cell) const;
   fs::path model_dir(const Variant& variant) const { return dir_ / "models" / file_name(variant); }
-  std::string model_of(const Variant& v) const { return v.is_baseline() ? v.model : model_dir(v).string(); }
+  std::string model_of(const Variant& v) const {
+    return v.is_made_here() ? model_dir(v).string() : v.is_baseline() ? v.model : v.source;
+  }
   fs::path temporary(const std::string& name) const { return dir_ / "tmp" / name; }
   StudyOutcome outcome() const;
 
@@ -149,7 +151,7 @@ void Runner::begin() {
   }
   for (const Cell& cell : cells_) {
     const auto facts = store_.facts(cell.variant);
-    if (facts && !cell.variant.is_baseline())
+    if (facts && cell.variant.is_made_here())
       time_left_.add_done(cell.variant, "quantize", facts->quantize_seconds);
   }
 }
@@ -189,7 +191,7 @@ StudyOutcome Runner::run() {
 }
 
 bool Runner::needs_quantizing(const Variant& variant) const {
-  if (variant.is_baseline() || not_quantized_.contains(variant)) return false;
+  if (!variant.is_made_here() || not_quantized_.contains(variant)) return false;
   const auto facts = store_.facts(variant);
   return !facts || !is_complete_model(model_dir(variant), facts->quantization_report);
 }
@@ -269,7 +271,7 @@ void Runner::save(const StudyStep& step, size_t i, const Cell& cell) {
 
 // The weights and the facts about them; throws StepFailed.
 void Runner::prepare(const Variant& variant, size_t first_cell) {
-  if (!variant.is_baseline()) {
+  if (variant.is_made_here()) {
     if (const auto failed = not_quantized_.find(variant); failed != not_quantized_.end())
       throw StepFailed(failed->second);
     if (needs_quantizing(variant)) quantize(variant, first_cell);
@@ -278,7 +280,7 @@ void Runner::prepare(const Variant& variant, size_t first_cell) {
   if (store_.facts(variant)) return;
   StudyStep step = make_step(variant, "info", first_cell);
   const fs::path json = temporary("info.json");
-  const ChildResult child = run_step(step, info_command(variant.model, json));
+  const ChildResult child = run_step(step, info_command(model_of(variant), json));
   try {
     store_.set_facts(variant, read_info(json));
   } catch (const OutputError& error) {
@@ -371,7 +373,7 @@ StudyStep Runner::make_step(const Variant& variant, const std::string& work, siz
     if (cells_[i].status == CellStatus::kDone || i < cell) continue;
     const Variant& v = cells_[i].variant;
     const bool first = i == 0 || cells_[i - 1].variant != v;
-    if (first && !v.is_baseline() && !time_left_.knows(v, "quantize")) left.emplace_back(v, "quantize");
+    if (first && v.is_made_here() && !time_left_.knows(v, "quantize")) left.emplace_back(v, "quantize");
     left.emplace_back(v, cells_[i].task);
   }
   step.seconds_left = time_left_.estimate(left);

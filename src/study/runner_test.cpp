@@ -96,6 +96,35 @@ TEST_F(RunnerTest, CommandLinesSayThePlan) {
                         " --windows 3 --window 32 --dtype float32 --threads 1 --json " + tmp + "result.json");
 }
 
+// What is computed is computed there, the distance too; `info` computes nothing.
+TEST_F(RunnerTest, EveryCellRunsOnThePlansDevice) {
+  plan_.device = "cuda";
+  plan_.tasks = {"gsm8k", "wikitext"};
+  ASSERT_TRUE(run().complete());
+  const auto all = calls();
+  EXPECT_EQ(all.size(), 9u);  // info, quantize, two tasks and bench of each, the distance
+  for (const std::string& call : all) {
+    if (call.starts_with("info ")) continue;
+    EXPECT_THAT(call, HasSubstr(" --device cuda"));
+  }
+}
+
+TEST_F(RunnerTest, WhatWasQuantizedBeforeIsMeasuredAsItIs) {
+  plan_.methods = {};
+  plan_.tasks = {"wikitext"};
+  plan_.quantized = {{"q/of-tiny", "tiny", "awq", 4, 32}, {"q/alone", "", "gptq", 4, 64}};
+  ASSERT_TRUE(run().complete());
+  EXPECT_THAT(recorder_.started,
+              ElementsAre("tiny baseline info", "tiny baseline wikitext", "tiny baseline bench",
+                          "tiny awq-4bit-g32 (q/of-tiny) info", "tiny awq-4bit-g32 (q/of-tiny) wikitext",
+                          "tiny awq-4bit-g32 (q/of-tiny) kl", "tiny awq-4bit-g32 (q/of-tiny) bench",
+                          "q/alone gptq-4bit-g64 info", "q/alone gptq-4bit-g64 wikitext",
+                          "q/alone gptq-4bit-g64 bench"));
+  EXPECT_THAT(calls()[5], HasSubstr("compare tiny q/of-tiny "));
+  EXPECT_EQ(Store::open(dir_ / "out" / "results.db", true).facts(plan_.quantized[0].variant())->file_bytes,
+            2000u);
+}
+
 // Stored without the paths of this machine; a failure is one of its cell alone.
 TEST_F(RunnerTest, DistanceOfEachQuantizedVariant) {
   plan_.tasks = {"wikitext"};

@@ -68,6 +68,22 @@ ALTER TABLE latencies ADD COLUMN max_ms REAL;
 )sql",
                                     R"sql(
 CREATE TABLE analyses (model TEXT PRIMARY KEY, analysis TEXT NOT NULL) WITHOUT ROWID;
+)sql",
+                                    // What is unique changes, and SQLite wants a new table for that.
+                                    R"sql(
+CREATE TABLE new_variants (
+  id INTEGER PRIMARY KEY,
+  model TEXT NOT NULL, method TEXT NOT NULL, bits INTEGER NOT NULL, group_size INTEGER NOT NULL,
+  source TEXT NOT NULL DEFAULT '',
+  sha256 TEXT, file_bytes INTEGER, bits_per_weight REAL, parameters INTEGER, quantize_seconds REAL,
+  quantization_report TEXT, parts TEXT,
+  UNIQUE (model, method, bits, group_size, source));
+INSERT INTO new_variants (id, model, method, bits, group_size, sha256, file_bytes, bits_per_weight, parameters,
+                          quantize_seconds, quantization_report, parts)
+SELECT id, model, method, bits, group_size, sha256, file_bytes, bits_per_weight, parameters, quantize_seconds,
+       quantization_report, parts FROM variants;
+DROP TABLE variants;
+ALTER TABLE new_variants RENAME TO variants;
 )sql"};
 constexpr auto kSchemaVersion = static_cast<int64_t>(kMigrations.size());
 
@@ -94,7 +110,7 @@ SELECT
   c.task_version, c.split, c.rows, c.shots, c.seed, c.primary_metric, c.higher_is_better,
   c.prompt_tokens_per_s, c.output_tokens_per_s, c.task_seconds,
   c.file_bytes, c.weights_bytes, c.kv_cache_bytes, c.workspace_bytes, c.peak_rss_bytes, c.peak_gpu_bytes,
-  c.data_sha256, c.distance
+  c.data_sha256, c.distance, v.source
 FROM cells c JOIN variants v ON v.id = c.variant_id ORDER BY c.id)sql";
 
 constexpr const char* kStatusNames[] = {"planned", "done", "failed"};
@@ -154,7 +170,8 @@ void prepare_schema(sqlite::Database& database, bool read_only) {
 std::string Variant::name() const {
   if (is_baseline()) return model + " baseline";
   const std::string group = group_size == 0 ? "row" : fmt::format("g{}", group_size);
-  return fmt::format("{} {}-{}bit-{}", model, method, bits, group);
+  const std::string from = source.empty() || source == model ? "" : fmt::format(" ({})", source);
+  return fmt::format("{} {}-{}bit-{}{}", model, method, bits, group, from);
 }
 
 struct Store::Impl {
@@ -162,10 +179,11 @@ struct Store::Impl {
       : lock(read_only ? nullptr : writer_lock(path)),
         // A reader, too, must be able to undo what a killed writer left half done.
         database(path.string(), SQLITE_OPEN_READWRITE | (read_only ? 0 : SQLITE_OPEN_CREATE)) {
-    database.execute("PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON");
+    database.execute("PRAGMA busy_timeout = 10000");
     // A rollback journal: one file when at rest, and safe against kill -9 and power loss at FULL.
     if (!read_only) database.execute("PRAGMA synchronous = FULL");
-    prepare_schema(database, read_only);
+    prepare_schema(database, read_only);  // without foreign keys: it may replace a table that others refer to
+    database.execute("PRAGMA foreign_keys = ON");
     if (read_only) database.execute("PRAGMA query_only = ON");
   }
 
@@ -174,8 +192,9 @@ struct Store::Impl {
 
   std::optional<int64_t> find_variant(const Variant& v) const {
     auto query = database.prepare(
-        "SELECT id FROM variants WHERE model = ?1 AND method = ?2 AND bits = ?3 AND group_size = ?4");
-    if (!query.bind(v.model, v.method, v.bits, v.group_size).step()) return std::nullopt;
+        "SELECT id FROM variants WHERE model = ?1 AND method = ?2 AND bits = ?3 AND group_size = ?4 AND "
+        "source = ?5");
+    if (!query.bind(v.model, v.method, v.bits, v.group_size, v.source).step()) return std::nullopt;
     return query.integer(0);
   }
   std::optional<int64_t> find_cell(const Variant& v, const std::string& task) const {
@@ -187,8 +206,9 @@ struct Store::Impl {
   }
   int64_t variant_id(const Variant& v) {
     if (const auto found = find_variant(v)) return *found;
-    database.prepare("INSERT INTO variants (model, method, bits, group_size) VALUES (?1, ?2, ?3, ?4)")
-        .run(v.model, v.method, v.bits, v.group_size);
+    database
+        .prepare("INSERT INTO variants (model, method, bits, group_size, source) VALUES (?1, ?2, ?3, ?4, ?5)")
+        .run(v.model, v.method, v.bits, v.group_size, v.source);
     return *find_variant(v);
   }
   int64_t cell_id(const Variant& variant, const std::string& task) {
@@ -338,8 +358,9 @@ void Store::set_facts(const Variant& variant, const VariantFacts& facts) {
 std::optional<VariantFacts> Store::facts(const Variant& v) const {
   auto query = impl_->database.prepare(
       "SELECT sha256, file_bytes, bits_per_weight, parameters, quantize_seconds, quantization_report, parts "
-      "FROM variants WHERE model = ?1 AND method = ?2 AND bits = ?3 AND group_size = ?4");
-  if (!query.bind(v.model, v.method, v.bits, v.group_size).step() || query.is_null(0)) return std::nullopt;
+      "FROM variants WHERE model = ?1 AND method = ?2 AND bits = ?3 AND group_size = ?4 AND source = ?5");
+  if (!query.bind(v.model, v.method, v.bits, v.group_size, v.source).step() || query.is_null(0))
+    return std::nullopt;
   const std::string& file = impl_->database.file();
   return VariantFacts{query.text(0),
                       query.unsigned_integer(1),
@@ -391,7 +412,7 @@ std::vector<Cell> Store::cells(bool with_samples) const {
   while (query.step()) {
     Cell& cell = cells.emplace_back();
     cell.variant = {query.text(1), query.text(2), static_cast<int>(query.integer(3)),
-                    static_cast<int>(query.integer(4))};
+                    static_cast<int>(query.integer(4)), query.text(28)};
     cell.task = query.text(5);
     cell.status = parse_status(query.text(6), file);
     cell.reason = query.text(7);

@@ -22,11 +22,16 @@ inline bool is_task(std::string_view name) { return name != kBench && name != kD
 // One row of the study: a model as it is (method "baseline") or quantized one way.
 struct Variant {
   std::string model;   // as the user named it
-  std::string method;  // "baseline", "gptq", "gsq", "rtn"
+  std::string method;  // "baseline", "gptq", "gsq", "rtn"; of a model quantized before: as it says, "awq"
   int bits = 16;
-  int group_size = 0;        // 0: whole row, or baseline
-  std::string name() const;  // "llama-mini gptq-4bit-g64", "llama-mini baseline"
+  int group_size = 0;  // 0: whole row, or baseline
+  // Of a model that was quantized before the study: as the user named it. `model` is then the unquantized one
+  // that it is compared with, or the same name where none is known. Empty: quantized by the study.
+  std::string source = {};
+  // "llama-mini gptq-4bit-g64", "llama-mini baseline", "llama-mini awq-4bit-g32 (org/llama-mini-awq)"
+  std::string name() const;
   bool is_baseline() const { return method == "baseline"; }
+  bool is_made_here() const { return !is_baseline() && source.empty(); }
   auto operator<=>(const Variant&) const = default;
 };
 
@@ -37,7 +42,7 @@ struct VariantFacts {
   double bits_per_weight = 0;  // everything included
   uint64_t parameters = 0;
   double quantize_seconds = 0;
-  Json quantization_report;  // null for the baseline
+  Json quantization_report;  // null for what the study did not quantize
   Json parts;  // {"body", "embedding", "head", "other"}: {"parameters", "bytes"} in memory; null: not stored
 };
 

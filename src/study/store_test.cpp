@@ -273,9 +273,13 @@ TEST_P(OlderSchema, IsReadAsItIsAndMigratedByAWriter) {
         "PRAGMA user_version = 2;");
   }
   if (GetParam() >= 3) {
-    for (const char* column : {"min", "whisker_low", "p25", "p75", "whisker_high", "max"})
-      execute(fmt::format("ALTER TABLE latencies ADD COLUMN {}_ms REAL;", column));
-    execute("PRAGMA user_version = 3;");
+    for (const char* column : {"min_ms", "whisker_low_ms", "p25_ms", "p75_ms", "whisker_high_ms", "max_ms"})
+      execute(fmt::format("ALTER TABLE latencies ADD COLUMN {} REAL", column));
+    execute("PRAGMA user_version = 3");
+  }
+  if (GetParam() >= 4) {
+    execute("CREATE TABLE analyses (model TEXT PRIMARY KEY, analysis TEXT NOT NULL) WITHOUT ROWID;"
+            "PRAGMA user_version = 4");
   }
   const std::string before = read_file(file_);
   const auto expect_content = [&](const Store& store) {
@@ -308,11 +312,48 @@ TEST_P(OlderSchema, IsReadAsItIsAndMigratedByAWriter) {
   EXPECT_EQ(Store::open(file_, true).analysis("llama-mini")["tokens"], 8);
   expect_same(Store::open(file_, true).cells()[0].result->latency_ms, measured.result->latency_ms);
   EXPECT_EQ(Store::open(file_, true).cells().back().distance, kl.distance);
+  // Cells still belong to their variants, and no variant of that name can be made twice.
+  Variant elsewhere = kGptq;
+  elsewhere.source = "org/llama-mini-gptq";
+  writer.save(make_cell(elsewhere, "boolq"));
+  EXPECT_EQ(Store::open(file_, true).cells().size(), 6u);
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open(file_.c_str(), &db), SQLITE_OK);
+  EXPECT_EQ(
+      sqlite3_exec(
+          db,
+          "PRAGMA foreign_keys = ON; INSERT INTO cells (variant_id, task, status) VALUES (99, 'x', 'done')",
+          nullptr, nullptr, nullptr),
+      SQLITE_CONSTRAINT);
+  EXPECT_EQ(sqlite3_exec(db,
+                         "INSERT INTO variants (model, method, bits, group_size) SELECT model, method, bits, "
+                         "group_size FROM variants LIMIT 1",
+                         nullptr, nullptr, nullptr),
+            SQLITE_CONSTRAINT);
+  sqlite3_close(db);
   EXPECT_NE(read_file(file_), before);
 }
 
-INSTANTIATE_TEST_SUITE_P(Versions, OlderSchema, ::testing::Values(1, 2, 3),
+INSTANTIATE_TEST_SUITE_P(Versions, OlderSchema, ::testing::Values(1, 2, 3, 4),
                          [](const auto& v) { return fmt::format("V{}", v.param); });
+
+TEST_F(StoreTest, VariantsOfOneFormDifferByTheirSource) {
+  Store store = Store::open(file_);
+  Variant elsewhere = kGptq;
+  elsewhere.source = "org/llama-mini-gptq";
+  VariantFacts here{.sha256 = "a"}, there{.sha256 = "b"};
+  store.save(done_cell());
+  store.save(make_cell(elsewhere, "boolq", CellStatus::kFailed, "no luck"));
+  store.set_facts(kGptq, here);
+  store.set_facts(elsewhere, there);
+  const auto cells = store.cells();
+  ASSERT_EQ(cells.size(), 2u);
+  EXPECT_EQ(cells[0].variant, kGptq);
+  EXPECT_EQ(cells[1].variant, elsewhere);
+  EXPECT_EQ(cells[1].variant.name(), "llama-mini gptq-4bit-g64 (org/llama-mini-gptq)");
+  EXPECT_EQ(store.facts(kGptq)->sha256, "a");
+  EXPECT_EQ(store.facts(elsewhere)->sha256, "b");
+}
 
 TEST_F(StoreTest, QueriesOfTheDocumentationRun) {
   { Store::open(file_).save(done_cell()); }
