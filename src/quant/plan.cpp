@@ -32,10 +32,13 @@ std::optional<T> take(const toml::table& table, const char* key, const std::stri
 
 }  // namespace
 
+Plan::Rule::Rule(std::string_view text, std::string_view where)
+    : pattern(text), name(text, where, NamePattern::At::kAnywhere) {}
+
 LayerPlan Plan::layer(const std::string& name) const {
   LayerPlan layer = base;
   for (const Rule& rule : rules) {
-    if (!std::regex_search(name, rule.regex)) continue;
+    if (!rule.name.matches(name)) continue;
     if (rule.method) layer.method = *rule.method;
     if (rule.bits) layer.bits = *rule.bits;
     if (rule.group_size) layer.group_size = *rule.group_size;
@@ -59,8 +62,8 @@ std::vector<Plan::Rule> read_plan_rules(const std::filesystem::path& file) {
   const toml::table root = parse_toml(read_file(file), file.string());
   for (const auto& [key, value] : root) {
     if (key.str() != "rule" || !value.is_array_of_tables())
-      throw UsageError(
-          fmt::format("{}: '{}' is not known; a plan holds [[rule]] tables", file.string(), key.str()));
+      throw UsageError(fmt::format("{}: {} is not known; a plan holds [[rule]] tables", file.string(),
+                                   quote_name(key.str())));
   }
   std::vector<Plan::Rule> rules;
   const toml::array* tables = root["rule"].as_array();
@@ -71,18 +74,11 @@ std::vector<Plan::Rule> read_plan_rules(const std::filesystem::path& file) {
       constexpr std::array<std::string_view, 5> kKeys = {"pattern", "method", "bits", "group_size",
                                                          "symmetric"};
       if (std::find(kKeys.begin(), kKeys.end(), key.str()) == kKeys.end())
-        throw UsageError(fmt::format("{}: '{}' is not known in a rule", where, key.str()));
+        throw UsageError(fmt::format("{}: {} is not known in a rule", where, quote_name(key.str())));
     }
-    Plan::Rule rule;
     const auto pattern = take<std::string>(table, "pattern", where);
     if (!pattern) throw UsageError(fmt::format("{}: a rule needs a 'pattern'", where));
-    rule.pattern = *pattern;
-    try {
-      rule.regex = std::regex(rule.pattern);
-    } catch (const std::regex_error& error) {
-      throw UsageError(
-          fmt::format("{}: pattern '{}' is not a regular expression: {}", where, rule.pattern, error.what()));
-    }
+    Plan::Rule rule(*pattern, where);
     rule.method = take<std::string>(table, "method", where);
     rule.bits = take<int>(table, "bits", where);
     rule.group_size = take<int>(table, "group_size", where);

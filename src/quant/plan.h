@@ -3,9 +3,10 @@
 
 #include <filesystem>
 #include <optional>
-#include <regex>
 #include <string>
 #include <vector>
+
+#include "io/name_pattern.h"
 
 namespace nibble {
 
@@ -19,8 +20,10 @@ struct LayerPlan {
 // Every linear takes `base`, changed by the rules whose pattern is found in its name, in order.
 struct Plan {
   struct Rule {
-    std::string pattern;  // ECMAScript regular expression, searched in the name
-    std::regex regex;
+    // Throws Error naming `where` when it is no regular expression (io/name_pattern.h).
+    explicit Rule(std::string_view pattern, std::string_view where = "a rule");
+    std::string pattern;  // found anywhere in the name
+    NamePattern name;
     std::optional<std::string> method;
     std::optional<int> bits, group_size;
     std::optional<bool> symmetric;

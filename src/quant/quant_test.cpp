@@ -324,9 +324,12 @@ TEST(Scaling, FindsScalesThatLowerTheErrorAndFoldBack) {
 
 TEST(Plan, RulesChangeWhatTheyName) {
   Plan plan;
-  plan.rules.push_back({"down_proj", std::regex("down_proj"), std::nullopt, 8, 32, std::nullopt});
-  plan.rules.push_back(
-      {"layers\\.0\\.", std::regex("layers\\.0\\."), "rtn", std::nullopt, std::nullopt, true});
+  Plan::Rule& down = plan.rules.emplace_back("down_proj");
+  down.bits = 8;
+  down.group_size = 32;
+  Plan::Rule& first_layer = plan.rules.emplace_back("layers\\.0\\.");
+  first_layer.method = "rtn";
+  first_layer.symmetric = true;
   const LayerPlan first = plan.layer("model.layers.0.mlp.down_proj"),
                   other = plan.layer("model.layers.3.mlp.up_proj");
   EXPECT_EQ(first.method, "rtn");
@@ -336,6 +339,8 @@ TEST(Plan, RulesChangeWhatTheyName) {
   EXPECT_EQ(other.bits, 4);
   plan.rules[0].bits = 5;
   EXPECT_THROW(plan.validate(), UsageError);
+  EXPECT_THROW(Plan::Rule("(["), Error);
+  EXPECT_THROW(Plan::Rule(std::string(1 << 20, '(')), Error);
 }
 
 }  // namespace

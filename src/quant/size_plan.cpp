@@ -147,8 +147,11 @@ std::vector<Plan::Rule> rules_of(const SizePlan& plan) {
   std::vector<Plan::Rule> rules;
   for (const PlannedLinear& l : plan.linears) {
     const LayerPlan& p = l.choice.plan;
-    const std::string pattern = pattern_of(l.name);
-    rules.push_back({pattern, std::regex(pattern), p.method, p.bits, p.group_size, p.symmetric});
+    Plan::Rule& rule = rules.emplace_back(pattern_of(l.name));
+    rule.method = p.method;
+    rule.bits = p.bits;
+    rule.group_size = p.group_size;
+    rule.symmetric = p.symmetric;
   }
   return rules;
 }

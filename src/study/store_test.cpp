@@ -278,8 +278,9 @@ TEST_P(OlderSchema, IsReadAsItIsAndMigratedByAWriter) {
     execute("PRAGMA user_version = 3");
   }
   if (GetParam() >= 4) {
-    execute("CREATE TABLE analyses (model TEXT PRIMARY KEY, analysis TEXT NOT NULL) WITHOUT ROWID;"
-            "PRAGMA user_version = 4");
+    execute(
+        "CREATE TABLE analyses (model TEXT PRIMARY KEY, analysis TEXT NOT NULL) WITHOUT ROWID;"
+        "PRAGMA user_version = 4");
   }
   const std::string before = read_file(file_);
   const auto expect_content = [&](const Store& store) {

@@ -8,7 +8,7 @@
 
 #include "base/json.h"
 #include "io/foreign/foreign_linear.h"
-#include "io/foreign/name_pattern.h"
+#include "io/name_pattern.h"
 
 namespace nibble {
 

@@ -1,4 +1,4 @@
-#include "io/foreign/name_pattern.h"
+#include "io/name_pattern.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -14,15 +14,16 @@ constexpr uint32_t kMatchLimit = 1'000'000, kHeapLimit = 16 << 10;  // steps, Ki
 
 }  // namespace
 
-NamePattern::NamePattern(std::string_view pattern, std::string_view where) : where_(where) {
+NamePattern::NamePattern(std::string_view pattern, std::string_view where, At at) : where_(where) {
   if (pattern.size() > kMaxPatternBytes)
     fail("{}: a pattern of {} bytes (at most {})", where, pattern.size(), kMaxPatternBytes);
   int error = 0;
-  PCRE2_SIZE at = 0;
+  PCRE2_SIZE position = 0;
   code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                            PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C, &error, &at, nullptr),
+                            (at == At::kStart ? PCRE2_ANCHORED : 0u) | PCRE2_NEVER_BACKSLASH_C, &error,
+                            &position, nullptr),
               pcre2_code_free);
-  if (!code_) fail("{}: {} is not a regular expression (at byte {})", where, quote_name(pattern), at);
+  if (!code_) fail("{}: {} is not a regular expression (at byte {})", where, quote_name(pattern), position);
 }
 
 bool NamePattern::matches(std::string_view name) const {
