@@ -39,9 +39,10 @@ std::vector<int32_t> CrossEntropy::next_tokens(const Batch& batch) {
   return answers;
 }
 
-void CrossEntropy::set(std::vector<int32_t> answers) {
+void CrossEntropy::set(std::vector<int32_t> answers, int64_t total) {
   answers_ = std::move(answers);
   total_ = std::count_if(answers_.begin(), answers_.end(), [](int32_t a) { return a >= 0; });
+  if (total_ > 0 && total > 0) total_ = total;
   if (total_ == 0) fail("nothing to train on: no token of the batch counts");
   for (const int32_t a : answers_) {
     if (a >= vocab_) fail("token {} is outside the vocabulary of {}", a, vocab_);

@@ -27,7 +27,9 @@ class CrossEntropy : public Loss {
  public:
   // answers[row]: the token that comes after it, −1 where the row does not count.
   CrossEntropy(int64_t vocab, ThreadPool& pool) : vocab_(vocab), pool_(pool) {}
-  void set(std::vector<int32_t> answers);  // of the batch to come; throws Error where none counts
+  // Of the batch to come. total: rows that the mean is over, where more batches follow; 0: those that count.
+  // Throws Error where none does.
+  void set(std::vector<int32_t> answers, int64_t total = 0);
   // Each token's next in its segment, wherever there is one.
   static std::vector<int32_t> next_tokens(const Batch& batch);
 

@@ -106,6 +106,16 @@ float TrainedLinear::stored_zero(size_t i) const {
   return std::clamp(std::nearbyint(z), 0.0f, static_cast<float>(format().max_zero()));
 }
 
+QuantizedMatrix TrainedLinear::stored() const {
+  QuantizedMatrix m(format());
+  std::copy_n(codes_.data(), codes_.size(), m.codes.data());
+  for (size_t i = 0; i < m.scales.size(); ++i) {
+    m.scales[i] = stored_scale(i);
+    m.zeros[i] = static_cast<uint8_t>(stored_zero(i));
+  }
+  return m;
+}
+
 void TrainedLinear::rows(int64_t first, int64_t count, float* out) const {
   const int64_t k = source_->k, size = count * k;
   if (!weight.value.empty()) {

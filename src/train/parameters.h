@@ -56,6 +56,8 @@ class TrainedLinear {
   float stored_scale(size_t i) const;
   float stored_zero(size_t i) const;
 
+  QuantizedMatrix stored() const;  // of a packed linear: as it will be stored
+
   // out[count, k] = rows first … first + count − 1 of w, without the adapter. On the calling thread.
   void rows(int64_t first, int64_t count, float* out) const;
   // w whole, with the adapter: in the parameter itself or in out [n, k].
