@@ -16,6 +16,7 @@
 #include "quant/quantize.h"
 #include "report/format.h"
 #include "report/recommend_specification.h"
+#include "train/tune.h"
 
 namespace nibble::app {
 namespace {
@@ -31,6 +32,8 @@ struct Options {
   std::optional<double> target_bpw;        // of the linear layers
   std::optional<std::string> target_size;  // of the weights' file
   QuantizeOptions quantize;
+  std::string tuned = "none";  // "scales", "zeros", "scales+zeros"
+  TuneOptions tune;
   bool force = false, dequantize = false;
   Argument head_bits{nullptr}, growth_limit{nullptr};
 };
@@ -83,6 +86,18 @@ std::string render(const OrderedJson& report, const std::string& out, const std:
     text += fmt::format("  {:<40} {:.2e}  ({:.2e})\n", layer["name"].get<std::string>(),
                         layer["error"].get<double>(), layer["rtn_error"].get<double>());
   }
+  if (report.contains("tune")) {
+    const OrderedJson& tune = report["tune"];
+    const int best = tune["best_step"].get<int>();
+    const OrderedJson& checks = tune["checks"];
+    text += fmt::format("{} tuned for {} steps in {:.0f} s: held-out KL {}", tune["parts"].get<std::string>(),
+                        tune["steps"].get<int>(), tune["seconds"].get<double>(),
+                        report::fixed(checks.front()["kl"].get<double>(), 5));
+    for (const OrderedJson& check : checks) {
+      if (best > 0 && check["step"] == best) text += " → " + report::fixed(check["kl"].get<double>(), 5);
+    }
+    text += best > 0 ? "\n" : ", which no step lowered: left as they were\n";
+  }
   for (const OrderedJson* layer : fallbacks)
     text += fmt::format("  {}: {} ({})\n", (*layer)["name"].get<std::string>(),
                         (*layer)["fallback"].get<std::string>(), (*layer)["reason"].get<std::string>());
@@ -117,6 +132,28 @@ SizePlan planned(const Options& options, std::shared_ptr<const Model> model, Thr
   return solve_plan(analysis, bytes, q.plan.base.method);
 }
 
+// What --tune names, into the options; false: nothing.
+bool read_tuned(const std::string& parts, TuneOptions& tune) {
+  if (parts == "none" || parts == "0") return false;
+  tune.scales = parts.starts_with("scales");
+  tune.zeros = parts.ends_with("zeros");
+  if (parts != "scales" && parts != "zeros" && parts != "scales+zeros")
+    throw UsageError(fmt::format("--tune {}: scales, zeros, scales+zeros or none", parts));
+  tune.validate();
+  return true;
+}
+
+OrderedJson tuned(std::shared_ptr<const Model> model, const fs::path& dir, const Options& options,
+                  ThreadPool& pool) {
+  Progress progress(stderr, "tune", "steps");
+  return tune_directory(std::move(model), dir, options.quantize.calibration, options.tune, pool,
+                        [&](int done, int total, double kl) {
+                          InterruptGuard::check();
+                          progress.note("KL " + report::fixed(kl, 4));
+                          progress.update(static_cast<size_t>(done), static_cast<size_t>(total));
+                        });
+}
+
 int run(Options options, const GlobalOptions& global) {
   QuantizeOptions& quantize = options.quantize;
   const ExportFormat format = export_format(options.format);
@@ -130,6 +167,7 @@ int run(Options options, const GlobalOptions& global) {
   quantize.version = NIBBLE_VERSION;
   if (!options.plan_file.empty()) quantize.plan.rules = read_plan_rules(options.plan_file);
   quantize.validate();
+  const bool tunes = read_tuned(options.tuned, options.tune);
   if (options.target_bpw && options.target_size) throw UsageError("--target-bpw or --target-size, not both");
   quantize.calibration.files = calibration_files(options.calibration, options.model);
   quantize.device = global.precision().device;
@@ -148,12 +186,12 @@ int run(Options options, const GlobalOptions& global) {
     quantize.plan.rules = std::move(rules);
   }
   Progress progress(stderr, "quantize", "blocks");
-  const OrderedJson report =
-      quantize_model(model, quantize, out, options.force, pool, [&](int done, int total) {
-        InterruptGuard::check();
-        progress.update(static_cast<size_t>(done), static_cast<size_t>(total));
-      });
+  OrderedJson report = quantize_model(model, quantize, out, options.force, pool, [&](int done, int total) {
+    InterruptGuard::check();
+    progress.update(static_cast<size_t>(done), static_cast<size_t>(total));
+  });
   progress.finish();
+  if (tunes) report = tuned(model, out, options, pool);
   if (!exported) {
     write_output(global, report, render(report, options.out, "nibble"));
     return 0;
@@ -215,6 +253,18 @@ Run cmd_quantize(Arguments& verb, const GlobalOptions& global) {
   verb.option("--samples", q.calibration.samples, "calibration samples").show_default();
   verb.option("--seqlen", q.calibration.seqlen, "tokens a sample").show_default();
   verb.option("--seed", q.calibration.seed, "draws the samples").show_default();
+  verb.option(
+          "--tune", options->tuned,
+          "what to move afterwards towards the original model's distributions: scales, zeros, scales+zeros")
+      .show_default();
+  verb.option("--tune-steps", options->tune.steps, "tuning: steps, one sequence each").show_default();
+  verb.option("--tune-tokens", options->tune.tokens, "tuning: tokens a sequence").show_default();
+  verb.option("--tune-rate", options->tune.rate, "tuning: share of a scale that a step moves it at first")
+      .show_default();
+  verb.option("--tune-zero-rate", options->tune.zero_rate,
+              "tuning: part of a code that a step moves a zero point")
+      .show_default();
+  verb.option("--tune-temperature", options->tune.temperature, "tuning: of the distributions").show_default();
   verb.option("--format", options->format,
               "of the result: nibble, gptq, gptq_v2, awq, compressed-tensors or gguf (OUT is a file then)")
       .show_default();

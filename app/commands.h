@@ -19,6 +19,7 @@ Run cmd_compare(Arguments& verb, const GlobalOptions& global);
 Run cmd_convert(Arguments& verb, const GlobalOptions& global);
 Run cmd_doctor(Arguments& verb, const GlobalOptions& global);
 Run cmd_eval(Arguments& verb, const GlobalOptions& global);
+Run cmd_finetune(Arguments& verb, const GlobalOptions& global);
 Run cmd_generate(Arguments& verb, const GlobalOptions& global);
 Run cmd_info(Arguments& verb, const GlobalOptions& global);
 Run cmd_logits(Arguments& verb, const GlobalOptions& global);

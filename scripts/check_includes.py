@@ -22,7 +22,7 @@ ALLOWED = {
     "hub": ("base",),
     "quant": LIBRARY,
     "convert": LIBRARY,
-    "train": LIBRARY,
+    "train": LIBRARY + ("quant",),
     "eval": LIBRARY + ("store",),
     "study": LIBRARY + ("quant", "train", "eval", "store"),
     "report": ("base", "store"),

@@ -57,8 +57,9 @@ class Cli : public ::testing::Test {
   fs::path dir_;
 };
 
-const std::vector<std::string> kVerbs = {"doctor",  "info",  "tokenize", "logits", "generate",  "eval",
-                                         "compare", "bench", "study",    "report", "recommend", "analyze"};
+const std::vector<std::string> kVerbs = {"doctor",    "info",    "tokenize", "logits",  "generate",
+                                         "eval",      "compare", "bench",    "study",   "report",
+                                         "recommend", "analyze", "finetune", "quantize"};
 
 TEST_F(Cli, HelpOfEveryVerbShowsAnExample) {
   const Outcome top = run("--help");

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <utility>
 
 namespace nibble {
 namespace {
@@ -46,12 +45,13 @@ void Progress::update(size_t done, size_t total) {
 std::string Progress::line() const {
   std::string text = fmt::format("{}: {} of {} {}", label_, done_, total_, unit_);
   const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
-  if (done_ == 0 || seconds <= 0) return text;
+  const std::string note = note_.empty() ? "" : ", " + note_;
+  if (done_ == 0 || seconds <= 0) return text + note;
   const double rate = static_cast<double>(done_) / seconds;
   text += rate >= 10 ? fmt::format(", {:.0f}/s", rate) : fmt::format(", {:.2g}/s", rate);
   if (done_ < total_)
     text += fmt::format(", {} left", duration_text(static_cast<double>(total_ - done_) / rate));
-  return text;
+  return text + note;
 }
 
 void Progress::draw() {

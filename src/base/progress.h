@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <string>
+#include <utility>
 
 namespace nibble {
 
@@ -22,7 +23,8 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void update(size_t done, size_t total);
-  void finish();  // takes the bar off the terminal
+  void note(std::string text) { note_ = std::move(text); }  // stands at the end of the line from then on
+  void finish();                                            // takes the bar off the terminal
 
   // The line as it stands, without the bar: "boolq: 120 of 400 rows, 31/s, 9 s left".
   std::string line() const;
@@ -32,7 +34,7 @@ class Progress {
   void draw();
 
   std::FILE* out_;
-  std::string label_, unit_;
+  std::string label_, unit_, note_;
   const bool terminal_;
   bool drawn_ = false;
   size_t done_ = 0, total_ = 0;

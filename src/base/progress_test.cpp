@@ -23,6 +23,8 @@ TEST(Progress, LineNamesWhatIsDone) {
     EXPECT_NE(progress.line().find(" left"), std::string::npos);
     progress.update(40, 40);
     EXPECT_EQ(progress.line().find(" left"), std::string::npos);
+    progress.note("KL 0.5");
+    EXPECT_TRUE(progress.line().ends_with(", KL 0.5"));
   }
   EXPECT_EQ(std::ftell(file), 0);  // no terminal, and no line before some seconds have passed
   std::fclose(file);

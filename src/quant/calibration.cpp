@@ -58,16 +58,6 @@ constexpr std::array<TestSplit, 10> kTestSplits = {{
     {"59895735a4f0f2769d99ac4cea84f64be6ca50b0d2ebf8f8681576384eb76014", "the bundled WikiText test text"},
 }};
 
-void refuse_test_split(const std::filesystem::path& file) {
-  const std::string hex = sha256_of(read_file(file));
-  for (const TestSplit& split : kTestSplits) {
-    if (hex == split.sha256)
-      throw UsageError(
-          fmt::format("{}: {}: a model calibrated with it cannot be judged by it; use a training split",
-                      file.string(), split.name));
-  }
-}
-
 // random: shuffles the rows; null: in their order.
 std::string text_of(const std::filesystem::path& file, Random* random) {
   const std::string extension = file.extension().string();
@@ -106,6 +96,16 @@ std::vector<std::vector<int32_t>> draw(const std::string& text, const Tokenizer&
 }
 
 }  // namespace
+
+void refuse_test_split(const std::filesystem::path& file) {
+  const std::string hex = sha256_of(read_file(file));
+  for (const TestSplit& split : kTestSplits) {
+    if (hex == split.sha256)
+      throw UsageError(
+          fmt::format("{}: {}: a model calibrated with it cannot be judged by it; use a training split",
+                      file.string(), split.name));
+  }
+}
 
 Calibration load_calibration(const CalibrationOptions& options, const Tokenizer& tokenizer) {
   if (options.samples < 1 || options.seqlen < 2) fail("calibration needs at least 1 sample of 2 tokens");

@@ -28,6 +28,9 @@ struct Calibration {
   std::vector<Source> sources;
 };
 
+// Throws UsageError for a file that is a test split known here.
+void refuse_test_split(const std::filesystem::path& file);
+
 // The text of a file: of JSONL the rows in their order, each in the prompt form of its task with the
 // right answer, a blank line between them; of other files as it is.
 std::string prompt_text(const std::filesystem::path& file);

@@ -39,6 +39,32 @@ void multiply(float alpha, const float* a, int64_t lda, const float* b, int64_t 
 
 }  // namespace
 
+void gemm(float alpha, const Factor& a, const Factor& b, float keep, float* c, int64_t ldc, int64_t m,
+          int64_t n, int64_t k) {
+  single_threaded();
+  cblas_sgemm(CblasRowMajor, a.transposed ? CblasTrans : CblasNoTrans,
+              b.transposed ? CblasTrans : CblasNoTrans, as_int(m), as_int(n), as_int(k), alpha, a.data,
+              as_int(a.ld), b.data, as_int(b.ld), keep, c, as_int(ldc));
+}
+
+void gemm(float alpha, const Factor& a, const Factor& b, float keep, float* c, int64_t ldc, int64_t m,
+          int64_t n, int64_t k, ThreadPool& pool) {
+  // The longer side of c is shared out: each thread packs the factor of the shorter one for itself.
+  if (n >= m) {
+    pool.parallel_for(static_cast<size_t>(n), 16, [&](size_t begin, size_t end, int) {
+      const int64_t at = static_cast<int64_t>(begin);
+      gemm(alpha, a, {b.data + at * (b.transposed ? b.ld : 1), b.ld, b.transposed}, keep, c + at, ldc, m,
+           static_cast<int64_t>(end) - at, k);
+    });
+  } else {
+    pool.parallel_for(static_cast<size_t>(m), 16, [&](size_t begin, size_t end, int) {
+      const int64_t at = static_cast<int64_t>(begin);
+      gemm(alpha, {a.data + at * (a.transposed ? 1 : a.ld), a.ld, a.transposed}, b, keep, c + at * ldc, ldc,
+           static_cast<int64_t>(end) - at, n, k);
+    });
+  }
+}
+
 void add_gram(const float* x, int64_t rows, int64_t k, std::vector<float>& gram, ThreadPool& pool) {
   single_threaded();
   const int64_t blocks = (k + kGramBlock - 1) / kGramBlock;

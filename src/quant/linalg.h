@@ -13,6 +13,20 @@ namespace nibble {
 void add_gram(const float* x, int64_t rows, int64_t k, std::vector<float>& gram, ThreadPool& pool);
 void mirror_upper(std::vector<float>& matrix, int64_t k);  // fills the lower triangle
 
+// A factor of a product: a row-major matrix with its leading dimension in elements, or what its transpose is.
+struct Factor {
+  const float* data = nullptr;
+  int64_t ld = 0;
+  bool transposed = false;
+};
+// c[m, n] = alpha · a[m, k] · b[k, n] + keep · c; what c held is not read with keep 0. On the calling thread,
+// which may be one of a pool.
+void gemm(float alpha, const Factor& a, const Factor& b, float keep, float* c, int64_t ldc, int64_t m,
+          int64_t n, int64_t k);
+// The same on all threads.
+void gemm(float alpha, const Factor& a, const Factor& b, float keep, float* c, int64_t ldc, int64_t m,
+          int64_t n, int64_t k, ThreadPool& pool);
+
 // c[m, n] −= a[m, k] · b[k, n], leading dimensions in elements.
 void subtract_product(const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
                       int64_t m, int64_t n, int64_t k, ThreadPool& pool);

@@ -46,14 +46,17 @@ void write_nibble_directory(const Model& model, const QuantizedTensors& tensors,
   }
   order_for_mapping(all);
   write_safetensors(out / "model.safetensors", all, {{"format", "nibble"}});
-  const Checkpoint& from = model.checkpoint();
+  write_beside_weights(model.checkpoint(), config_of(model, tensors, summary), out);
+}
+
+void write_beside_weights(const Checkpoint& from, const Json& config, const fs::path& out) {
   if (!from.tokenizer.is_null()) write_file_atomically(out / "tokenizer.json", from.tokenizer.dump());
   if (!from.generation_config.is_null())
     write_file_atomically(out / "generation_config.json", from.generation_config.dump(2));
   const fs::path tokenizer_config = from.path / "tokenizer_config.json";
   if (fs::exists(tokenizer_config))
     write_file_atomically(out / "tokenizer_config.json", read_file(tokenizer_config));
-  write_file_atomically(out / "config.json", config_of(model, tensors, summary).dump(2) + "\n");
+  write_file_atomically(out / "config.json", config.dump(2) + "\n");
 }
 
 }  // namespace nibble

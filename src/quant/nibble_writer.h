@@ -13,4 +13,8 @@ namespace nibble {
 void write_nibble_directory(const Model& model, const QuantizedTensors& tensors, const OrderedJson& summary,
                             const std::filesystem::path& out);
 
+// What lies beside the weights of a Hugging Face directory: `config` as config.json, the tokenizer and the
+// generation settings of `from`.
+void write_beside_weights(const Checkpoint& from, const Json& config, const std::filesystem::path& out);
+
 }  // namespace nibble

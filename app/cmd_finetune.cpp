@@ -1,0 +1,115 @@
+// nibble finetune MODEL OUT
+#include <filesystem>
+
+#include "base/file.h"
+#include "base/progress.h"
+#include "commands.h"
+#include "eval/task_data.h"
+#include "interrupt.h"
+#include "open_model.h"
+#include "report/format.h"
+#include "train/finetune.h"
+
+namespace nibble::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::string model, out, method = "lora";
+  std::optional<std::string> data;
+  FineTuneOptions tune;
+  bool adapter = false, force = false;
+};
+
+// --data, or the bundled train rows of GSM8K's form.
+fs::path training_file(const Options& options) {
+  if (!options.data) return open_task_file(task_files(std::nullopt, options.model), "gsm8k", "train").path;
+  if (fs::is_directory(*options.data)) return open_task_file(*options.data, "gsm8k", "train").path;
+  return *options.data;
+}
+
+std::string render(const FineTuneReport& r, const Options& options) {
+  const double rate = static_cast<double>(r.tokens) / r.seconds;
+  std::string text =
+      fmt::format("{}: {} steps on {} rows, {} tokens ({} of answers), {:.0f} tokens/s, {:.0f} s\n",
+                  options.out, r.steps, r.rows, r.tokens, r.answer_tokens, rate, r.seconds);
+  text += fmt::format("held-out loss ({} rows): ", r.held_out);
+  for (size_t i = 0; i < r.checks.size(); ++i)
+    text += fmt::format("{}{} at {}", i ? ", " : "", report::fixed(r.checks[i].loss, 4), r.checks[i].step);
+  if (r.too_long > 0)
+    text += fmt::format("\n{} rows were longer than {} tokens", r.too_long, options.tune.context);
+  return text + "\n";
+}
+
+int run(Options options, const GlobalOptions& global) {
+  FineTuneOptions& tune = options.tune;
+  if (options.method != "lora" && options.method != "full")
+    throw UsageError(fmt::format("--method {}: lora or full", options.method));
+  tune.full = options.method == "full";
+  tune.validate();
+  if (tune.full && options.adapter) throw UsageError("--adapter: full fine-tuning has none");
+  if (!options.force && fs::exists(options.out))
+    fail("{}: exists; give another name, or --force to write over it", options.out);
+  const InterruptGuard guard;
+  const fs::path file = training_file(options);
+  const LoadedModel loaded = open_model(options.model, global);
+  // The tokenizer's JSON goes into the result.
+  const auto model =
+      options.adapter ? loaded.model : load_model(locate_model(options.model), global.gguf_dtype());
+  if (model->is_quantized() && !options.adapter)
+    fail("{}: quantized; fine-tune the original, or keep the adapter apart with --adapter", options.model);
+  ThreadPool pool(global.thread_count(), global.pin);
+  const TrainingText text = load_training_text(file, *model, *loaded.tokenizer, tune);
+  TrainedModel trained(model, trained_parts(tune), pool);
+  Progress progress(stderr, "finetune", "steps");
+  const FineTuneReport report = fine_tune(trained, text, tune, pool, [&](int done, int total, double loss) {
+    InterruptGuard::check();
+    progress.note("loss " + report::fixed(loss, 4));
+    progress.update(static_cast<size_t>(done), static_cast<size_t>(total));
+  });
+  progress.finish();
+  if (options.adapter) {
+    write_adapter(trained, tune, options.out);
+  } else {
+    write_fine_tuned(trained, options.out, pool);
+  }
+  OrderedJson json = {{"model", options.model}, {"out", options.out}, {"data", file.string()}};
+  json.update(to_json(report, tune));
+  write_file_atomically(fs::path(options.out) / "finetune_report.json", json.dump(1) + "\n");
+  write_output(global, json, render(report, options));
+  return 0;
+}
+
+}  // namespace
+
+Run cmd_finetune(Arguments& verb, const GlobalOptions& global) {
+  auto options = std::make_shared<Options>();
+  FineTuneOptions& t = options->tune;
+  verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
+  verb.option("out", options->out, "the directory to write").required().type_name("OUT");
+  verb.option(
+          "--data", options->data,
+          "JSONL of question and answer, or of prompt and completion; or a directory with GSM8K's train rows")
+      .type_name("F");
+  verb.option("--method", options->method,
+              "lora: adapters beside the linears, merged at the end; full: all weights")
+      .show_default();
+  verb.option("--rank", t.rank, "lora: of an adapter").show_default();
+  verb.option("--alpha", t.alpha, "lora: adapters count alpha/rank times").show_default();
+  verb.option("--lr", t.rate, "highest learning rate; 0: 5e-4 for lora, 2e-5 for full").show_default();
+  verb.option("--epochs", t.epochs, "times that every row is seen").show_default();
+  verb.option("--max-steps", t.max_steps, "fewer steps than that; 0: no such limit").show_default();
+  verb.option("--batch", t.batch, "rows a step").show_default();
+  verb.option("--context", t.context, "longer rows are left out").show_default();
+  verb.option("--warmup", t.warmup, "share of the steps in which the rate rises").show_default();
+  verb.option("--clip", t.clip, "most that a gradient may be long; 0: any").show_default();
+  verb.option("--weight-decay", t.decay, "of weights, not of norms and biases").show_default();
+  verb.flag("--strip-marks", t.strip_marks, "leave calculator marks <<…>> out of the answers");
+  verb.option("--seed", t.seed, "draws the order of the rows").show_default();
+  verb.flag("--adapter", options->adapter, "lora: write the adapter alone, as peft reads it");
+  verb.flag("--force", options->force, "write over OUT");
+  return [options, &global] { return run(*options, global); };
+}
+
+}  // namespace nibble::app

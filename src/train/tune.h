@@ -1,0 +1,57 @@
+// Scales and zero points of a quantized model, moved so that its next-token distributions come nearer to
+// those of the model it was made from. The integers stay; so do sizes and speed.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "quant/calibration.h"
+#include "train/gradient_pass.h"
+
+namespace nibble {
+
+struct TuneOptions {
+  bool scales = true, zeros = false;
+  int steps = 150;          // each on one sequence
+  int tokens = 256;         // of a sequence
+  double rate = 5e-4;       // a step moves a scale by about this share of it at first, falling to 0
+  double zero_rate = 1e-2;  // and a zero point by this much of a code
+  double temperature = 1;   // at which distributions are held against each other
+  int checks = 4;           // times that the held-out text is looked at on the way
+  int held_out = 8;         // sequences of it
+  bool recompute = false;   // GradientOptions
+  void validate() const;    // throws UsageError
+};
+
+struct TuneReport {
+  struct Check {
+    int step;
+    double kl;  // mean over the held-out text, nats
+  };
+  std::vector<Check> checks;  // the first before any step
+  int best_step = 0;          // whose scales were kept; 0: those that were there
+  int64_t tokens = 0;         // trained on
+  double seconds = 0;
+  uint64_t peak_rss = 0;
+};
+OrderedJson to_json(const TuneReport& report, const TuneOptions& options);
+
+// After each step; kl: of the step's sequence, smoothed. May throw to cancel.
+using TuneProgress = std::function<void(int step, int total, double kl)>;
+
+// Tunes `trained`, a quantized form of `original`, on `text` (its last options.held_out samples are only
+// looked at) and leaves in it the best state seen at a check. Throws Error where there is nothing to tune.
+TuneReport tune(std::shared_ptr<const Model> original, TrainedModel& trained, const Calibration& text,
+                const TuneOptions& options, ThreadPool& pool, const TuneProgress& progress);
+
+// The same for the nibble directory `dir` that quantize_model() wrote, whose weights, configuration and
+// report are replaced; nothing is where no check was better than the start. Returns the report.
+OrderedJson tune_directory(std::shared_ptr<const Model> original, const std::filesystem::path& dir,
+                           CalibrationOptions text, const TuneOptions& options, ThreadPool& pool,
+                           const TuneProgress& progress);
+
+}  // namespace nibble
