@@ -81,8 +81,8 @@ TEST(AnalysisView, EveryFormOfTheReportHasIt) {
 
   const std::string csv = render_csv(report);
   EXPECT_THAT(
-      csv,
-      HasSubstr("alpha,baseline,16,0,,,,,,analysis.model.layers.1.mlp.down_proj.kl.b4.g64,0.008,,,,done,\n"));
+      csv, HasSubstr(
+               "alpha,baseline,16,0,,,,,,analysis.model.layers.1.mlp.down_proj.kl.b4.g64,0.008,,,,done,,\n"));
   EXPECT_THAT(csv, HasSubstr("analysis.model.layers.0.self_attn.q_proj.error.b2.g16,0.004,"));
   EXPECT_THAT(csv, HasSubstr("analysis.layer.1.kl.b4.g16,0.02,"));
 

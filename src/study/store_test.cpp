@@ -342,7 +342,9 @@ TEST_F(StoreTest, VariantsOfOneFormDifferByTheirSource) {
   Store store = Store::open(file_);
   Variant elsewhere = kGptq;
   elsewhere.source = "org/llama-mini-gptq";
-  VariantFacts here{.sha256 = "a"}, there{.sha256 = "b"};
+  VariantFacts here, there;
+  here.sha256 = "a";
+  there.sha256 = "b";
   store.save(done_cell());
   store.save(make_cell(elsewhere, "boolq", CellStatus::kFailed, "no luck"));
   store.set_facts(kGptq, here);
