@@ -293,7 +293,7 @@ TEST_F(DatasetTest, HostileAnswersEndInOneLine) {
   EXPECT_THAT(error(R"({"num_rows_total":5,"rows":[]})"), HasSubstr("no rows from 0, of 5"));
   EXPECT_THAT(error(R"({"num_rows_total":0,"rows":[]})"), HasSubstr("is empty"));
   EXPECT_THAT(error(R"({"num_rows_total":-1,"rows":[]})"), HasSubstr("no size of a split"));
-  EXPECT_THAT(error(R"({"num_rows_total":1e19,"rows":[]})"), HasSubstr("no size of a split"));
+  EXPECT_THAT(error(R"({"num_rows_total":1e19,"rows":[]})"), HasSubstr("no number that can stand here"));
   EXPECT_THAT(error(R"({"num_rows_total":5})"), HasSubstr("'rows' is missing"));
   EXPECT_THAT(error(R"({"num_rows_total":5,"rows":{}})"), HasSubstr("expected an array"));
   EXPECT_THAT(error(R"({"num_rows_total":5,"rows":[7]})"), HasSubstr("'row_idx' is missing"));
