@@ -1,7 +1,7 @@
 // nibble bench MODEL [-p 512] [-n 128] [-b 1] [-r 5] [-o md|csv|json]
 #include "base/progress.h"
+#include "base/stopwatch.h"
 #include "commands.h"
-#include "eval/stopwatch.h"
 #include "interrupt.h"
 #include "model/facts.h"
 #include "open_model.h"

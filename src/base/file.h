@@ -53,6 +53,9 @@ class AtomicFile {
   int fd_ = -1;
 };
 
+// With its parents, where it is not there. Throws Error when it cannot be made.
+void make_directory(const std::filesystem::path& path);
+
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
 }  // namespace nibble

@@ -119,9 +119,8 @@ void write_companions(const Model& model, const fs::path& out) {
 }
 
 void create_out(const fs::path& out) {
+  make_directory(out);
   std::error_code error;
-  fs::create_directories(out, error);
-  if (error) fail("{}: cannot create: {}", out.string(), error.message());
   fs::remove(out / "config.json", error);  // of an older model: no half of two may look whole
 }
 

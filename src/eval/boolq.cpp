@@ -2,6 +2,7 @@
 #include "eval/choice.h"
 #include "eval/statistics.h"
 #include "eval/task_parts.h"
+#include "text/prompt_forms.h"
 
 namespace nibble {
 namespace {
@@ -12,7 +13,7 @@ struct Question {
   std::string passage, question;
   int answer = 0;  // 1: yes
 
-  std::string prompt() const { return fmt::format("{}\nQuestion: {}?\nAnswer:", passage, question); }
+  std::string prompt() const { return boolq_prompt(passage, question); }
   bool operator==(const Question&) const = default;
 };
 

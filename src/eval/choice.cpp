@@ -2,9 +2,9 @@
 
 #include <cmath>
 
+#include "base/stopwatch.h"
 #include "eval/encoding.h"
 #include "eval/statistics.h"
-#include "eval/stopwatch.h"
 
 namespace nibble {
 

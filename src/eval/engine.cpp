@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "eval/stopwatch.h"
+#include "base/stopwatch.h"
 
 namespace nibble {
 

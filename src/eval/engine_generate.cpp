@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/stopwatch.h"
 #include "eval/engine.h"
 #include "eval/generated_text.h"
-#include "eval/stopwatch.h"
 
 namespace nibble {
 namespace {

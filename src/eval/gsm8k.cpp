@@ -2,11 +2,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/stopwatch.h"
 #include "eval/encoding.h"
 #include "eval/gsm8k_answer.h"
 #include "eval/statistics.h"
-#include "eval/stopwatch.h"
 #include "eval/task_parts.h"
+#include "text/prompt_forms.h"
 
 namespace nibble {
 namespace {
@@ -18,7 +19,7 @@ struct Problem {
   std::string question, answer;  // the answer with its reasoning, "… #### 42"
   std::string number;            // normalized
 
-  std::string prompt() const { return fmt::format("Question: {}\nAnswer:", question); }
+  std::string prompt() const { return gsm8k_prompt(question); }
 };
 
 Problem parse(const DataRow& row) {

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "base/stopwatch.h"
 #include "eval/statistics.h"
-#include "eval/stopwatch.h"
 #include "eval/task_parts.h"
 #include "eval/windows.h"
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "eval/stopwatch.h"
+#include "base/stopwatch.h"
 #include "eval/task.h"
 #include "eval/task_parts.h"
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
-#include "eval/stopwatch.h"
+#include "base/stopwatch.h"
 
 namespace nibble {
 namespace {

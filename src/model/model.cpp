@@ -181,7 +181,7 @@ Tokenizer Model::load_tokenizer() const {
 std::vector<const Linear*> Model::linears() const {
   std::vector<const Linear*> all;
   for (const Block& b : blocks) {
-    for (const Linear* l : {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down}) {
+    for (const Linear* l : b.linears()) {
       if (l->present()) all.push_back(l);
     }
   }

@@ -1,6 +1,7 @@
 // A model in memory: its configuration, and views of its weights in the mapped checkpoint.
 #pragma once
 
+#include <array>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -37,6 +38,9 @@ struct Norm {
 struct Block {
   Norm attn_norm, mlp_norm;           // mlp_norm empty in a parallel block
   Linear q, k, v, o, gate, up, down;  // gate absent where the MLP has none
+  // In this order, those that are not present too.
+  std::array<Linear*, 7> linears() { return {&q, &k, &v, &o, &gate, &up, &down}; }
+  std::array<const Linear*, 7> linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
 };
 
 // How a linear of a nibble checkpoint was made; stands in config.json's quantization_config.

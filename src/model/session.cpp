@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
+#include "kernels/dense_rows.h"
 #include "model/attention.h"
 #include "model/rope.h"
 
@@ -54,16 +54,8 @@ void Session::embed(const Batch& batch, float* h) {
       float* to = h + static_cast<int64_t>(t) * hidden;
       if (e.packed) {
         dequantize_row(*e.packed, row, to);
-      } else if (e.dense.dtype == DType::kF32) {
-        std::memcpy(to, static_cast<const float*>(e.dense.data) + row * hidden,
-                    static_cast<size_t>(hidden) * sizeof(float));
       } else {
-        const uint16_t* from = static_cast<const uint16_t*>(e.dense.data) + row * hidden;
-        if (e.dense.dtype == DType::kF16) {
-          kernels_.from_f16(from, to, hidden);
-        } else {
-          for (int64_t i = 0; i < hidden; ++i) to[i] = bf16_to_float(from[i]);
-        }
+        dense_rows(e.dense, row, 1, to, kernels_);
       }
     }
   });

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "kernels/dense_rows.h"
 #include "quant/layer.h"
 #include "quant/methods.h"
 #include "quant/statistics.h"
@@ -161,8 +162,7 @@ class Analyzer {
       const Linear& linear = block.*kProbed[i].linear;
       if (!linear.present()) continue;
       if (linear.packed) fail("{}: already quantized; analyze the original model", linear.name);
-      weights[i] = to_float(
-          {linear.dense.dtype, {linear.n, linear.k}, static_cast<const std::byte*>(linear.dense.data)});
+      weights[i] = dense_values(linear.dense);
       clean_weights(weights[i]);
       out.linears.push_back(analyze(linear, weights[i], layer, block, kProbed[i].linear,
                                     inputs[static_cast<size_t>(kProbed[i].stage)]));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/dense_rows.h"
 #include "quant/feed_forward.h"
 #include "quant/scaling.h"
 #include "tensor/dtype.h"
@@ -11,16 +12,9 @@ namespace {
 
 constexpr size_t kSamplesAHeldOut = 16;  // of as many one is held out
 
-int64_t longest_sample(const Calibration& calibration) {
-  size_t longest = 1;
-  for (const auto& sample : calibration.samples) longest = std::max(longest, sample.size());
-  return static_cast<int64_t>(longest);
-}
-
 std::vector<float> float_weight(const Linear& linear) {
   if (linear.packed) fail("{}: already quantized; start from the original model", linear.name);
-  return to_float(
-      {linear.dense.dtype, {linear.n, linear.k}, static_cast<const std::byte*>(linear.dense.data)});
+  return dense_values(linear.dense);
 }
 
 }  // namespace
@@ -32,10 +26,10 @@ BlockQuantizer::BlockQuantizer(std::shared_ptr<const Model> model, const Calibra
       plan_(plan),
       options_(options),
       pool_(pool),
-      compute_(open_compute(device, model_, static_cast<int>(longest_sample(calibration)), pool)) {
+      compute_(open_compute(device, model_, static_cast<int>(calibration.longest()), pool)) {
   const ModelConfig& c = model_->config;
-  const int64_t tokens = calibration.tokens, longest = longest_sample(calibration), hidden = c.hidden_size,
-                inner = c.intermediate_size, query = c.query_size();
+  const int64_t tokens = calibration.tokens, longest = static_cast<int64_t>(calibration.longest()),
+                hidden = c.hidden_size, inner = c.intermediate_size, query = c.query_size();
   const auto make = [&](float*& to, int64_t rows, int64_t width) { to = compute_->allocate(rows * width); };
   make(stream_, tokens, hidden);
   make(attended_, tokens, query);

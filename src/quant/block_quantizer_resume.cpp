@@ -20,7 +20,7 @@ void BlockQuantizer::take_over(int layer, QuantizedTensors finished) {
   };
   replace_norm(block.attn_norm, prefix + names.attn_norm);
   if (!model_->config.parallel_block) replace_norm(block.mlp_norm, prefix + names.mlp_norm);
-  for (Linear* linear : {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down}) {
+  for (Linear* linear : block.linears()) {
     if (!linear->present()) continue;
     replace(linear->name + ".bias", linear->bias);
     place(*linear);

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/random.h"
 #include "base/sha256.h"
+#include "text/prompt_forms.h"
 
 namespace nibble {
 namespace {
@@ -19,12 +20,12 @@ std::string row_text(const Json& row, const std::string& where) {
   const auto has = [&](const char* key) { return row.contains(key); };
   if (has("text")) return json_get<std::string>(row, "text", where);
   if (has("question") && has("passage"))
-    return fmt::format("{}\nQuestion: {}?\nAnswer:{}", json_get<std::string>(row, "passage", where),
-                       json_get<std::string>(row, "question", where),
-                       json_get<bool>(row, "answer", where) ? " yes" : " no");
+    return boolq_prompt(json_get<std::string>(row, "passage", where),
+                        json_get<std::string>(row, "question", where)) +
+           (json_get<bool>(row, "answer", where) ? " yes" : " no");
   if (has("question"))
-    return fmt::format("Question: {}\nAnswer: {}", json_get<std::string>(row, "question", where),
-                       json_get<std::string>(row, "answer", where));
+    return gsm8k_prompt(json_get<std::string>(row, "question", where)) + " " +
+           json_get<std::string>(row, "answer", where);
   if (has("query") && has("passages")) {
     const Json passages = json_get<Json>(row, "passages", where);
     const auto texts = json_get<std::vector<std::string>>(passages, "passage_text", where);
@@ -137,6 +138,12 @@ Calibration load_calibration(const CalibrationOptions& options, const Tokenizer&
   if (out.tokens == 0) fail("the calibration files hold no text");
   out.sha256 = hash.hex();
   return out;
+}
+
+size_t Calibration::longest() const {
+  size_t most = 1;
+  for (const auto& sample : samples) most = std::max(most, sample.size());
+  return most;
 }
 
 std::string prompt_text(const std::filesystem::path& file) { return text_of(file, nullptr); }

@@ -26,6 +26,7 @@ struct Calibration {
     int samples = 0;
   };
   std::vector<Source> sources;
+  size_t longest() const;  // tokens of the longest sample, at least 1
 };
 
 // Throws UsageError for a file that is a test split known here.

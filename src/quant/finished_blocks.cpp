@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "base/file.h"
 #include "io/foreign/repack.h"
 #include "io/safetensors.h"
 
@@ -85,9 +86,7 @@ void FinishedBlocks::save(int layer, const QuantizedTensors& all, size_t first_r
     floats.push_back(name);
   }
   for (size_t i = first_report; i < all.reports.size(); ++i) reports.push_back(to_json(all.reports[i]));
-  std::error_code error;
-  fs::create_directories(folder_, error);
-  if (error) fail("{}: cannot create: {}", folder_.string(), error.message());
+  make_directory(folder_);
   order_for_mapping(tensors);
   write_safetensors(file(layer), tensors,
                     {{"key", key_},

@@ -1,9 +1,9 @@
 #include "quant/layer.h"
 
 #include <array>
-#include <chrono>
 #include <cmath>
 
+#include "base/stopwatch.h"
 #include "quant/methods.h"
 
 namespace nibble {
@@ -144,7 +144,7 @@ QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight
                               const InputStatistics& input, const LayerPlan& plan,
                               std::optional<double> rtn_error, const LayerOptions& options,
                               ThreadPool& pool) {
-  const auto begin = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   const int64_t k = input.k;
   QuantizedLayer out;
   LayerReport& report = out.report;
@@ -208,7 +208,7 @@ QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight
   }
   report.used = used;
   if (used.bits == 16) report.error = 0.0;
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  report.seconds = watch.seconds();
   return out;
 }
 

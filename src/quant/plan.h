@@ -11,7 +11,7 @@
 namespace nibble {
 
 struct LayerPlan {
-  std::string method = "gptq+ff";  // what lost least (docs/quantizers.md)
+  std::string method = "gptq+ff";  // why: docs/quantizers.md
   int bits = 4;                    // 2, 3, 4, 6, 8; 16 leaves the layer as it is
   int group_size = 64;             // a multiple of 16; 0: the whole row
   bool symmetric = false;

@@ -1,13 +1,13 @@
 #include "quant/quantize.h"
 
 #include <algorithm>
-#include <chrono>
 #include <set>
 
 #include "base/file.h"
 #include "base/memory_usage.h"
 #include "base/sha256.h"
-#include "kernels/ops.h"
+#include "base/stopwatch.h"
+#include "kernels/dense_rows.h"
 #include "model/facts.h"
 #include "quant/methods.h"
 #include "quant/nibble_writer.h"
@@ -30,10 +30,9 @@ void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPo
   std::vector<const Linear*> ends = {&model.embedding};
   if (!model.config.tied_head) ends.push_back(&model.head);
   for (const Linear* end : ends) {
-    const auto begin = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     if (end->packed) fail("{}: already quantized; start from the original model", end->name);
-    std::vector<float> weight =
-        to_float({end->dense.dtype, {end->n, end->k}, static_cast<const std::byte*>(end->dense.data)});
+    std::vector<float> weight = dense_values(end->dense);
     LayerReport report;
     if (const int64_t bad = clean_weights(weight))
       report.reason = fmt::format("{} NaN or infinite weights set to 0", bad);
@@ -45,7 +44,7 @@ void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPo
     report.k = end->k;
     report.used = {"rtn", bits, format.group_size, format.symmetric};
     report.remainder = end->k % format.group();
-    report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    report.seconds = watch.seconds();
     out.reports.push_back(std::move(report));
   }
 }
@@ -61,9 +60,7 @@ void prepare_directory(const fs::path& out, bool force) {
     if (!force && !begun) fail("{}: exists; give another name, or --force to write over it", out.string());
     fs::remove(out / kQuantizationReport);
   }
-  std::error_code error;
-  fs::create_directories(out, error);
-  if (error) fail("{}: cannot create: {}", out.string(), error.message());
+  make_directory(out);
 }
 
 // Names everything that a block's result depends on. Of the model's tensors the beginnings are read.
@@ -130,7 +127,7 @@ int64_t bytes_beside_linears(const Model& model, const QuantizeOptions& options)
 
 OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOptions& options,
                            const fs::path& out, bool force, ThreadPool& pool, const BlockProgress& progress) {
-  const auto begin = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   options.validate();
   prepare_directory(out, force);
   CalibrationOptions wanted = options.calibration;
@@ -181,12 +178,8 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
   const double bits = static_cast<double>(written.file_bytes) * 8 / static_cast<double>(model->parameters());
   const OrderedJson parts = parts_json(model_facts(quantized));
   report["totals"] = {
-      {"file_bytes", written.file_bytes},
-      {"bits_per_weight", bits},
-      {"parameters", model->parameters()},
-      {"peak_rss", peak_rss_bytes()},
-      {"parts", parts},
-      {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()}};
+      {"file_bytes", written.file_bytes}, {"bits_per_weight", bits}, {"parameters", model->parameters()},
+      {"peak_rss", peak_rss_bytes()},     {"parts", parts},          {"seconds", watch.seconds()}};
   if (options.planned) {
     report["plan"] = to_json(*options.planned);
     write_file_atomically(out / "plan.toml", to_toml(*options.planned));

@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "report/columns.h"
 #include "report/fallbacks.h"
+#include "report/variant_json.h"
 
 namespace nibble::report {
 namespace {
@@ -25,12 +26,6 @@ void add_columns(OrderedJson& json, std::span<const Column> columns, const Colum
     const bool applies = value.number || !value.missing.empty() || value.text != not_applicable().text;
     if (applies && !json.contains(column.key)) json[column.key] = to_json(value);
   }
-}
-
-OrderedJson id_of(const Variant& v) {
-  OrderedJson json{{"model", v.model}, {"method", v.method}, {"bits", v.bits}, {"group_size", v.group_size}};
-  if (!v.source.empty()) json["source"] = v.source;
-  return json;
 }
 
 OrderedJson to_json(const ModelView& model, const VariantView& variant, const TaskView& cell) {

@@ -2,6 +2,7 @@
 
 #include "eval/result.h"
 #include "report/recommend.h"
+#include "report/variant_json.h"
 
 namespace nibble::report {
 namespace {
@@ -61,13 +62,8 @@ OrderedJson to_json(const TaskStanding& s) {
 
 OrderedJson to_json(const Recommendation& r, size_t i) {
   const Candidate& c = r.candidates[i];
-  const Variant& v = c.variant->variant;
-  OrderedJson json{{"label", c.label()},
-                   {"model", v.model},
-                   {"method", v.method},
-                   {"bits", v.bits},
-                   {"group_size", v.group_size}};
-  if (!v.source.empty()) json["source"] = v.source;
+  OrderedJson json{{"label", c.label()}};
+  json.update(id_of(c.variant->variant));
   json["feasible"] = c.feasible();
   json["on_pareto_front"] = c.on_front;
   json["file_bytes"] = to_json(c.size);

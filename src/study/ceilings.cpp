@@ -8,7 +8,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/memory_usage.h"
-#include "eval/stopwatch.h"
+#include "base/stopwatch.h"
 #include "kernels/ops.h"
 
 namespace nibble {

@@ -107,12 +107,6 @@ void check_parts(const std::vector<Part>& parts, const KnownNames& known) {
   }
 }
 
-void make_directory(const fs::path& path) {
-  std::error_code error;
-  fs::create_directories(path, error);
-  if (error) fail("{}: cannot make this directory: {}", path.string(), error.message());
-}
-
 // Of models that the target has none of; those that it has stay.
 void take_analyses(Store& target, const Part& part) {
   for (const Cell& cell : part.cells) {

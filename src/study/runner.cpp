@@ -31,12 +31,6 @@ class StepFailed : public Error {
 // Thrown out of a step when a signal has stopped its child.
 struct Stopped {};
 
-void make_directory(const fs::path& path) {
-  std::error_code error;
-  fs::create_directories(path, error);
-  if (error) fail("{}: cannot make this directory: {}", path.string(), error.message());
-}
-
 bool is_disk_full(const std::string& reason) {
   return reason.find("No space left on device") != std::string::npos ||
          reason.find("Disk quota exceeded") != std::string::npos;

@@ -1,13 +1,14 @@
 #include "train/finetune.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <numbers>
 #include <numeric>
 
 #include "base/memory_usage.h"
+#include "base/stopwatch.h"
 #include "quant/calibration.h"
+#include "text/prompt_forms.h"
 #include "train/adam.h"
 #include "train/gradient_pass.h"
 
@@ -34,7 +35,7 @@ std::pair<std::string, std::string> parts_of(const Json& row, bool strip_marks, 
   if (row.contains("prompt"))
     return {json_get<std::string>(row, "prompt", where), json_get<std::string>(row, "completion", where)};
   const std::string answer = json_get<std::string>(row, "answer", where);
-  return {fmt::format("Question: {}\nAnswer:", json_get<std::string>(row, "question", where)),
+  return {gsm8k_prompt(json_get<std::string>(row, "question", where)),
           " " + (strip_marks ? without_marks(answer) : answer)};
 }
 
@@ -170,7 +171,7 @@ TrainedParts trained_parts(const FineTuneOptions& o) {
 
 FineTuneReport fine_tune(TrainedModel& trained, const TrainingText& text, const FineTuneOptions& o,
                          ThreadPool& pool, const FineTuneProgress& progress) {
-  const auto begin = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   size_t longest = 0;
   for (const TrainingRow& row : text.rows) longest = std::max(longest, row.tokens.size());
   const int context = static_cast<int>(longest), batch_tokens = std::max(context, kBatchTokens);
@@ -221,7 +222,7 @@ FineTuneReport fine_tune(TrainedModel& trained, const TrainingText& text, const 
     if (int64_t{step} * kChecks / total > int64_t{step - 1} * kChecks / total)
       report.checks.push_back({step, rows.run(held_out, false)});
   }
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  report.seconds = watch.seconds();
   report.peak_rss = peak_rss_bytes();
   return report;
 }

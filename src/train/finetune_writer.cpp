@@ -14,12 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void make_directory(const fs::path& out) {
-  std::error_code error;
-  fs::create_directories(out, error);
-  if (error) fail("{}: cannot create: {}", out.string(), error.message());
-}
-
 // values in the type of the tensor that they replace.
 void write_as(DType dtype, const std::vector<float>& values, const ByteSink& sink) {
   if (dtype == DType::kF32) return sink(values.data(), values.size() * sizeof(float));

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
+#include "kernels/dense_rows.h"
 #include "quant/linalg.h"
 #include "tensor/dtype.h"
 
@@ -75,11 +75,7 @@ TrainedLinear::TrainedLinear(const Linear& source, const TrainedParts& parts, bo
     if (parts.scales && in_block) train(scales);
     if (parts.zeros && in_block && !view.format.symmetric) train(zeros);
   } else if (parts.everything) {
-    weight = {
-        source.name + ".weight",
-        to_float(
-            {source.dense.dtype, {source.n, source.k}, static_cast<const std::byte*>(source.dense.data)}),
-        {}};
+    weight = {source.name + ".weight", dense_values(source.dense), {}};
     train(weight);
     train(bias);
   }
@@ -123,15 +119,7 @@ void TrainedLinear::rows(int64_t first, int64_t count, float* out) const {
     return;
   }
   if (!source_->packed) {
-    const DenseView& w = source_->dense;
-    if (w.dtype == DType::kF32) {
-      std::copy_n(static_cast<const float*>(w.data) + first * k, size, out);
-    } else if (w.dtype == DType::kF16) {
-      kernels().from_f16(static_cast<const uint16_t*>(w.data) + first * k, out, size);
-    } else {
-      const uint16_t* from = static_cast<const uint16_t*>(w.data) + first * k;
-      for (int64_t i = 0; i < size; ++i) out[i] = bf16_to_float(from[i]);
-    }
+    dense_rows(source_->dense, first, count, out);
     return;
   }
   const PackedFormat& f = format();

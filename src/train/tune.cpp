@@ -1,12 +1,12 @@
 #include "train/tune.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <set>
 
 #include "base/file.h"
 #include "base/memory_usage.h"
+#include "base/stopwatch.h"
 #include "io/foreign/repack.h"
 #include "io/safetensors.h"
 #include "model/session.h"
@@ -19,10 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr double kSmoothing = 0.9;  // of the KL that progress shows
-
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
 
 std::string parts_of(const TuneOptions& o) {
   return o.scales ? o.zeros ? "scales+zeros" : "scales" : "zeros";
@@ -87,7 +83,7 @@ OrderedJson to_json(const TuneReport& report, const TuneOptions& o) {
 
 TuneReport tune(std::shared_ptr<const Model> original, TrainedModel& trained, const Calibration& text,
                 const TuneOptions& o, ThreadPool& pool, const TuneProgress& progress) {
-  const auto begin = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   if (original->config.vocab_size != trained.config().vocab_size)
     fail("{}: a vocabulary of {} tokens, the original model has {}", trained.model().name(),
          trained.config().vocab_size, original->config.vocab_size);
@@ -97,9 +93,7 @@ TuneReport tune(std::shared_ptr<const Model> original, TrainedModel& trained, co
   if (held_out == 0)
     fail("tuning needs text for two sequences of {} tokens at least; name more files", o.tokens);
   const size_t samples = text.samples.size() - held_out;
-  size_t longest = 0;
-  for (const auto& sample : text.samples) longest = std::max(longest, sample.size());
-  const int context = static_cast<int>(longest);
+  const int context = static_cast<int>(text.longest());
   Session teacher(original, {.context = context, .batch_tokens = context, .precision = Precision::exact()},
                   pool);
   GradientPass pass(trained, {.batch_tokens = context, .context = context, .recompute = o.recompute}, pool);
@@ -151,7 +145,7 @@ TuneReport tune(std::shared_ptr<const Model> original, TrainedModel& trained, co
     if (step * o.checks / o.steps > (step - 1) * o.checks / o.steps) check(step);
   }
   for (size_t i = 0; i < parameters.size(); ++i) parameters[i]->value = best[i];
-  report.seconds = seconds_since(begin);
+  report.seconds = watch.seconds();
   report.peak_rss = peak_rss_bytes();
   return report;
 }

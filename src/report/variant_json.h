@@ -1,0 +1,15 @@
+// Which variant an object is about.
+#pragma once
+
+#include "base/json.h"
+#include "study/store.h"
+
+namespace nibble::report {
+
+inline OrderedJson id_of(const Variant& v) {
+  OrderedJson json{{"model", v.model}, {"method", v.method}, {"bits", v.bits}, {"group_size", v.group_size}};
+  if (!v.source.empty()) json["source"] = v.source;
+  return json;
+}
+
+}  // namespace nibble::report
