@@ -13,14 +13,14 @@
 namespace nibble::app {
 namespace {
 
-struct Options {
+struct AnalyzeArguments {
   std::string model, out, study;
   std::vector<std::string> calibration;
   CalibrationOptions text{.files = {}, .samples = 8, .seqlen = 512, .seed = 0};
   AnalysisOptions analysis;
 };
 
-int run(Options options, const GlobalOptions& global) {
+int run(AnalyzeArguments options, const GlobalOptions& global) {
   options.analysis.probe.symmetric = options.analysis.symmetric;
   options.analysis.validate();
   options.text.files = calibration_files(options.calibration, options.model);
@@ -51,7 +51,7 @@ int run(Options options, const GlobalOptions& global) {
 }  // namespace
 
 Run cmd_analyze(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<AnalyzeArguments>();
   AnalysisOptions& a = options->analysis;
   verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
   verb.option("--bits", a.bits, "bits to try, with commas").comma_list().show_default();

@@ -12,7 +12,7 @@
 namespace nibble::app {
 namespace {
 
-struct Options {
+struct BenchArguments {
   std::string model, output = "md";
   BenchOptions bench;
 };
@@ -59,7 +59,7 @@ std::string to_csv(const report::TextTable& table) {
   return text;
 }
 
-int run(Options options, const GlobalOptions& global) {
+int run(BenchArguments options, const GlobalOptions& global) {
   options.bench.precision = global.precision();
   options.bench.batch_tokens = default_batch_tokens(options.bench.precision.device);
   require_device(global);
@@ -103,7 +103,7 @@ int run(Options options, const GlobalOptions& global) {
 }  // namespace
 
 Run cmd_bench(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BenchArguments>();
   BenchOptions& bench = options->bench;
   verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
   verb.option("-p,--prompt", bench.prompt, "tokens of the prompt test; 0: none").show_default();

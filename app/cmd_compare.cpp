@@ -17,7 +17,7 @@
 namespace nibble::app {
 namespace {
 
-struct Options {
+struct CompareArguments {
   std::string base;
   std::vector<std::string> quants;
   std::optional<std::string> file, data;
@@ -25,7 +25,7 @@ struct Options {
   CompareOptions compare{.windows = 40};
 };
 
-std::string render(const Comparison& c, const std::string& quant, const Options& options) {
+std::string render(const Comparison& c, const std::string& quant, const CompareArguments& options) {
   using report::fixed, report::percent, report::perplexity, report::three_digits;
   std::string text = fmt::format("{} against {}: {} windows of {} tokens, {} positions\n", quant,
                                  options.base, c.windows, c.window, c.tokens);
@@ -47,7 +47,7 @@ std::string render(const Comparison& c, const std::string& quant, const Options&
 }
 
 // --file, or the text that the task wikitext scores.
-DataFile text_of(const Options& options) {
+DataFile text_of(const CompareArguments& options) {
   if (!options.file)
     return open_task_file(task_files(options.data, options.base), kTextTask,
                           find_task(kTextTask).default_split);
@@ -55,7 +55,7 @@ DataFile text_of(const Options& options) {
   return DataFile{*options.file, prompt_text(*options.file), sha256_of(read_file(*options.file))};
 }
 
-int run(Options options, const GlobalOptions& global) {
+int run(CompareArguments options, const GlobalOptions& global) {
   const DataFile text = text_of(options);
   options.compare.precision = global.precision();
   if (!options.base_activations.empty()) {
@@ -98,7 +98,7 @@ int run(Options options, const GlobalOptions& global) {
 }  // namespace
 
 Run cmd_compare(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<CompareArguments>();
   verb.option("base", options->base, kModelHelp).required().type_name("BASE");
   verb.option("quant", options->quants, "the quantized model; of several each is held against the first too")
       .required()

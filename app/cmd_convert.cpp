@@ -7,7 +7,7 @@
 namespace nibble::app {
 namespace {
 
-struct Options {
+struct ConvertArguments {
   std::string model, out, to;
   ConvertOptions convert;
 };
@@ -15,7 +15,7 @@ struct Options {
 }  // namespace
 
 Run cmd_convert(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ConvertArguments>();
   verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
   verb.option("out", options->out, "the directory to write; a file for gguf").required().type_name("OUT");
   verb.option("--to", options->to, "nibble, gptq, gptq_v2, awq, compressed-tensors or gguf").required();

@@ -17,7 +17,7 @@
 namespace nibble::app {
 namespace {
 
-struct Options {
+struct EvalArguments {
   std::string model;
   std::vector<std::string> tasks = {"boolq", "msmarco", "gsm8k", "wikitext"};
   std::optional<std::string> data, samples;
@@ -30,7 +30,7 @@ struct Evaluation {
   MemoryBytes memory;
 };
 
-Evaluation evaluate(const Options& options, const LoadedModel& loaded, const GlobalOptions& global) {
+Evaluation evaluate(const EvalArguments& options, const LoadedModel& loaded, const GlobalOptions& global) {
   ThreadPool pool(global.thread_count(), global.pin);
   EngineOptions engine_options = options.engine;
   engine_options.precision = global.precision();
@@ -106,7 +106,7 @@ std::string render(const Evaluation& evaluation) {
                      mb(m.weights), mb(m.kv_cache), mb(m.workspace), mb(m.peak_rss));
 }
 
-OrderedJson to_json(const Evaluation& evaluation, const Options& options, const Model& model,
+OrderedJson to_json(const Evaluation& evaluation, const EvalArguments& options, const Model& model,
                     const GlobalOptions& global) {
   OrderedJson json;
   json["model"] = options.model;
@@ -136,7 +136,7 @@ void write_samples(const std::string& path, const Evaluation& evaluation) {
   file.commit();
 }
 
-int run(Options options, const GlobalOptions& global) {
+int run(EvalArguments options, const GlobalOptions& global) {
   for (const std::string& task : options.tasks) find_task(task);
   options.task.data_dir = task_files(options.data, options.model);
   const InterruptGuard guard;
@@ -150,7 +150,7 @@ int run(Options options, const GlobalOptions& global) {
 }  // namespace
 
 Run cmd_eval(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalArguments>();
   TaskOptions& task = options->task;
   verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
   verb.option("--tasks", options->tasks, "boolq, msmarco, gsm8k, wikitext; default: all")

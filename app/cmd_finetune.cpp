@@ -15,7 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct FinetuneArguments {
   std::string model, out, method = "lora";
   std::optional<std::string> data;
   FineTuneOptions tune;
@@ -23,13 +23,13 @@ struct Options {
 };
 
 // --data, or the bundled train rows of GSM8K's form.
-fs::path training_file(const Options& options) {
+fs::path training_file(const FinetuneArguments& options) {
   if (!options.data) return open_task_file(task_files(std::nullopt, options.model), "gsm8k", "train").path;
   if (fs::is_directory(*options.data)) return open_task_file(*options.data, "gsm8k", "train").path;
   return *options.data;
 }
 
-std::string render(const FineTuneReport& r, const Options& options) {
+std::string render(const FineTuneReport& r, const FinetuneArguments& options) {
   const double rate = static_cast<double>(r.tokens) / r.seconds;
   std::string text =
       fmt::format("{}: {} steps on {} rows, {} tokens ({} of answers), {:.0f} tokens/s, {:.0f} s\n",
@@ -42,7 +42,7 @@ std::string render(const FineTuneReport& r, const Options& options) {
   return text + "\n";
 }
 
-int run(Options options, const GlobalOptions& global) {
+int run(FinetuneArguments options, const GlobalOptions& global) {
   FineTuneOptions& tune = options.tune;
   if (options.method != "lora" && options.method != "full")
     throw UsageError(fmt::format("--method {}: lora or full", options.method));
@@ -84,7 +84,7 @@ int run(Options options, const GlobalOptions& global) {
 }  // namespace
 
 Run cmd_finetune(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<FinetuneArguments>();
   FineTuneOptions& t = options->tune;
   verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
   verb.option("out", options->out, "the directory to write").required().type_name("OUT");

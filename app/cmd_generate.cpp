@@ -9,13 +9,13 @@
 namespace nibble::app {
 namespace {
 
-struct Options {
+struct GenerateArguments {
   std::string model, prompt;
   int max_tokens = 128;
   SamplingOptions sampling;
 };
 
-int run(const Options& options, const GlobalOptions& global) {
+int run(const GenerateArguments& options, const GlobalOptions& global) {
   options.sampling.validate();
   const InterruptGuard guard;
   const LoadedModel loaded = open_model(options.model, global);
@@ -62,7 +62,7 @@ int run(const Options& options, const GlobalOptions& global) {
 }  // namespace
 
 Run cmd_generate(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<GenerateArguments>();
   verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
   verb.option("--prompt", options->prompt, "the text to continue").required().type_name("S");
   verb.option("--max-tokens", options->max_tokens, "tokens to generate").show_default();

@@ -9,7 +9,7 @@
 namespace nibble::app {
 namespace {
 
-struct Options {
+struct LogitsArguments {
   std::string model, out;
   std::optional<std::string> text, file, ids;
 };
@@ -26,7 +26,7 @@ std::vector<int32_t> parse_ids(const std::string& text) {
   return ids;
 }
 
-int run(const Options& options, const GlobalOptions& global) {
+int run(const LogitsArguments& options, const GlobalOptions& global) {
   std::vector<int32_t> ids;
   if (options.ids) {
     if (options.text || options.file) throw UsageError("give --ids, --text or --file");
@@ -62,7 +62,7 @@ int run(const Options& options, const GlobalOptions& global) {
 }  // namespace
 
 Run cmd_logits(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<LogitsArguments>();
   verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
   verb.option("--text", options->text, "the text itself").type_name("S");
   verb.option("--file", options->file, "a file with the text").type_name("F");

@@ -25,7 +25,7 @@ namespace fs = std::filesystem;
 
 constexpr int kAnalysisSamples = 8;
 
-struct Options {
+struct QuantizeArguments {
   std::string model, out, plan_file, format = "nibble";
   std::vector<std::string> calibration;
   std::string analysis;                    // a file of `nibble analyze`; empty: measured when it is needed
@@ -107,7 +107,7 @@ std::string render(const OrderedJson& report, const std::string& out, const std:
 }
 
 // The plan that loses least within the target, measured now or read from a file of `nibble analyze`.
-SizePlan planned(const Options& options, std::shared_ptr<const Model> model, ThreadPool& pool) {
+SizePlan planned(const QuantizeArguments& options, std::shared_ptr<const Model> model, ThreadPool& pool) {
   const QuantizeOptions& q = options.quantize;
   Analysis analysis;
   if (options.analysis.empty()) {
@@ -143,7 +143,7 @@ bool read_tuned(const std::string& parts, TuneOptions& tune) {
   return true;
 }
 
-OrderedJson tuned(std::shared_ptr<const Model> model, const fs::path& dir, const Options& options,
+OrderedJson tuned(std::shared_ptr<const Model> model, const fs::path& dir, const QuantizeArguments& options,
                   ThreadPool& pool) {
   Progress progress(stderr, "tune", "steps");
   return tune_directory(std::move(model), dir, options.quantize.calibration, options.tune, pool,
@@ -154,7 +154,7 @@ OrderedJson tuned(std::shared_ptr<const Model> model, const fs::path& dir, const
                         });
 }
 
-int run(Options options, const GlobalOptions& global) {
+int run(QuantizeArguments options, const GlobalOptions& global) {
   QuantizeOptions& quantize = options.quantize;
   const ExportFormat format = export_format(options.format);
   const bool exported = format != ExportFormat::kNibble;
@@ -213,7 +213,7 @@ int run(Options options, const GlobalOptions& global) {
 }  // namespace
 
 Run cmd_quantize(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<QuantizeArguments>();
   QuantizeOptions& q = options->quantize;
   verb.option("model", options->model, kModelHelp).required().type_name("MODEL");
   verb.option("out", options->out, "the directory to write").required().type_name("OUT");

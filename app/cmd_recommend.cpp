@@ -10,14 +10,14 @@ namespace {
 
 constexpr int kNoneFits = 3;
 
-struct Options {
+struct RecommendArguments {
   std::string dir;
   std::vector<std::string> tasks, models;
   std::optional<std::string> max_memory, max_size, min_throughput, max_latency, min_accuracy,
       min_accuracy_kept, max_perplexity_ratio, bandwidth, memory, prefer, tolerance;
 };
 
-report::Specification specification(const Options& o) {
+report::Specification specification(const RecommendArguments& o) {
   report::Specification spec;
   spec.tasks = o.tasks;
   spec.models = o.models;
@@ -38,7 +38,7 @@ report::Specification specification(const Options& o) {
   return spec;
 }
 
-int run(const Options& options, const GlobalOptions& global) {
+int run(const RecommendArguments& options, const GlobalOptions& global) {
   const report::Specification spec = specification(options);
   const report::StudyView study =
       report::load_study(Store::open(std::filesystem::path(options.dir) / "results.db", true));
@@ -51,7 +51,7 @@ int run(const Options& options, const GlobalOptions& global) {
 }  // namespace
 
 Run cmd_recommend(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<RecommendArguments>();
   verb.option("dir", options->dir, "what nibble study --out named").required().type_name("DIR");
   const auto limit = [&](const char* name, std::optional<std::string>& value, const char* type,
                          const char* help) { verb.option(name, value, help).type_name(type); };

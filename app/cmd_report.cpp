@@ -18,7 +18,7 @@
 namespace nibble::app {
 namespace {
 
-struct Options {
+struct ReportArguments {
   std::string dir, output;
   std::vector<std::string> analyses;
   bool serve = false;
@@ -26,7 +26,7 @@ struct Options {
 };
 
 // Until Ctrl-C, which ends it as asked: exit 0.
-int serve(const Options& options) {
+int serve(const ReportArguments& options) {
   report::PageServer server(options.dir);
   const int port = server.bind(options.port);
   fmt::print(stderr, "nibble: http://127.0.0.1:{}/ shows {} as it grows; Ctrl-C ends\n", port, options.dir);
@@ -40,7 +40,7 @@ int serve(const Options& options) {
   return 0;
 }
 
-int run(const Options& options, const GlobalOptions& global) {
+int run(const ReportArguments& options, const GlobalOptions& global) {
   const std::filesystem::path dir = options.dir, results = dir / "results.db";
   if (!std::filesystem::exists(results))
     fail("{}: not there; nibble study --out {} makes it", results.string(), options.dir);
@@ -70,7 +70,7 @@ int run(const Options& options, const GlobalOptions& global) {
 }  // namespace
 
 Run cmd_report(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ReportArguments>();
   verb.option("dir", options->dir, "what nibble study --out named").required().type_name("DIR");
   verb.option("-o,--output", options->output, "md, csv, json or html; default: Table 1 for a terminal")
       .one_of({"md", "csv", "json", "html"});

@@ -24,7 +24,7 @@
 namespace nibble::app {
 namespace {
 
-struct Options {
+struct StudyArguments {
   std::string file, out;
   std::vector<std::string> methods, merge, like;
   std::string shard;
@@ -40,7 +40,7 @@ KnownNames known_names() {
   return known;
 }
 
-StudyPlan make_plan(const Options& options, const GlobalOptions& global, const KnownNames& known) {
+StudyPlan make_plan(const StudyArguments& options, const GlobalOptions& global, const KnownNames& known) {
   StudyOptions command_line = options.plan;
   if (!options.methods.empty()) {
     command_line.methods.emplace();
@@ -61,7 +61,7 @@ StudyPlan make_plan(const Options& options, const GlobalOptions& global, const K
 }
 
 // The report of what there is, in DIR and on standard output.
-void show_report(const Options& options, const GlobalOptions& global, bool print_it) {
+void show_report(const StudyArguments& options, const GlobalOptions& global, bool print_it) {
   const report::Report report =
       report::make_report(Store::open(std::filesystem::path(options.out) / "results.db", true));
   report::write_report(report, options.out);
@@ -72,7 +72,8 @@ void show_report(const Options& options, const GlobalOptions& global, bool print
 }
 
 // What would be done, how long it may take and what it may need.
-int forecast(const StudyPlan& plan, const Options& options, const GlobalOptions& global, const Shard& shard) {
+int forecast(const StudyPlan& plan, const StudyArguments& options, const GlobalOptions& global,
+             const Shard& shard) {
   std::map<std::string, uint64_t> parameters;
   for (const std::string& model : plan.models)
     parameters[model] = model_facts(*load_model(locate_model(model), global.gguf_dtype())).parameters;
@@ -122,7 +123,7 @@ int forecast(const StudyPlan& plan, const Options& options, const GlobalOptions&
   return 0;
 }
 
-int merge(const Options& options, const GlobalOptions& global) {
+int merge(const StudyArguments& options, const GlobalOptions& global) {
   if (!options.file.empty() || options.plan.models || !options.shard.empty())
     throw UsageError("--merge: takes the plan of what it merges; leave the study and --shard out");
   const std::vector<std::filesystem::path> sources(options.merge.begin(), options.merge.end());
@@ -132,7 +133,7 @@ int merge(const Options& options, const GlobalOptions& global) {
   return outcome.done == outcome.cells ? 0 : 1;
 }
 
-int run(const Options& options, const GlobalOptions& global) {
+int run(const StudyArguments& options, const GlobalOptions& global) {
   if (!options.merge.empty()) return merge(options, global);
   const KnownNames known = known_names();
   RunnerOptions runner;
@@ -158,7 +159,7 @@ int run(const Options& options, const GlobalOptions& global) {
 }  // namespace
 
 Run cmd_study(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<StudyArguments>();
   StudyOptions& plan = options->plan;
   verb.option("study", options->file, "a study file; what stands on the command line wins")
       .type_name("STUDY.toml");

@@ -6,13 +6,13 @@
 namespace nibble::app {
 namespace {
 
-struct Options {
+struct TokenizeArguments {
   std::string model;
   std::optional<std::string> text, file;
   bool no_special = false;
 };
 
-int run(const Options& options, const GlobalOptions& global) {
+int run(const TokenizeArguments& options, const GlobalOptions& global) {
   const std::string text = text_argument(options.text, options.file);
   const auto tokenizer = load_tokenizer(locate_model(options.model));
   // The list is its own JSON, on one line.
@@ -25,7 +25,7 @@ int run(const Options& options, const GlobalOptions& global) {
 }  // namespace
 
 Run cmd_tokenize(Arguments& verb, const GlobalOptions& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TokenizeArguments>();
   verb.option("model", options->model, "a model, or a directory with tokenizer.json")
       .required()
       .type_name("MODEL");

@@ -51,6 +51,12 @@ Json read_json_file(const std::filesystem::path& path, size_t max_bytes) {
   return parse_json(read_file(path, max_bytes), path.string());
 }
 
+Json read_json_object(const std::filesystem::path& path) {
+  Json json = read_json_file(path);
+  if (!json.is_object()) fail("{}: a JSON {}, expected an object", path.string(), json.type_name());
+  return json;
+}
+
 std::vector<Json> read_json_lines(const std::filesystem::path& path) {
   const std::string text = read_file(path);
   std::vector<Json> rows;

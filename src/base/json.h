@@ -21,6 +21,9 @@ using OrderedJson = nlohmann::ordered_json;  // keeps the order of insertion: re
 Json parse_json(std::string_view text, std::string_view where);
 Json read_json_file(const std::filesystem::path& path, size_t max_bytes = size_t{1} << 28);
 
+// The same of a file whose value is an object.
+Json read_json_object(const std::filesystem::path& path);
+
 // One object a line; blank lines are skipped; the error names the line.
 std::vector<Json> read_json_lines(const std::filesystem::path& path);
 

@@ -17,7 +17,7 @@ struct Question {
   bool operator==(const Question&) const = default;
 };
 
-Question parse(const DataRow& row) {
+Question parse_question(const DataRow& row) {
   Question q;
   q.passage = json_get<std::string>(row.json, "passage", row.where);
   q.question = json_get<std::string>(row.json, "question", row.where);
@@ -43,8 +43,8 @@ void run_boolq(LanguageModel& model, const TaskOptions& options, const ProgressF
   result.data_sha256 = data.sha256;
 
   std::vector<Question> questions, train;
-  for (const DataRow& row : data.rows) questions.push_back(parse(row));
-  for (const DataRow& row : data.train) train.push_back(parse(row));
+  for (const DataRow& row : data.rows) questions.push_back(parse_question(row));
+  for (const DataRow& row : data.train) train.push_back(parse_question(row));
   std::vector<std::string> prompts;
   for (size_t i = 0; i < questions.size(); ++i) {
     Random random = example_random(options, i);

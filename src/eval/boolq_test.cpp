@@ -23,7 +23,7 @@ constexpr const char* kRows =
 {"question": "is it tall", "passage": "The tower is tall.", "answer": true}
 )";
 
-TaskOptions options_for(const TemporaryDir& dir) {
+TaskOptions boolq_options(const TemporaryDir& dir) {
   TaskOptions options;
   options.data_dir = dir.path();
   return options;
@@ -38,7 +38,7 @@ TEST(BoolQ, PromptChoicesAndScore) {
     const bool yes = context.ends_with("old?\nAnswer:") || context.ends_with("red?\nAnswer:");
     return (choice == " yes") == yes ? -0.5 : -2.0;
   };
-  const TaskResult r = run_task("boolq", model, options_for(dir), {});
+  const TaskResult r = run_task("boolq", model, boolq_options(dir), {});
   EXPECT_EQ(model.tokenizer().decode(model.loglik_requests[0].context),
             "The mill is old.\nQuestion: is it old?\nAnswer:");
   EXPECT_EQ(model.tokenizer().decode(model.loglik_requests[0].continuation), " no");
@@ -78,7 +78,7 @@ TEST(BoolQ, LimitTakesTheFirstRowsAndProgressCountsThem) {
   TemporaryDir dir;
   dir.write("boolq/dev.jsonl", kRows);
   FakeLanguageModel model;
-  TaskOptions options = options_for(dir);
+  TaskOptions options = boolq_options(dir);
   options.limit = 2;
   options.split = "dev";
   size_t calls = 0, last = 0, total = 0;
@@ -100,7 +100,7 @@ TEST(BoolQ, ProgressMayCancel) {
   dir.write("boolq/dev.jsonl", kRows);
   FakeLanguageModel model;
   EXPECT_EQ(error_of([&] {
-              run_task("boolq", model, options_for(dir), [](size_t, size_t) { fail("cancelled"); });
+              run_task("boolq", model, boolq_options(dir), [](size_t, size_t) { fail("cancelled"); });
             }),
             "cancelled");
 }
@@ -109,7 +109,7 @@ TEST(BoolQ, ExamplesComeFromTrainAndNeverHoldTheRow) {
   TemporaryDir dir;
   dir.write("boolq.train.jsonl", kRows);
   FakeLanguageModel model;
-  TaskOptions options = options_for(dir);
+  TaskOptions options = boolq_options(dir);
   options.split = "train";
   options.shots = 3;  // all the others, in a drawn order
   const TaskResult r = run_task("boolq", model, options, {});
@@ -133,7 +133,7 @@ TEST(BoolQ, TheSameExamplesButForARowThatIsOne) {
   dir.write("boolq.train.jsonl", kRows);
   dir.write("boolq.validation.jsonl", kRows);
   FakeLanguageModel model;
-  TaskOptions options = options_for(dir);
+  TaskOptions options = boolq_options(dir);
   options.shots = 1;
   options.same_examples = true;
   const TaskResult r = run_task("boolq", model, options, {});
@@ -152,7 +152,7 @@ TEST(BoolQ, ARowThatAlsoStandsInTrainIsNoExampleOfItself) {
   dir.write("boolq.train.jsonl", kRows);
   dir.write("boolq.validation.jsonl", kRows);
   FakeLanguageModel model;
-  TaskOptions options = options_for(dir);
+  TaskOptions options = boolq_options(dir);
   options.shots = 4;
   EXPECT_THAT(error_of([&] { run_task("boolq", model, options, {}); }), HasSubstr("3 other rows"));
 }
@@ -162,7 +162,7 @@ TEST(BoolQ, AModelOfNaNsIsWrongAndSaidToBe) {
   dir.write("boolq.validation.jsonl", kRows);
   FakeLanguageModel model;
   model.loglik_of = [](const std::string&, const std::string&) { return std::nan(""); };
-  const TaskResult r = run_task("boolq", model, options_for(dir), {});
+  const TaskResult r = run_task("boolq", model, boolq_options(dir), {});
   EXPECT_EQ(r.metrics.at("accuracy").value, 0);
   EXPECT_EQ(r.checks.at("not_finite"), 4);
   EXPECT_EQ(r.checks.at("top_answer_share"), 1);
@@ -174,7 +174,7 @@ TEST(BoolQ, LongPromptsAreCutAndCounted) {
   TemporaryDir dir;
   dir.write("boolq.validation.jsonl", kRows);
   FakeLanguageModel model("llama-mini", 12);
-  const TaskResult r = run_task("boolq", model, options_for(dir), {});
+  const TaskResult r = run_task("boolq", model, boolq_options(dir), {});
   EXPECT_EQ(r.checks.at("truncated_prompts"), 4);
   for (const LoglikRequest& request : model.loglik_requests) {
     EXPECT_EQ(request.context.size() + request.continuation.size(), 12u);
@@ -187,7 +187,7 @@ TEST(BoolQ, MalformedRowsNameTheLine) {
   const auto message = [&](const std::string& row) {
     TemporaryDir dir;
     dir.write("boolq.validation.jsonl", std::string(kRows) + row + "\n");
-    return error_of([&] { run_task("boolq", model, options_for(dir), {}); });
+    return error_of([&] { run_task("boolq", model, boolq_options(dir), {}); });
   };
   EXPECT_THAT(message(R"({"question": "q", "answer": true})"),
               HasSubstr("jsonl line 5: 'passage' is missing"));

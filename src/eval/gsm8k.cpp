@@ -22,7 +22,7 @@ struct Problem {
   std::string prompt() const { return gsm8k_prompt(question); }
 };
 
-Problem parse(const DataRow& row) {
+Problem parse_problem(const DataRow& row) {
   Problem problem;
   problem.question = json_get<std::string>(row.json, "question", row.where);
   problem.answer = json_get<std::string>(row.json, "answer", row.where);
@@ -127,8 +127,8 @@ void run_gsm8k(LanguageModel& model, const TaskOptions& options, const ProgressF
   result.split = data.split;
   result.data_sha256 = data.sha256;
   std::vector<Problem> problems, train;
-  for (const DataRow& row : data.rows) problems.push_back(parse(row));
-  for (const DataRow& row : data.train) train.push_back(parse(row));
+  for (const DataRow& row : data.rows) problems.push_back(parse_problem(row));
+  for (const DataRow& row : data.train) train.push_back(parse_problem(row));
   const std::vector<std::string> prompts = build_prompts(data, problems, train, options, result.shots);
 
   // A short context keeps at least half for the prompt.

@@ -20,7 +20,7 @@ std::string row(const std::string& question, const std::string& answer) {
   return Json{{"question", question}, {"answer", answer}}.dump() + "\n";
 }
 
-TaskOptions options_for(const TemporaryDir& dir, int shots = 0) {
+TaskOptions gsm8k_options(const TemporaryDir& dir, int shots = 0) {
   TaskOptions options;
   options.data_dir = dir.path();
   options.shots = shots;
@@ -37,7 +37,7 @@ TEST(Gsm8k, PromptLimitAndStopStrings) {
   dir.write("gsm8k.test.jsonl", row("How many?", "2 + 2 = 4\n#### 4"));
   FakeLanguageModel model;
   model.answer_of = [](const std::string&) { return answer(" 4\n#### 4"); };
-  const TaskResult r = run_task("gsm8k", model, options_for(dir), {});
+  const TaskResult r = run_task("gsm8k", model, gsm8k_options(dir), {});
   ASSERT_EQ(model.generate_requests.size(), 1u);
   const GenerateRequest& request = model.generate_requests[0];
   EXPECT_EQ(model.tokenizer().decode(request.prompt), "Question: How many?\nAnswer:");
@@ -76,7 +76,7 @@ TEST(Gsm8k, OddAnswersAreSetApart) {
   model.answer_of = [&](const std::string& prompt) {
     return cases[static_cast<size_t>(prompt[prompt.rfind("Question: q") + 11] - '0')].second;
   };
-  const TaskResult r = run_task("gsm8k", model, options_for(dir), {});
+  const TaskResult r = run_task("gsm8k", model, gsm8k_options(dir), {});
   std::vector<int> flexible, strict;
   for (const Sample& sample : r.samples) {
     flexible.push_back(static_cast<int>(sample.score));
@@ -107,7 +107,7 @@ TEST(Gsm8k, LatencyAndThroughput) {
                           a ? 120.0 : 40.0};
     return result;
   };
-  const TaskResult r = run_task("gsm8k", model, options_for(dir), {});
+  const TaskResult r = run_task("gsm8k", model, gsm8k_options(dir), {});
   EXPECT_EQ(r.latency_ms.mean, 80);
   EXPECT_EQ(r.first_token_ms.p50, 30);
   EXPECT_EQ(r.per_token_ms.mean, 10);  // of the one answer that has a second token
@@ -172,7 +172,7 @@ TEST(Gsm8k, RowsOfTrainAndMixedAreNeverTheirOwnExample) {
   dir.write("gsm8k.test.jsonl", row("test?", "#### 3"));
   FakeLanguageModel model;
   model.answer_of = [](const std::string&) { return answer(" #### 1"); };
-  TaskOptions options = options_for(dir, 1);
+  TaskOptions options = gsm8k_options(dir, 1);
   options.split = "mixed";
   const TaskResult r = run_task("gsm8k", model, options, {});
   EXPECT_EQ(r.split, "mixed (contaminated)");
@@ -205,7 +205,7 @@ TEST(Gsm8k, HalfACharacterInTheAnswerIsReplaced) {
   dir.write("gsm8k.test.jsonl", row("a?", "#### 1"));
   FakeLanguageModel model;
   model.answer_of = [](const std::string&) { return answer("1 \xE2\x82", FinishReason::kLength); };
-  EXPECT_EQ(run_task("gsm8k", model, options_for(dir), {}).samples[0].output, "1 \uFFFD\uFFFD");
+  EXPECT_EQ(run_task("gsm8k", model, gsm8k_options(dir), {}).samples[0].output, "1 \uFFFD\uFFFD");
 }
 
 TEST(Gsm8k, ProgressCoversEveryRow) {
@@ -214,7 +214,7 @@ TEST(Gsm8k, ProgressCoversEveryRow) {
   FakeLanguageModel model;
   model.answer_of = [](const std::string&) { return answer("1"); };
   std::vector<size_t> done;
-  run_task("gsm8k", model, options_for(dir), [&](size_t d, size_t total) {
+  run_task("gsm8k", model, gsm8k_options(dir), [&](size_t d, size_t total) {
     done.push_back(d);
     EXPECT_EQ(total, 2u);
   });
@@ -225,10 +225,10 @@ TEST(Gsm8k, MalformedRowsNameTheLine) {
   TemporaryDir dir;
   FakeLanguageModel model;
   dir.write("gsm8k.test.jsonl", row("a?", "#### 1") + row("b?", "just 5"));
-  EXPECT_THAT(error_of([&] { run_task("gsm8k", model, options_for(dir), {}); }),
+  EXPECT_THAT(error_of([&] { run_task("gsm8k", model, gsm8k_options(dir), {}); }),
               HasSubstr("line 2: 'answer' does not end in '#### NUMBER'"));
   dir.write("gsm8k.test.jsonl", "{\"question\": \"a\"}");
-  EXPECT_THAT(error_of([&] { run_task("gsm8k", model, options_for(dir), {}); }),
+  EXPECT_THAT(error_of([&] { run_task("gsm8k", model, gsm8k_options(dir), {}); }),
               HasSubstr("line 1: 'answer' is missing"));
 }
 

@@ -23,7 +23,7 @@ constexpr const char* kQa =
 {"query": "qc", "query_id": 3, "passages": {"is_selected": [1, 0, 0, 1], "passage_text": ["c0", "c1", "c2", "c3"]}, "answers": []}
 )";
 
-TaskOptions options_for(const TemporaryDir& dir) {
+TaskOptions msmarco_options(const TemporaryDir& dir) {
   TaskOptions options;
   options.data_dir = dir.path();
   return options;
@@ -45,7 +45,7 @@ TEST(MsMarco, PromptAndChoices) {
   TemporaryDir dir;
   dir.write("msmarco.validation.jsonl", kQa);
   FakeLanguageModel model;
-  const TaskResult r = run_task("msmarco", model, options_for(dir), {});
+  const TaskResult r = run_task("msmarco", model, msmarco_options(dir), {});
   ASSERT_EQ(model.loglik_requests.size(), 18u);  // nine passages, two choices
   EXPECT_EQ(model.tokenizer().decode(model.loglik_requests[0].context),
             "Passage: a0\nQuery: qa\nDoes the passage answer the query?\nAnswer:");
@@ -60,7 +60,7 @@ TEST(MsMarco, PairsAreBalancedAndClusterByQuery) {
   FakeLanguageModel model;
   // a1 right, everything else of a wrong ("Yes"); c all "No".
   set_scores(model, [](const std::string& p) { return p[0] == 'a' ? 1 + (p == "a1") : -1.0; });
-  const TaskResult r = run_task("msmarco", model, options_for(dir), {});
+  const TaskResult r = run_task("msmarco", model, msmarco_options(dir), {});
   ASSERT_EQ(r.samples.size(), 4u);
   EXPECT_EQ(r.samples[0].key, "0/1");
   EXPECT_EQ(r.samples[0].cluster, "0");
@@ -90,18 +90,18 @@ TEST(MsMarco, ReciprocalRank) {
   set_scores(model, [](const std::string& p) {
     return p == "a0" ? 3.0 : p == "a1" ? 2.0 : p == "c3" ? 4.0 : p == "c0" ? -9.0 : 0.0;
   });
-  const TaskResult ranked = run_task("msmarco", model, options_for(dir), {});
+  const TaskResult ranked = run_task("msmarco", model, msmarco_options(dir), {});
   EXPECT_DOUBLE_EQ(ranked.metrics.at("mrr_at_10").value, 0.75);
   EXPECT_DOUBLE_EQ(ranked.metrics.at("mrr_at_10").stderr_, 0.25);
   EXPECT_EQ(ranked.samples[0].detail["reciprocal_rank"], 0.5);
   // A constant score earns the last rank: 1/3 and 1/3 (two unselected before the selected).
   set_scores(model, [](const std::string&) { return -3.0; });
-  const TaskResult constant = run_task("msmarco", model, options_for(dir), {});
+  const TaskResult constant = run_task("msmarco", model, msmarco_options(dir), {});
   EXPECT_DOUBLE_EQ(constant.metrics.at("mrr_at_10").value, 1.0 / 3);
   EXPECT_EQ(constant.checks.at("top_answer_share"), 1);
   EXPECT_DOUBLE_EQ(constant.metrics.at("accuracy").value, 0.5);
   set_scores(model, [](const std::string&) { return std::nan(""); });
-  const TaskResult broken = run_task("msmarco", model, options_for(dir), {});
+  const TaskResult broken = run_task("msmarco", model, msmarco_options(dir), {});
   EXPECT_EQ(broken.metrics.at("mrr_at_10").value, 0);
   EXPECT_EQ(broken.metrics.at("accuracy").value, 0);
   EXPECT_EQ(broken.checks.at("not_finite"), 9);
@@ -118,9 +118,9 @@ TEST(MsMarco, RankBeyondTenEarnsNothing) {
   dir.write("msmarco.validation.jsonl", row.dump());
   FakeLanguageModel model;
   set_scores(model, [](const std::string& p) { return p == "p10" ? -1.0 : p == "p0" ? -2.0 : 1.0; });
-  EXPECT_DOUBLE_EQ(run_task("msmarco", model, options_for(dir), {}).metrics.at("mrr_at_10").value, 0.1);
+  EXPECT_DOUBLE_EQ(run_task("msmarco", model, msmarco_options(dir), {}).metrics.at("mrr_at_10").value, 0.1);
   set_scores(model, [](const std::string& p) { return p == "p10" ? -1.0 : 1.0; });
-  EXPECT_EQ(run_task("msmarco", model, options_for(dir), {}).metrics.at("mrr_at_10").value, 0);
+  EXPECT_EQ(run_task("msmarco", model, msmarco_options(dir), {}).metrics.at("mrr_at_10").value, 0);
 }
 
 TEST(MsMarco, PairsDependOnTheSeedAlone) {
@@ -158,7 +158,7 @@ TEST(MsMarco, OnePassageALineCountsRelevantFromTwoUp) {
   TemporaryDir dir;
   dir.write("msmarco/trec_dl19_judged.jsonl", kTrec);
   FakeLanguageModel model;
-  TaskOptions options = options_for(dir);
+  TaskOptions options = msmarco_options(dir);
   set_scores(model, [](const std::string& p) { return p == "p3" || p == "p4" ? 1.0 : -1.0; });
   const TaskResult r = run_task("msmarco", model, options, {});
   EXPECT_EQ(r.metrics.at("accuracy").value, 1);
@@ -176,7 +176,7 @@ TEST(MsMarco, ExamplesHoldOtherQueriesOnly) {
   TemporaryDir dir;
   dir.write("msmarco.train.jsonl", kQa);
   FakeLanguageModel model;
-  TaskOptions options = options_for(dir);
+  TaskOptions options = msmarco_options(dir);
   options.split = "train";
   options.shots = 1;
   const TaskResult r = run_task("msmarco", model, options, {});
@@ -194,7 +194,7 @@ TEST(MsMarco, MalformedRowsNameTheLine) {
   const auto message = [&](const std::string& rows) {
     TemporaryDir dir;
     dir.write("msmarco.validation.jsonl", rows);
-    return error_of([&] { run_task("msmarco", model, options_for(dir), {}); });
+    return error_of([&] { run_task("msmarco", model, msmarco_options(dir), {}); });
   };
   EXPECT_THAT(message(R"({"query": "q", "passages": {"is_selected": [0], "passage_text": ["a", "b"]}})"),
               HasSubstr("line 1: 2 passages but 1 of is_selected"));

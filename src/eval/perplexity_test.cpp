@@ -19,7 +19,7 @@ using ::testing::HasSubstr;
 using testing::TemporaryDir;
 using Ids = std::vector<int32_t>;
 
-TaskOptions options_for(const std::filesystem::path& dir, int window = 0, int64_t limit = 0) {
+TaskOptions perplexity_options(const std::filesystem::path& dir, int window = 0, int64_t limit = 0) {
   TaskOptions options;
   options.data_dir = dir;
   options.window = window;
@@ -61,7 +61,8 @@ TEST(Perplexity, GoldenWindows) {
                                        (std::string(name) + ".json"))["wikitext_first16_windows_of_512"];
     FakeLanguageModel model(name);
     model.nll_of = [&](size_t w) { return golden["nll_sum_per_window"][w].get<double>(); };
-    const TaskResult r = run_task("wikitext", model, options_for(testing::mini_dir() / "data", 512, 16), {});
+    const TaskResult r =
+        run_task("wikitext", model, perplexity_options(testing::mini_dir() / "data", 512, 16), {});
     EXPECT_NEAR(r.metrics.at("ppl").value, golden["ppl"].get<double>(), 1e-4);
     EXPECT_EQ(r.checks.at("predicted_tokens"), golden["predicted_tokens"].get<double>());
     EXPECT_EQ(r.rows, 16);
@@ -88,7 +89,7 @@ TEST(Perplexity, WordsAndBytesOfTheScoredText) {
   ASSERT_EQ(text.size(), 23u);
   FakeLanguageModel model("qwen2-mini");
   model.nll_of = [](size_t) { return 20.0; };
-  const TaskResult r = run_task("wikitext", model, options_for(dir.path()), {});
+  const TaskResult r = run_task("wikitext", model, perplexity_options(dir.path()), {});
   EXPECT_EQ(r.rows, 1);
   EXPECT_NEAR(r.metrics.at("word_ppl").value, std::exp(20.0 / 5), 1e-9);
   EXPECT_NEAR(r.metrics.at("bits_per_byte").value, 20.0 / std::numbers::ln2 / 23, 1e-12);
@@ -108,7 +109,7 @@ TEST(Perplexity, WordsThatSpanWindowsCountOnce) {
   model.nll_of = [](size_t) { return 10.0; };
   const size_t tokens = model.tokenizer().encode(text).size();
   // Windows of 5 cut words; all tokens but the tail are scored.
-  const TaskResult r = run_task("wikitext", model, options_for(dir.path(), 5), {});
+  const TaskResult r = run_task("wikitext", model, perplexity_options(dir.path(), 5), {});
   const double nll = 10.0 * static_cast<double>(tokens / 5);
   EXPECT_NEAR(nll / std::log(r.metrics.at("word_ppl").value), 800, 1.5);
   EXPECT_EQ(r.checks.at("tokens_left_out"), static_cast<double>(tokens % 5));
@@ -117,15 +118,16 @@ TEST(Perplexity, WordsThatSpanWindowsCountOnce) {
 TEST(Perplexity, WindowIs2048OrWhatTheModelAllows) {
   const auto dir = testing::mini_dir() / "data";
   FakeLanguageModel small("llama-mini", 1024), large("llama-mini", 8192);
-  EXPECT_EQ(run_task("wikitext", small, options_for(dir), {}).checks.at("window"), 1024);
-  EXPECT_EQ(run_task("wikitext", large, options_for(dir), {}).checks.at("window"), 2048);
-  EXPECT_THROW(run_task("wikitext", small, options_for(dir, 1025), {}), UsageError);
+  EXPECT_EQ(run_task("wikitext", small, perplexity_options(dir), {}).checks.at("window"), 1024);
+  EXPECT_EQ(run_task("wikitext", large, perplexity_options(dir), {}).checks.at("window"), 2048);
+  EXPECT_THROW(run_task("wikitext", small, perplexity_options(dir, 1025), {}), UsageError);
 }
 
 TEST(Perplexity, ErrorComesFromTheWindows) {
   FakeLanguageModel model;
   model.nll_of = [](size_t w) { return w % 2 ? 1000.0 : 1100.0; };
-  const TaskResult r = run_task("wikitext", model, options_for(testing::mini_dir() / "data", 512, 10), {});
+  const TaskResult r =
+      run_task("wikitext", model, perplexity_options(testing::mini_dir() / "data", 512, 10), {});
   // Ten windows at ±50: sd of the mean of NLL per token = sqrt(10·50²/9/10)/511.
   const double error = std::sqrt(10 * 2500.0 / 9 / 10) / 511, ppl = std::exp(1050.0 / 511);
   EXPECT_NEAR(r.metrics.at("ppl").stderr_, ppl * error, 1e-9);
@@ -138,13 +140,13 @@ TEST(Perplexity, TextTooShortIsAnError) {
   TemporaryDir dir;
   dir.write("wikitext.test.txt", "");
   FakeLanguageModel model;
-  EXPECT_THAT(error_of([&] { run_task("wikitext", model, options_for(dir.path()), {}); }),
+  EXPECT_THAT(error_of([&] { run_task("wikitext", model, perplexity_options(dir.path()), {}); }),
               HasSubstr("too short"));
 }
 
 TEST(Tasks, WrongOptionsAreUsageErrors) {
   FakeLanguageModel model;
-  TaskOptions options = options_for(testing::mini_dir() / "data");
+  TaskOptions options = perplexity_options(testing::mini_dir() / "data");
   EXPECT_THROW(run_task("squad", model, options, {}), UsageError);
   EXPECT_THAT(error_of([&] { run_task("squad", model, options, {}); }),
               HasSubstr("boolq, msmarco, gsm8k, wikitext"));
@@ -164,7 +166,7 @@ TEST(Tasks, PrimaryMetricsExist) {
     model.answer_of = [](const std::string&) {
       return GenerateResult{{1, 2}, "1", FinishReason::kEndToken, 1, 2};
     };
-    TaskOptions options = options_for(testing::mini_dir() / "data", 128, 3);
+    TaskOptions options = perplexity_options(testing::mini_dir() / "data", 128, 3);
     const TaskResult r = run_task(std::string(task.name), model, options, {});
     EXPECT_TRUE(r.metrics.contains(r.primary)) << task.name;
     const TaskResult back = task_result_from_json(parse_json(to_json(r).dump(), "x"), "x");

@@ -73,7 +73,7 @@ TEST(TaskData, RowsKnowTheirLine) {
   EXPECT_THAT(error_of([&] { for_each_row({"y", "{}\n{\"a\":\n", ""}, keep); }), HasSubstr("y line 2"));
 }
 
-TaskOptions options_for(const testing::TemporaryDir& dir, const char* split, int64_t limit = 0) {
+TaskOptions split_options(const testing::TemporaryDir& dir, const char* split, int64_t limit = 0) {
   TaskOptions options;
   options.data_dir = dir.path();
   options.split = split;
@@ -85,7 +85,7 @@ TEST(TaskData, MixedIsTestThenTrainAndSaysSo) {
   testing::TemporaryDir dir;
   dir.write("gsm8k.test.jsonl", "{\"i\":0}\n{\"i\":1}\n");
   dir.write("gsm8k.train.jsonl", "{\"i\":2}\n{\"i\":3}\n{\"i\":4}\n");
-  const TaskRows mixed = load_rows(find_task("gsm8k"), options_for(dir, "mixed", 4), 0);
+  const TaskRows mixed = load_rows(find_task("gsm8k"), split_options(dir, "mixed", 4), 0);
   EXPECT_EQ(mixed.split, "mixed (contaminated)");
   ASSERT_EQ(mixed.rows.size(), 4u);
   for (size_t i = 0; i < 4; ++i) EXPECT_EQ(mixed.rows[i].json["i"], i);
@@ -93,14 +93,14 @@ TEST(TaskData, MixedIsTestThenTrainAndSaysSo) {
   EXPECT_EQ(mixed.rows[3].train_index, 1);
   EXPECT_EQ(mixed.sha256.size(), 129u);  // two hashes and a '+'
 
-  const TaskRows train = load_rows(find_task("gsm8k"), options_for(dir, "train"), 1);
+  const TaskRows train = load_rows(find_task("gsm8k"), split_options(dir, "train"), 1);
   EXPECT_EQ(train.split, "train");
   EXPECT_EQ(train.rows[2].train_index, 2);
   EXPECT_EQ(train.train.size(), 3u);
   EXPECT_EQ(train.sha256.size(), 64u);
 
   dir.write("gsm8k.test.jsonl", "\n");
-  EXPECT_THAT(error_of([&] { load_rows(find_task("gsm8k"), options_for(dir, "test"), 0); }),
+  EXPECT_THAT(error_of([&] { load_rows(find_task("gsm8k"), split_options(dir, "test"), 0); }),
               HasSubstr("no rows"));
 }
 

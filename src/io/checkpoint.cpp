@@ -35,13 +35,9 @@ bool has_gguf_magic(const fs::path& path) {
   return std::string_view(magic, sizeof magic) == "GGUF";
 }
 
-Json read_object(const fs::path& path) {
-  Json json = read_json_file(path);
-  if (!json.is_object()) fail("{}: a JSON {}, expected an object", path.string(), json.type_name());
-  return json;
+Json read_optional_object(const fs::path& path) {
+  return path_exists(path) ? read_json_object(path) : Json();
 }
-
-Json read_optional_object(const fs::path& path) { return path_exists(path) ? read_object(path) : Json(); }
 
 void add_weight_file(Checkpoint& checkpoint, const fs::path& path) {
   SafetensorsFile file = open_safetensors(path);
@@ -71,7 +67,7 @@ fs::path shard_path(const fs::path& directory, const std::string& shard, const s
 
 void add_sharded_weights(Checkpoint& checkpoint, const fs::path& index_path) {
   const std::string where = index_path.string();
-  const Json weight_map = json_get<Json>(read_object(index_path), "weight_map", where);
+  const Json weight_map = json_get<Json>(read_json_object(index_path), "weight_map", where);
   if (!weight_map.is_object())
     fail("{}: 'weight_map' is a JSON {}, expected an object", where, weight_map.type_name());
   std::map<std::string, std::vector<std::string>> names_of_shard;
@@ -141,10 +137,10 @@ Json load_tokenizer_json(const fs::path& path) {
       fail("{}: no tokenizer.json there; other tokenizer files (vocab.json, tokenizer.model) are not read",
            path.string());
     }
-    return read_object(file);
+    return read_json_object(file);
   }
   if (path.extension() == ".gguf" || has_gguf_magic(path)) return read_gguf_tokenizer(path);
-  return read_object(path);
+  return read_json_object(path);
 }
 
 void release_pages(const Checkpoint& checkpoint, std::span<const std::byte> part) {

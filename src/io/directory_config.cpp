@@ -9,19 +9,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Json read_object(const fs::path& path) {
-  Json json = read_json_file(path);
-  if (!json.is_object()) fail("{}: a JSON {}, expected an object", path.string(), json.type_name());
-  return json;
-}
-
 // Older tools left their quantization beside config.json.
 void add_separate_quantization(const fs::path& directory, Json& config) {
   if (config.contains("quantization_config")) return;
   for (const char* name : {"quantize_config.json", "quant_config.json"}) {
     std::error_code error;
     if (!fs::exists(directory / name, error)) continue;
-    Json quantization = read_object(directory / name);
+    Json quantization = read_json_object(directory / name);
     if (!quantization.contains("quant_method"))
       quantization["quant_method"] = quantization.contains("w_bit") ? "awq" : "gptq";
     config["quantization_config"] = std::move(quantization);
@@ -32,7 +26,7 @@ void add_separate_quantization(const fs::path& directory, Json& config) {
 }  // namespace
 
 Json read_directory_config(const fs::path& directory) {
-  Json config = read_object(directory / "config.json");
+  Json config = read_json_object(directory / "config.json");
   add_separate_quantization(directory, config);
   return config;
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "io/gguf_encoding.h"
 #include "tensor/dtype.h"
 
 namespace nibble {
@@ -26,14 +27,7 @@ constexpr std::array<GgmlTypeInfo, 11> kTypes = {{{GgmlType::kF32, "F32", 1, 4},
 uint32_t u8(const std::byte* p) { return static_cast<uint32_t>(*p); }
 int32_t i8(const std::byte* p) { return static_cast<int8_t>(*p); }
 
-template <typename T>
-T load(const std::byte* p) {
-  T value;
-  std::memcpy(&value, p, sizeof value);
-  return value;
-}
-
-float half_at(const std::byte* p) { return fp16_to_float(load<uint16_t>(p)); }
+float half_at(const std::byte* p) { return fp16_to_float(gguf::load<uint16_t>(p)); }
 
 // Each expands one block of the type to float32.
 
@@ -58,7 +52,7 @@ void block_q4_1(const std::byte* block, float* y) {
 // The fifth bit of element i is bit i of the word `high`.
 void block_q5_0(const std::byte* block, float* y) {
   const float d = half_at(block);
-  const uint32_t high = load<uint32_t>(block + 2);
+  const uint32_t high = gguf::load<uint32_t>(block + 2);
   const std::byte* qs = block + 6;
   for (size_t j = 0; j < kSmall / 2; ++j) {
     const uint32_t q0 = (u8(qs + j) & 15) | (high >> j & 1) << 4;
@@ -70,7 +64,7 @@ void block_q5_0(const std::byte* block, float* y) {
 
 void block_q5_1(const std::byte* block, float* y) {
   const float d = half_at(block), m = half_at(block + 2);
-  const uint32_t high = load<uint32_t>(block + 4);
+  const uint32_t high = gguf::load<uint32_t>(block + 4);
   const std::byte* qs = block + 8;
   for (size_t j = 0; j < kSmall / 2; ++j) {
     const uint32_t q0 = (u8(qs + j) & 15) | (high >> j & 1) << 4;

@@ -6,43 +6,35 @@
 #include <set>
 
 #include "base/error.h"
+#include "io/gguf_encoding.h"
 #include "io/quote_name.h"
 #include "io/utf8.h"
 
 namespace nibble {
 namespace {
 
-enum : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64 };
-
 constexpr uint64_t kMaxKeyBytes = 65535;  // the specification's limit
 
 size_t scalar_size(uint32_t type) {  // 0 for types of no fixed size and for unknown ones
   switch (type) {
-    case kU8:
-    case kI8:
-    case kBool:
+    case gguf::kU8:
+    case gguf::kI8:
+    case gguf::kBool:
       return 1;
-    case kU16:
-    case kI16:
+    case gguf::kU16:
+    case gguf::kI16:
       return 2;
-    case kU32:
-    case kI32:
-    case kF32:
+    case gguf::kU32:
+    case gguf::kI32:
+    case gguf::kF32:
       return 4;
-    case kU64:
-    case kI64:
-    case kF64:
+    case gguf::kU64:
+    case gguf::kI64:
+    case gguf::kF64:
       return 8;
     default:
       return 0;
   }
-}
-
-template <typename T>
-T load(const std::byte* p) {
-  T value;
-  std::memcpy(&value, p, sizeof value);
-  return value;
 }
 
 // Walks through the file; every step is checked against its end.
@@ -65,7 +57,7 @@ class Cursor {
   }
   template <typename T>
   T read(const char* what) {
-    return load<T>(take(sizeof(T), what));
+    return gguf::load<T>(take(sizeof(T), what));
   }
   std::string_view read_string(const char* what) {
     const uint64_t size = read<uint64_t>(what);
@@ -80,22 +72,22 @@ class Cursor {
 
 int64_t load_integer(uint32_t type, const std::byte* p, bool& fits) {
   switch (type) {
-    case kU8:
-      return load<uint8_t>(p);
-    case kI8:
-      return load<int8_t>(p);
-    case kU16:
-      return load<uint16_t>(p);
-    case kI16:
-      return load<int16_t>(p);
-    case kU32:
-      return load<uint32_t>(p);
-    case kI32:
-      return load<int32_t>(p);
-    case kI64:
-      return load<int64_t>(p);
-    case kU64: {
-      const uint64_t value = load<uint64_t>(p);
+    case gguf::kU8:
+      return gguf::load<uint8_t>(p);
+    case gguf::kI8:
+      return gguf::load<int8_t>(p);
+    case gguf::kU16:
+      return gguf::load<uint16_t>(p);
+    case gguf::kI16:
+      return gguf::load<int16_t>(p);
+    case gguf::kU32:
+      return gguf::load<uint32_t>(p);
+    case gguf::kI32:
+      return gguf::load<int32_t>(p);
+    case gguf::kI64:
+      return gguf::load<int64_t>(p);
+    case gguf::kU64: {
+      const uint64_t value = gguf::load<uint64_t>(p);
       fits = fits && value <= INT64_MAX;
       return static_cast<int64_t>(value);
     }
@@ -158,19 +150,19 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
     const std::string key(cursor.read_string("a metadata key"));
     if (key.size() > kMaxKeyBytes) fail("{}: a metadata key of {} bytes", where, key.size());
     Value value{cursor.read<uint32_t>("a metadata type"), false, 1, nullptr};
-    if (value.type == kArray) {
+    if (value.type == gguf::kArray) {
       value.array = true;
       value.type = cursor.read<uint32_t>("an array's type");
       value.count = cursor.read<uint64_t>("an array's length");
     }
     const std::string what = fmt::format("metadata {}", quote_name(key));
     const size_t size = scalar_size(value.type);
-    if (size == 0 && value.type != kString) {
+    if (size == 0 && value.type != gguf::kString) {
       fail("{}: {} has type number {}, which is not supported{}", where, what, value.type,
-           value.type == kArray ? " (an array of arrays)" : "");
+           value.type == gguf::kArray ? " (an array of arrays)" : "");
     }
     value.data = cursor.take(0, what.c_str());
-    if (value.type == kString) {
+    if (value.type == gguf::kString) {
       for (uint64_t j = 0; j < value.count; ++j) cursor.read_string(what.c_str());
     } else if (value.count > cursor.left() / size) {
       fail("{}: {} announces {} values of {} bytes, but {} bytes are left; is the file truncated?", where,
@@ -245,8 +237,8 @@ const GgufFile::Value& GgufFile::value(const std::string& key, bool array, const
 
 std::string GgufFile::text(const std::string& key) const {
   const Value& v = value(key, false, "a string");
-  if (v.type != kString) wrong_type(key, "a string");
-  std::string text(reinterpret_cast<const char*>(v.data) + sizeof(uint64_t), load<uint64_t>(v.data));
+  if (v.type != gguf::kString) wrong_type(key, "a string");
+  std::string text(reinterpret_cast<const char*>(v.data) + sizeof(uint64_t), gguf::load<uint64_t>(v.data));
   if (!is_valid_utf8(text)) wrong_type(key, "valid UTF-8");
   return text;
 }
@@ -269,8 +261,9 @@ int64_t GgufFile::integer_or(const std::string& key, int64_t otherwise) const {
 
 double GgufFile::number(const std::string& key) const {
   const Value& v = value(key, false, "a number");
-  if (v.type != kF32 && v.type != kF64) wrong_type(key, "a floating-point number");
-  const double result = v.type == kF32 ? static_cast<double>(load<float>(v.data)) : load<double>(v.data);
+  if (v.type != gguf::kF32 && v.type != gguf::kF64) wrong_type(key, "a floating-point number");
+  const double result =
+      v.type == gguf::kF32 ? static_cast<double>(gguf::load<float>(v.data)) : gguf::load<double>(v.data);
   if (!std::isfinite(result)) wrong_type(key, "finite");
   return result;
 }
@@ -282,17 +275,17 @@ double GgufFile::number_or(const std::string& key, double otherwise) const {
 bool GgufFile::flag_or(const std::string& key, bool otherwise) const {
   if (!has(key)) return otherwise;
   const Value& v = value(key, false, "true or false");
-  if (v.type != kBool) wrong_type(key, "true or false");
-  return load<uint8_t>(v.data) != 0;
+  if (v.type != gguf::kBool) wrong_type(key, "true or false");
+  return gguf::load<uint8_t>(v.data) != 0;
 }
 
 std::vector<std::string_view> GgufFile::texts(const std::string& key) const {
   const Value& v = value(key, true, "an array of strings");
-  if (v.type != kString) wrong_type(key, "an array of strings");
+  if (v.type != gguf::kString) wrong_type(key, "an array of strings");
   std::vector<std::string_view> result;
   const std::byte* p = v.data;
   for (uint64_t i = 0; i < v.count; ++i) {
-    const uint64_t size = load<uint64_t>(p);
+    const uint64_t size = gguf::load<uint64_t>(p);
     result.emplace_back(reinterpret_cast<const char*>(p) + sizeof size, size);
     if (!is_valid_utf8(result.back())) {
       fail("{}: metadata '{}' number {} is not valid UTF-8", file_->path().string(), key, i);

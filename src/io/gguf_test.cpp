@@ -15,9 +15,9 @@ namespace {
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
 
-const fs::path kGolden = testing::source_dir() / "tests" / "golden" / "gguf";
-
-fs::path golden(const std::string& name) { return kGolden / name; }
+fs::path golden(const std::string& name) {
+  return testing::source_dir() / "tests" / "golden" / "gguf" / name;
+}
 
 void open_both(const fs::path& path) {
   open_gguf(path, GgufDType::kBF16);

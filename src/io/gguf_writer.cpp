@@ -5,12 +5,12 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "io/gguf_encoding.h"
 
 namespace nibble {
 namespace {
 
 constexpr uint64_t kAlign = 32;  // the format's default
-constexpr uint32_t kU32 = 4, kI32 = 5, kF32 = 6, kFlag = 7, kText = 8, kArray = 9;
 
 template <typename T>
 void put(std::string& out, T value) {
@@ -40,37 +40,37 @@ void GgufWriter::begin_value(std::string_view key, uint32_t type) {
 }
 
 void GgufWriter::add_text(std::string_view key, std::string_view value) {
-  begin_value(key, kText);
+  begin_value(key, gguf::kString);
   put_text(metadata_, value);
 }
 
 void GgufWriter::add_count(std::string_view key, int64_t value) {
   if (value < 0 || value > std::numeric_limits<uint32_t>::max())
     fail("GGUF: '{}' is {}, which is no 32-bit count", key, value);
-  begin_value(key, kU32);
+  begin_value(key, gguf::kU32);
   put(metadata_, static_cast<uint32_t>(value));
 }
 
 void GgufWriter::add_number(std::string_view key, float value) {
-  begin_value(key, kF32);
+  begin_value(key, gguf::kF32);
   put(metadata_, value);
 }
 
 void GgufWriter::add_flag(std::string_view key, bool value) {
-  begin_value(key, kFlag);
+  begin_value(key, gguf::kBool);
   put<uint8_t>(metadata_, value);
 }
 
 void GgufWriter::add_texts(std::string_view key, const std::vector<std::string>& values) {
-  begin_value(key, kArray);
-  put(metadata_, kText);
+  begin_value(key, gguf::kArray);
+  put(metadata_, gguf::kString);
   put<uint64_t>(metadata_, values.size());
   for (const std::string& value : values) put_text(metadata_, value);
 }
 
 void GgufWriter::add_integers(std::string_view key, const std::vector<int32_t>& values) {
-  begin_value(key, kArray);
-  put(metadata_, kI32);
+  begin_value(key, gguf::kArray);
+  put(metadata_, gguf::kI32);
   put<uint64_t>(metadata_, values.size());
   for (const int32_t value : values) put(metadata_, value);
 }

@@ -9,7 +9,7 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kInputs = 40, kOutputs = 12, kTokens = 1500;
+constexpr int64_t kInputs = 40, kOutputs = 12, kRows = 1500;
 
 float uniform(Random& random) { return static_cast<float>(random.uniform() - 0.5); }
 
@@ -18,7 +18,7 @@ struct Streams {
   std::vector<float> r, x, t;
   explicit Streams(uint64_t seed, const std::vector<float>& weight, float leak) {
     Random random(seed);
-    for (int64_t token = 0; token < kTokens; ++token) {
+    for (int64_t token = 0; token < kRows; ++token) {
       std::vector<float> row(kInputs);
       for (float& v : row) v = uniform(random);
       for (size_t i = 0; i < row.size(); ++i) {
@@ -44,19 +44,19 @@ class FeedForward : public ::testing::Test {
   // by_target: the linear's output is given, else its input in the unquantized stream.
   InputStatistics statistics(float leak, bool by_target) {
     const Streams seen(2, weight_, leak), held_out(3, weight_, leak);
-    StatisticsCollector collector(kInputs, kTokens, pool_, true, kTokens, kOutputs);
+    StatisticsCollector collector(kInputs, kRows, pool_, true, kRows, kOutputs);
     const auto rows = [&](const Streams& s) {
       return Observed{s.x.data(), by_target ? nullptr : s.r.data(), by_target ? s.t.data() : nullptr};
     };
-    collector.add(rows(seen), kTokens);
-    collector.hold_out(rows(held_out), kTokens);
+    collector.add(rows(seen), kRows);
+    collector.hold_out(rows(held_out), kRows);
     return collector.finish();
   }
   // ‖t − W·x‖² / ‖t‖² on text that neither was seen nor held out.
   double loss(const std::vector<float>& weight, float leak) const {
     const Streams fresh(4, weight_, leak);
     double error = 0, size = 0;
-    for (int64_t token = 0; token < kTokens; ++token) {
+    for (int64_t token = 0; token < kRows; ++token) {
       for (int64_t n = 0; n < kOutputs; ++n) {
         double sum = fresh.t[static_cast<size_t>(token * kOutputs + n)];
         size += sum * sum;
@@ -93,8 +93,8 @@ TEST_F(FeedForward, TheHeldOutRowsDecideHowMuch) {
 
 TEST_F(FeedForward, LeavesWeightsAloneWithoutTheOtherStream) {
   const Streams seen(2, weight_, 0.3f);
-  StatisticsCollector collector(kInputs, kTokens, pool_);
-  collector.add(seen.x.data(), kTokens);
+  StatisticsCollector collector(kInputs, kRows, pool_);
+  collector.add(seen.x.data(), kRows);
   std::vector<float> corrected = weight_;
   EXPECT_EQ(feed_forward(corrected, kOutputs, collector.finish(), 0.01, pool_), 0);
   EXPECT_EQ(corrected, weight_);

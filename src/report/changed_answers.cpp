@@ -36,7 +36,7 @@ size_t size_of(const ChangedRow& row) {
 }
 
 // A row of the baseline and where the variants that answer it otherwise keep theirs.
-struct Change {
+struct ChangedAnswer {
   size_t position;
   bool flips;                                       // some of them right where it was wrong, or wrong
   std::vector<std::pair<size_t, size_t>> variants;  // index in the model, position of its sample
@@ -44,9 +44,9 @@ struct Change {
 
 bool is_right(const Row& row) { return row.score >= 0.5; }
 
-std::vector<Change> changes_of(const ModelView& model, const VariantView& baseline,
-                               const TaskView& reference) {
-  std::vector<Change> changes;
+std::vector<ChangedAnswer> changes_of(const ModelView& model, const VariantView& baseline,
+                                      const TaskView& reference) {
+  std::vector<ChangedAnswer> changes;
   for (size_t i = 0; i < reference.rows.size(); ++i) changes.push_back({i, false, {}});
   for (size_t v = 0; v < model.variants.size(); ++v) {
     const VariantView& variant = model.variants[v];
@@ -64,14 +64,14 @@ std::vector<Change> changes_of(const ModelView& model, const VariantView& baseli
       changes[i].variants.emplace_back(v, place->second);
     }
   }
-  std::erase_if(changes, [](const Change& c) { return c.variants.empty(); });
-  std::stable_partition(changes.begin(), changes.end(), [](const Change& c) { return c.flips; });
+  std::erase_if(changes, [](const ChangedAnswer& c) { return c.variants.empty(); });
+  std::stable_partition(changes.begin(), changes.end(), [](const ChangedAnswer& c) { return c.flips; });
   return changes;
 }
 
 // With the texts out of the store.
 std::optional<ChangedRow> read_row(const Store& store, const ModelView& model, const VariantView& baseline,
-                                   const std::string& task, const Change& change) {
+                                   const std::string& task, const ChangedAnswer& change) {
   std::optional<Sample> sample = store.sample(baseline.variant, task, change.position);
   if (!sample) return std::nullopt;
   ChangedRow row;
@@ -90,10 +90,10 @@ std::optional<ChangedRow> read_row(const Store& store, const ModelView& model, c
 
 ChangedAnswers of_task(const Store& store, const ModelView& model, const VariantView& baseline,
                        const TaskView& reference, size_t budget) {
-  const std::vector<Change> changes = changes_of(model, baseline, reference);
+  const std::vector<ChangedAnswer> changes = changes_of(model, baseline, reference);
   ChangedAnswers found{model.name, reference.task, reference.rows.size(), changes.size(), {}};
   size_t used = 0;
-  for (const Change& change : changes) {
+  for (const ChangedAnswer& change : changes) {
     auto row = read_row(store, model, baseline, reference.task, change);
     if (!row) continue;
     used += size_of(*row);

@@ -7,8 +7,9 @@
 namespace nibble::report {
 namespace {
 
-const Variant kBase = testing::baseline("alpha"), kGptq = testing::quantized("alpha", "gptq", 64),
-              kGsq = testing::quantized("alpha", "gsq", 64);
+using testing::kBase;
+using testing::kGptq;
+using testing::kGsq;
 
 TEST(ChangedAnswers, RowsThatSomeVariantAnswersOtherwise) {
   testing::SyntheticStudy study;

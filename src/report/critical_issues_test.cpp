@@ -13,13 +13,12 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using testing::kBase;
+using testing::kGptq;
+using testing::kGsq;
 using testing::kMegabyte;
 using ::testing::Not;
 using testing::SyntheticStudy;
-
-const Variant kBase = testing::baseline("alpha");
-const Variant kGptq = testing::quantized("alpha", "gptq", 64);
-const Variant kGsq = testing::quantized("alpha", "gsq", 64);
 
 // Each test starts from a study in which every rule is judged and none finds anything.
 class RuleTest : public ::testing::Test {

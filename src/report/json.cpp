@@ -3,12 +3,10 @@
 #include "base/json.h"
 #include "report/columns.h"
 #include "report/fallbacks.h"
-#include "report/variant_json.h"
+#include "report/json_parts.h"
 
 namespace nibble::report {
 namespace {
-
-OrderedJson number(double value) { return json_number(value); }
 
 OrderedJson to_json(const Value& value) {
   if (!value.missing.empty()) return {{"missing", value.missing}};

@@ -5,14 +5,13 @@
 #include "report/fallbacks.h"
 #include "report/format.h"
 #include "report/head.h"
+#include "report/json_parts.h"
 #include "report/measures.h"
 #include "report/page.h"
 #include "report/page_analysis.h"
 
 namespace nibble::report {
 namespace {
-
-OrderedJson number(double value) { return json_number(value); }
 
 // ---- tables: {"columns": [[title, right-aligned]], "rows": [[[text, number or null], …]]}
 
@@ -68,7 +67,7 @@ OrderedJson tables(const StudyView& study) {
 
 // ---- what the charts draw, raw: shares, bytes, ms, tokens/s
 
-OrderedJson to_json(const Comparison& c) {
+OrderedJson chart_json(const Comparison& c) {
   if (!c.comparable()) return {{"missing", c.not_comparable}};
   return {{"ratio", c.is_ratio},
           {"value", number(c.difference)},
@@ -117,7 +116,7 @@ OrderedJson to_json(const TaskView& cell, bool baseline) {
   }
   json["prompt_rate"] = number(r.prompt_tokens_per_s);
   json["output_rate"] = number(r.output_tokens_per_s);
-  if (!baseline) json["difference"] = to_json(cell.to_baseline);
+  if (!baseline) json["difference"] = chart_json(cell.to_baseline);
   return json;
 }
 
@@ -251,7 +250,7 @@ OrderedJson table1_of(const Report& report) {
       if (cell && cell->result)
         json["metric"] = cell->result->primary + (is_perplexity(*cell->result) ? "" : " %");
     }
-    json["difference"] = row.best ? to_json(row.best_cell->to_baseline) : OrderedJson{{"missing", "–"}};
+    json["difference"] = row.best ? chart_json(row.best_cell->to_baseline) : OrderedJson{{"missing", "–"}};
     json["significance"] = row.best ? significance_text(row.best_cell->to_baseline) : "–";
     json["memory"] = {change_in_full(row.memory, row.missing_memory),
                       row.memory ? number(row.memory->share) : OrderedJson()};

@@ -42,13 +42,6 @@ bool same_cost(const Candidate& a, const Candidate& b, Prefer prefer) {
          (prefer == Prefer::kSize ? kSameSize : kSameMemory) * std::min(x.value, y.value);
 }
 
-// Of the same cost: the higher scores, then the baseline's order in the plan.
-bool scores_higher(const Candidate& a, const Candidate& b) {
-  const double da = a.mean_accuracy().value_or(0), db = b.mean_accuracy().value_or(0);
-  if (da != db) return da > db;
-  return a.mean_log_ratio().value_or(0) < b.mean_log_ratio().value_or(0);
-}
-
 // The rule, over the candidates of these indices (not empty).
 Choice choose(const std::vector<Candidate>& all, const std::vector<size_t>& indices,
               const Specification& spec, Comparisons& comparisons) {

@@ -16,7 +16,6 @@ namespace {
 // How far a second run may land from a single one; nothing stored says it, so these are judgements.
 constexpr double kOneRunMemory = 0.02;
 constexpr double kOneRunTime = 0.10;
-constexpr double kRounding = 1e-9;  // 0.49/0.5 meets a limit of 98 %
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 Figure missing(std::string reason) {

@@ -11,6 +11,9 @@
 
 namespace nibble::report {
 
+// Relative slack of comparisons with a limit: 0.49/0.5 meets one of 98 %.
+inline constexpr double kRounding = 1e-9;
+
 // A figure with the range in which a repeated measurement may land; low = high where it is exact.
 struct Figure {
   double value = std::numeric_limits<double>::quiet_NaN();

@@ -1,13 +1,10 @@
 #include <cmath>
 
-#include "eval/result.h"
+#include "report/json_parts.h"
 #include "report/recommend.h"
-#include "report/variant_json.h"
 
 namespace nibble::report {
 namespace {
-
-OrderedJson number(double value) { return json_number(value); }
 
 OrderedJson to_json(const Figure& figure) {
   OrderedJson json = OrderedJson::object();

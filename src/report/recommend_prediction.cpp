@@ -12,7 +12,7 @@ namespace {
 
 constexpr const char* kWhere = "bench";
 
-Figure missing(std::string reason) {
+Figure no_prediction(std::string reason) {
   Figure figure;
   figure.missing = std::move(reason);
   figure.predicted = true;
@@ -29,18 +29,20 @@ Figure predict_memory(const Figure& here) {
 }
 
 Figure predict_decode(const VariantView& variant, const std::optional<double>& bandwidth) {
-  if (!bandwidth) return missing("not predicted: say --bandwidth, what the other machine reads per second");
+  if (!bandwidth)
+    return no_prediction("not predicted: say --bandwidth, what the other machine reads per second");
   const TaskView* bench = variant.find("bench");
-  if (bench && !bench->missing.empty()) return missing(fmt::format("bench: {}", bench->missing));
+  if (bench && !bench->missing.empty()) return no_prediction(fmt::format("bench: {}", bench->missing));
   const Json* test = bench_test(variant, "tg");
   const auto rate = bench_rate(variant, "tg");
-  if (!test || !rate || !(rate->mean > 0)) return missing("no generation test of the bench to predict from");
+  if (!test || !rate || !(rate->mean > 0))
+    return no_prediction("no generation test of the bench to predict from");
   if (json_get_or<int64_t>(*test, "batch", 1, kWhere) != 1)
-    return missing("the bench generated for several sequences at once only");
+    return no_prediction("the bench generated for several sequences at once only");
   const double share = number_from_json(*test, "bandwidth_fraction", kWhere);
   const double here = number_from_json(*test, "bandwidth_bytes_per_s", kWhere);
   if (!(share > 0) || !(here > 0))
-    return missing(
+    return no_prediction(
         "the bench could not tell the bytes read from memory; weights that fit into the cache are not read");
   const double seconds = 1 / rate->mean, bytes = share * here * seconds;
   const double beside_reading = std::max(0.0, seconds - bytes / here);

@@ -11,7 +11,6 @@
 namespace nibble::report {
 namespace {
 
-constexpr double kRounding = 1e-9;
 constexpr const char* kAcrossTokenizers = "bits_per_byte";
 
 const TaskScore* find(const Candidate& c, const std::string& task) {
@@ -85,7 +84,8 @@ void judge(TaskStanding& s, const Specification& spec) {
                                                                         : Standing::kSame;
 }
 
-// Best first: mean accuracy, then perplexity, then size.
+}  // namespace
+
 bool scores_higher(const Candidate& a, const Candidate& b) {
   const auto key = [](const Candidate& c) {
     return std::tuple(-c.mean_accuracy().value_or(0), c.mean_log_ratio().value_or(0),
@@ -93,8 +93,6 @@ bool scores_higher(const Candidate& a, const Candidate& b) {
   };
   return key(a) < key(b);
 }
-
-}  // namespace
 
 std::string_view standing_name(Standing standing) {
   switch (standing) {

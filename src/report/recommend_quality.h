@@ -43,6 +43,9 @@ class Comparisons {
   std::map<std::pair<const TaskView*, const TaskView*>, Comparison> known_;
 };
 
+// Mean accuracy, then perplexity, then size: whether a comes before b.
+bool scores_higher(const Candidate& a, const Candidate& b);
+
 // Every other candidate against the leader: by index, empty for the leader itself. "Worse" asks for three
 // things: the paired interval excludes 0, p by Holm is below 5 %, and the loss exceeds the tolerance. A gain
 // over a model's own baseline never counts (TaskScore::capped).

@@ -15,25 +15,25 @@
 namespace nibble::report {
 namespace {
 
-struct Unit {
+struct UnitName {
   const char* name;  // in lower case
   double factor;
 };
 
-constexpr Unit kBytes[] = {
+constexpr UnitName kBytes[] = {
     {"", 1},         {"b", 1},           {"k", 1e3},           {"kb", 1e3}, {"m", 1e6},
     {"mb", 1e6},     {"g", 1e9},         {"gb", 1e9},          {"t", 1e12}, {"tb", 1e12},
     {"kib", 1024.0}, {"mib", 1048576.0}, {"gib", 1073741824.0}};
-constexpr Unit kTimes[] = {{"", 1}, {"ms", 1}, {"s", 1000}, {"us", 0.001}, {"min", 60000}};
-constexpr Unit kShares[] = {{"", 1}, {"%", 0.01}};
-constexpr Unit kPlain[] = {{"", 1}};
+constexpr UnitName kTimes[] = {{"", 1}, {"ms", 1}, {"s", 1000}, {"us", 0.001}, {"min", 60000}};
+constexpr UnitName kShares[] = {{"", 1}, {"%", 0.01}};
+constexpr UnitName kPlain[] = {{"", 1}};
 
 template <typename... Args>
 [[noreturn]] void refuse(fmt::format_string<Args...> format, Args&&... args) {
   throw UsageError(fmt::format(format, std::forward<Args>(args)...));
 }
 
-double parse(std::string_view option, std::string_view text, std::span<const Unit> units,
+double parse(std::string_view option, std::string_view text, std::span<const UnitName> units,
              std::string_view example) {
   double value = 0;
   const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -41,7 +41,8 @@ double parse(std::string_view option, std::string_view text, std::span<const Uni
   for (const char* c = rest; c != text.data() + text.size(); ++c) {
     if (*c != ' ') unit += static_cast<char>(*c >= 'A' && *c <= 'Z' ? *c - 'A' + 'a' : *c);
   }
-  const auto known = std::find_if(units.begin(), units.end(), [&](const Unit& u) { return unit == u.name; });
+  const auto known =
+      std::find_if(units.begin(), units.end(), [&](const UnitName& u) { return unit == u.name; });
   if (error != std::errc() || known == units.end()) {
     refuse("{}: '{}' is not understood; write it like {}", option, one_line(text), example);
   }

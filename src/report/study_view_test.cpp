@@ -10,10 +10,9 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::kBase;
+using testing::kGptq;
 using testing::SyntheticStudy;
-
-const Variant kBase = testing::baseline("alpha");
-const Variant kGptq = testing::quantized("alpha", "gptq", 64);
 
 class StudyViewTest : public ::testing::Test {
  protected:

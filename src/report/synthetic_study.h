@@ -21,6 +21,9 @@ inline Variant quantized(const std::string& model, const std::string& method, in
   return {model, method, bits, group_size};
 }
 
+inline const Variant kBase = baseline("alpha"), kGptq = quantized("alpha", "gptq", 64),
+                     kGsq = quantized("alpha", "gsq", 64);
+
 inline Cell done_cell(const Variant& variant, const std::string& task) {
   Cell cell;
   cell.variant = variant;

@@ -10,11 +10,11 @@ namespace {
 
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
+using testing::kBase;
+using testing::kGptq;
 using ::testing::StartsWith;
 using testing::SyntheticStudy;
 
-const Variant kBase = testing::baseline("alpha");
-const Variant kGptq = testing::quantized("alpha", "gptq", 64);
 const Variant kGsq16 = testing::quantized("alpha", "gsq", 16);
 const Variant kGsq128 = testing::quantized("alpha", "gsq", 128);
 

@@ -34,7 +34,7 @@ StudyOptions only_models(std::vector<std::string> models = {"m"}) {
 
 StudyPlan plan_of(const char* toml) { return resolve_plan(parse_study(toml, "s.toml"), {}); }
 
-std::string error_of(const std::string& toml) {
+std::string plan_error(const std::string& toml) {
   try {
     resolve_plan(parse_study(toml, "s.toml"), {});
   } catch (const UsageError& error) {
@@ -71,9 +71,9 @@ TEST(Plan, ErrorsAreOneLineWhateverTheyQuote) {
 }
 
 TEST(Plan, NamesWithLineBreaksDoNotBreakTheLine) {
-  EXPECT_THAT(error_of("models = [\"a\\nb\", \"a\\nb\"]"), HasSubstr("a?b stands there twice"));
-  EXPECT_THAT(error_of("[[quantized]]\nmodel = \"x\\ny\"\nof = \"z\\n\""), HasSubstr("x?y: 'of' names z?"));
-  EXPECT_THAT(error_of("dtype = \"a\\nb\""), HasSubstr("'a?b' is unknown"));
+  EXPECT_THAT(plan_error("models = [\"a\\nb\", \"a\\nb\"]"), HasSubstr("a?b stands there twice"));
+  EXPECT_THAT(plan_error("[[quantized]]\nmodel = \"x\\ny\"\nof = \"z\\n\""), HasSubstr("x?y: 'of' names z?"));
+  EXPECT_THAT(plan_error("dtype = \"a\\nb\""), HasSubstr("'a?b' is unknown"));
 }
 
 TEST(Plan, Defaults) {
@@ -153,12 +153,12 @@ bits = 8
   EXPECT_EQ(named.quantized[0], plan.quantized[1]);
 
   EXPECT_THROW(planned_cells(plan_of("[[quantized]]\nmodel = 'x'")), Error);  // nobody has looked at it
-  EXPECT_THAT(error_of("[[quantized]]\nmodel = 'x'\nof = 'y'"),
+  EXPECT_THAT(plan_error("[[quantized]]\nmodel = 'x'\nof = 'y'"),
               HasSubstr("y, which is not among the models"));
-  EXPECT_THAT(error_of("[[quantized]]\nof = 'y'"), HasSubstr("line 1: [[quantized]]: 'model' is missing"));
-  EXPECT_THAT(error_of("[[quantized]]\nmodel = 'x'\nbits = 4"), HasSubstr("stand together"));
-  EXPECT_THAT(error_of("quantized = 3"), HasSubstr("write [[quantized]]"));
-  EXPECT_THAT(error_of("[[quantized]]\nmodel = 'x'\n[[quantized]]\nmodel = 'x'"), HasSubstr("twice"));
+  EXPECT_THAT(plan_error("[[quantized]]\nof = 'y'"), HasSubstr("line 1: [[quantized]]: 'model' is missing"));
+  EXPECT_THAT(plan_error("[[quantized]]\nmodel = 'x'\nbits = 4"), HasSubstr("stand together"));
+  EXPECT_THAT(plan_error("quantized = 3"), HasSubstr("write [[quantized]]"));
+  EXPECT_THAT(plan_error("[[quantized]]\nmodel = 'x'\n[[quantized]]\nmodel = 'x'"), HasSubstr("twice"));
 }
 
 TEST(Plan, OnlyBaselinesWithoutBench) {
@@ -219,47 +219,48 @@ TEST(Plan, ResolvedFileResolvesToItself) {
 }
 
 TEST(Plan, ErrorsNameKeyAndLine) {
-  EXPECT_THAT(error_of("models = ['a']\nlimits = 3\n"), HasSubstr("s.toml line 2: unknown key 'limits'"));
-  EXPECT_THAT(error_of("models = ['a']\n\n[[method]]\nname = 'gptq'\ngroup = 3"),
+  EXPECT_THAT(plan_error("models = ['a']\nlimits = 3\n"), HasSubstr("s.toml line 2: unknown key 'limits'"));
+  EXPECT_THAT(plan_error("models = ['a']\n\n[[method]]\nname = 'gptq'\ngroup = 3"),
               HasSubstr("s.toml line 5: unknown key 'group'"));
-  EXPECT_THAT(error_of("[bench]\nn = 3"), HasSubstr("s.toml line 2: unknown key 'n'"));
-  EXPECT_THAT(error_of("models = ['a'"), HasSubstr("s.toml line 1: "));
-  EXPECT_THAT(error_of("models = 'a'"), HasSubstr("s.toml line 1: models: not a list"));
-  EXPECT_THAT(error_of("models = ['a', 3]"), HasSubstr("line 1: models: not a text"));
-  EXPECT_THAT(error_of("models = ['a', 'a']"), HasSubstr("line 1: models: a stands there twice"));
-  EXPECT_THAT(error_of("\nlimit = 'x'"), HasSubstr("line 2: limit: not a whole number"));
-  EXPECT_THAT(error_of("\nlimit = 0"), HasSubstr("line 2: limit: 0 is below 1"));
-  EXPECT_THAT(error_of("limit = 1.5"), HasSubstr("line 1: limit: not a whole number"));
-  EXPECT_THAT(error_of("shots = 9"), HasSubstr("shots: 9 is above 8"));
-  EXPECT_THAT(error_of("seed = -1"), HasSubstr("seed: -1 is below 0"));
-  EXPECT_THAT(error_of("samples = 99999999999"), HasSubstr("samples: 99999999999 is above"));
-  EXPECT_THAT(error_of("symmetric = 1"), HasSubstr("symmetric: not true or false"));
-  EXPECT_THAT(error_of("device = 'abacus'"), HasSubstr("device: 'abacus' is unknown; known are cpu, cuda"));
-  EXPECT_THAT(error_of("dtype = 'int3'"), HasSubstr("dtype: 'int3' is unknown; known are float32, bfloat16"));
-  EXPECT_THAT(error_of("bits = 5"), HasSubstr("line 1: bits: 5; 2, 3, 4, 6 or 8"));
-  EXPECT_THAT(error_of("group_sizes = [16,\n -1]"), HasSubstr("line 2: group_sizes: -1"));
-  EXPECT_THAT(error_of("tasks = ['boolq',\n 'bolq']"),
+  EXPECT_THAT(plan_error("[bench]\nn = 3"), HasSubstr("s.toml line 2: unknown key 'n'"));
+  EXPECT_THAT(plan_error("models = ['a'"), HasSubstr("s.toml line 1: "));
+  EXPECT_THAT(plan_error("models = 'a'"), HasSubstr("s.toml line 1: models: not a list"));
+  EXPECT_THAT(plan_error("models = ['a', 3]"), HasSubstr("line 1: models: not a text"));
+  EXPECT_THAT(plan_error("models = ['a', 'a']"), HasSubstr("line 1: models: a stands there twice"));
+  EXPECT_THAT(plan_error("\nlimit = 'x'"), HasSubstr("line 2: limit: not a whole number"));
+  EXPECT_THAT(plan_error("\nlimit = 0"), HasSubstr("line 2: limit: 0 is below 1"));
+  EXPECT_THAT(plan_error("limit = 1.5"), HasSubstr("line 1: limit: not a whole number"));
+  EXPECT_THAT(plan_error("shots = 9"), HasSubstr("shots: 9 is above 8"));
+  EXPECT_THAT(plan_error("seed = -1"), HasSubstr("seed: -1 is below 0"));
+  EXPECT_THAT(plan_error("samples = 99999999999"), HasSubstr("samples: 99999999999 is above"));
+  EXPECT_THAT(plan_error("symmetric = 1"), HasSubstr("symmetric: not true or false"));
+  EXPECT_THAT(plan_error("device = 'abacus'"), HasSubstr("device: 'abacus' is unknown; known are cpu, cuda"));
+  EXPECT_THAT(plan_error("dtype = 'int3'"),
+              HasSubstr("dtype: 'int3' is unknown; known are float32, bfloat16"));
+  EXPECT_THAT(plan_error("bits = 5"), HasSubstr("line 1: bits: 5; 2, 3, 4, 6 or 8"));
+  EXPECT_THAT(plan_error("group_sizes = [16,\n -1]"), HasSubstr("line 2: group_sizes: -1"));
+  EXPECT_THAT(plan_error("tasks = ['boolq',\n 'bolq']"),
               HasSubstr("line 2: tasks: 'bolq' is unknown; known are boolq"));
-  EXPECT_THAT(error_of("tasks = ['bench']"), HasSubstr("follows the tasks"));
-  EXPECT_THAT(error_of("methods = ['gtpq']"),
+  EXPECT_THAT(plan_error("tasks = ['bench']"), HasSubstr("follows the tasks"));
+  EXPECT_THAT(plan_error("methods = ['gtpq']"),
               HasSubstr("line 1: methods: 'gtpq' is unknown; known are gptq"));
-  EXPECT_THAT(error_of("methods = ['baseline']"), HasSubstr("in every study"));
-  EXPECT_THAT(error_of("methods = ['gptq']\n[[method]]\nname = 'gsq'"), HasSubstr("line 2: [[method]]"));
-  EXPECT_THAT(error_of("[method]\nname = 'gsq'"), HasSubstr("write [[method]]"));
-  EXPECT_THAT(error_of("[[method]]\nbits = 4"), HasSubstr("line 1: [[method]]: 'name' is missing"));
-  EXPECT_THAT(error_of("bench = 3"), HasSubstr("write [bench]"));
-  EXPECT_THAT(error_of("tasks = ['kl']"), HasSubstr("'kl' need not be named"));
-  EXPECT_THAT(error_of("kl = 3"), HasSubstr("write [kl]"));
-  EXPECT_THAT(error_of("[kl]\nwindow = 3"), HasSubstr("line 2: window: 3 is below 4"));
+  EXPECT_THAT(plan_error("methods = ['baseline']"), HasSubstr("in every study"));
+  EXPECT_THAT(plan_error("methods = ['gptq']\n[[method]]\nname = 'gsq'"), HasSubstr("line 2: [[method]]"));
+  EXPECT_THAT(plan_error("[method]\nname = 'gsq'"), HasSubstr("write [[method]]"));
+  EXPECT_THAT(plan_error("[[method]]\nbits = 4"), HasSubstr("line 1: [[method]]: 'name' is missing"));
+  EXPECT_THAT(plan_error("bench = 3"), HasSubstr("write [bench]"));
+  EXPECT_THAT(plan_error("tasks = ['kl']"), HasSubstr("'kl' need not be named"));
+  EXPECT_THAT(plan_error("kl = 3"), HasSubstr("write [kl]"));
+  EXPECT_THAT(plan_error("[kl]\nwindow = 3"), HasSubstr("line 2: window: 3 is below 4"));
 }
 
 TEST(Plan, ErrorsOfTheWhole) {
-  EXPECT_THAT(error_of(""), HasSubstr("models: none"));
-  EXPECT_THAT(error_of("models = ['a']\n[[method]]\nname='gsq'\ngroup_sizes=[16]\n[[method]]\nname='gsq'"),
+  EXPECT_THAT(plan_error(""), HasSubstr("models: none"));
+  EXPECT_THAT(plan_error("models = ['a']\n[[method]]\nname='gsq'\ngroup_sizes=[16]\n[[method]]\nname='gsq'"),
               HasSubstr("gsq at 4 bits and group size 16 stands there twice"));
-  EXPECT_THAT(error_of("models = ['a']\ngroup_sizes = []"), HasSubstr("group_sizes: none"));
-  EXPECT_THAT(error_of("models = ['a']\ntasks = []\nbench = {repetitions = 0}"), HasSubstr("tasks: none"));
-  EXPECT_THAT(error_of("models = ['a']\nbench = {prompt = 0, generate = 0}"), HasSubstr("bench: neither"));
+  EXPECT_THAT(plan_error("models = ['a']\ngroup_sizes = []"), HasSubstr("group_sizes: none"));
+  EXPECT_THAT(plan_error("models = ['a']\ntasks = []\nbench = {repetitions = 0}"), HasSubstr("tasks: none"));
+  EXPECT_THAT(plan_error("models = ['a']\nbench = {prompt = 0, generate = 0}"), HasSubstr("bench: neither"));
   StudyOptions given = only_models();
   given.tasks = {{"typo"}};
   EXPECT_THROW(resolve_plan({}, given), UsageError);

@@ -8,12 +8,11 @@
 #include <vector>
 
 #include "base/error.h"
+#include "text/nesting.h"
 #include "text/unicode.h"
 
 namespace nibble {
 namespace {
-
-constexpr int kMaxNesting = 8;
 
 bool asks_for_nfc(const Json& node, std::string_view where, int depth) {
   if (node.is_null()) return false;

@@ -2,12 +2,11 @@
 
 #include <string>
 
+#include "text/nesting.h"
 #include "text/vocabulary.h"
 
 namespace nibble {
 namespace {
-
-constexpr int kMaxNesting = 8;
 
 std::vector<int32_t> ids_of_special(const Json& tokens, const std::string& name, int32_t vocab_size,
                                     std::string_view where) {

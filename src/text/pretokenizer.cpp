@@ -3,12 +3,12 @@
 #include <utility>
 
 #include "base/error.h"
+#include "text/nesting.h"
 #include "text/unicode.h"
 
 namespace nibble {
 namespace {
 
-constexpr int kMaxNesting = 8;
 constexpr size_t kMaxStages = 64;
 
 // openai/gpt-2 encoder.py, as Hugging Face's ByteLevel has it.

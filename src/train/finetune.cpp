@@ -19,7 +19,6 @@ namespace fs = std::filesystem;
 
 constexpr int kBatchTokens = 1024;  // of a pass; a step may take several
 constexpr int kChecks = 5;          // of the held-out loss on the way
-constexpr double kSmoothing = 0.9;
 
 std::string without_marks(std::string text) {
   for (size_t begin; (begin = text.find("<<")) != std::string::npos;) {
@@ -216,7 +215,7 @@ FineTuneReport fine_tune(TrainedModel& trained, const TrainingText& text, const 
     if (!std::isfinite(value)) fail("step {}: the loss is {}; a lower --lr may help", step, value);
     clip_gradients(parameters, o.clip);
     adam.step(schedule(step, total, o.warmup), pool);
-    smoothed = kSmoothing * smoothed + (1 - kSmoothing) * value;
+    smoothed = kProgressSmoothing * smoothed + (1 - kProgressSmoothing) * value;
     report.steps = step;
     if (progress) progress(step, total, smoothed);
     if (int64_t{step} * kChecks / total > int64_t{step - 1} * kChecks / total)

@@ -18,8 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr double kSmoothing = 0.9;  // of the KL that progress shows
-
 std::string parts_of(const TuneOptions& o) {
   return o.scales ? o.zeros ? "scales+zeros" : "scales" : "zeros";
 }
@@ -139,7 +137,7 @@ TuneReport tune(std::shared_ptr<const Model> original, TrainedModel& trained, co
     if (!std::isfinite(kl)) break;  // the best so far stays
     adam.step(1 - static_cast<double>(step - 1) / o.steps, pool);
     report.tokens += static_cast<int64_t>(text.samples[sample].size());
-    smoothed = kSmoothing * smoothed + (1 - kSmoothing) * kl;
+    smoothed = kProgressSmoothing * smoothed + (1 - kProgressSmoothing) * kl;
     if (progress) progress(step, o.steps, smoothed);
     // Checks at equal distances, the last at the end.
     if (step * o.checks / o.steps > (step - 1) * o.checks / o.steps) check(step);

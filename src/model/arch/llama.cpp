@@ -25,13 +25,13 @@ const TensorNames arch::kLlamaNames = {.q = "self_attn.q_proj",
                                        .head = "lm_head"};
 
 namespace {
-void configure(const Json& config, std::string_view where, ModelConfig& out) {
+void configure_llama(const Json& config, std::string_view where, ModelConfig& out) {
   arch::configure_llama_like(config, where, out);
   out.qkv_bias = out.out_bias = json_get_or<bool>(config, "attention_bias", false, where);
   out.mlp_bias = json_get_or<bool>(config, "mlp_bias", false, where);
 }
 }  // namespace
 
-const Architecture arch::kLlama = {"llama", "Llama", configure, kLlamaNames};
+const Architecture arch::kLlama = {"llama", "Llama", configure_llama, kLlamaNames};
 
 }  // namespace nibble

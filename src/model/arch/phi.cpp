@@ -4,7 +4,7 @@
 
 namespace nibble {
 namespace {
-void configure(const Json& config, std::string_view where, ModelConfig& out) {
+void configure_phi(const Json& config, std::string_view where, ModelConfig& out) {
   out.norm = NormKind::kLayer;
   out.norm_eps = json_get_or<float>(config, "layer_norm_eps", 1e-5f, where);
   out.mlp = MlpKind::kGeluNew;
@@ -20,7 +20,7 @@ void configure(const Json& config, std::string_view where, ModelConfig& out) {
 
 const Architecture arch::kPhi = {"phi",
                                  "Phi",
-                                 configure,
+                                 configure_phi,
                                  {.q = "self_attn.q_proj",
                                   .k = "self_attn.k_proj",
                                   .v = "self_attn.v_proj",

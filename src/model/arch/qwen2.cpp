@@ -3,7 +3,7 @@
 
 namespace nibble {
 namespace {
-void configure(const Json& config, std::string_view where, ModelConfig& out) {
+void configure_qwen2(const Json& config, std::string_view where, ModelConfig& out) {
   arch::configure_llama_like(config, where, out);
   out.qkv_bias = true;
   if (json_get_or<bool>(config, "use_sliding_window", false, where))
@@ -11,6 +11,6 @@ void configure(const Json& config, std::string_view where, ModelConfig& out) {
 }
 }  // namespace
 
-const Architecture arch::kQwen2 = {"qwen2", "Qwen2", configure, arch::kLlamaNames};
+const Architecture arch::kQwen2 = {"qwen2", "Qwen2", configure_qwen2, arch::kLlamaNames};
 
 }  // namespace nibble
