@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <map>
 #include <ostream>
+#include <string>
+#include <vector>
 
 #include "base/file.h"
 #include "base/random.h"
@@ -41,13 +43,31 @@ class Quality : public ::testing::TestWithParam<Case> {
   }
   void TearDown() override { fs::remove_all(dir_); }
 
-  Outcome quantized(const std::string& method, const Precision& precision = {}) {
+  // By each method, then all of them against the model at once, over the whole text: its KL is heavy-tailed.
+  std::map<std::string, Outcome> quantized(const std::vector<std::string>& methods) {
+    std::map<std::string, Outcome> outcomes;
+    std::vector<std::shared_ptr<const Model>> models;
+    for (const std::string& method : methods) {
+      outcomes[method] = quantize(method);
+      models.push_back(load_model(dir_ / method));
+    }
+    const std::string text = read_file(testing::mini_dir() / "data" / "wikitext.test.txt");
+    const auto results = compare_models(base_, models, base_->load_tokenizer(), text,
+                                        {.window = 512, .windows = 0}, pool_, {});
+    for (size_t i = 0; i < methods.size(); ++i) outcomes[methods[i]].kl = results[i].kl_mean;
+    return outcomes;
+  }
+
+  std::shared_ptr<const Model> base_;
+
+ private:
+  Outcome quantize(const std::string& method) {
     QuantizeOptions options;
     options.plan.base.method = method;
     options.plan.base.group_size = GetParam().group_size;
     options.calibration.files = bundled_calibration(testing::mini_dir() / "data");
     options.calibration.samples = 32;
-    const OrderedJson report = quantize_model(base_, options, dir_, true, pool_, {});
+    const OrderedJson report = quantize_model(base_, options, dir_ / method, true, pool_, {});
     Outcome out;
     out.file_bytes = report["totals"]["file_bytes"].get<double>();
     for (const OrderedJson& layer : report["linears"]) {
@@ -55,29 +75,19 @@ class Quality : public ::testing::TestWithParam<Case> {
       ++out.linears;
       out.no_worse += layer["error"].get<double>() <= layer["rtn_error"].get<double>();
     }
-    out.kl = compare(load_model(dir_), precision);
     return out;
-  }
-
-  double compare(const std::shared_ptr<const Model>& quantized, const Precision& precision) {
-    CompareOptions options{.window = 512, .windows = 0};  // the whole text: its KL is heavy-tailed
-    options.precision = precision;
-    const std::string text = read_file(testing::mini_dir() / "data" / "wikitext.test.txt");
-    return compare_models(base_, {quantized}, base_->load_tokenizer(), text, options, pool_, {})
-        .front()
-        .kl_mean;
   }
 
   ThreadPool pool_{2};
   fs::path dir_;
-  std::shared_ptr<const Model> base_;
 };
 
 TEST_P(Quality, BothMethodsLoseLessThanRounding) {
-  const Outcome rtn = quantized("rtn");
+  const auto outcomes = quantized({"rtn", "gptq", "gsq"});
+  const Outcome& rtn = outcomes.at("rtn");
   EXPECT_LT(rtn.file_bytes, 0.45 * static_cast<double>(base_->checkpoint().file_bytes));
   for (const char* method : {"gptq", "gsq"}) {
-    const Outcome outcome = quantized(method);
+    const Outcome& outcome = outcomes.at(method);
     EXPECT_GT(outcome.linears, 30);
     EXPECT_GE(outcome.no_worse, 0.95 * outcome.linears) << method;
     EXPECT_LT(outcome.kl, rtn.kl) << method;
@@ -99,7 +109,10 @@ INSTANTIATE_TEST_SUITE_P(Mini, Quality,
 
 using FedForward = Quality;
 
-TEST_P(FedForward, LosesLessThanPlainGptq) { EXPECT_LT(quantized("gptq+ff").kl, quantized("gptq").kl); }
+TEST_P(FedForward, LosesLessThanPlainGptq) {
+  const auto outcomes = quantized({"gptq+ff", "gptq"});
+  EXPECT_LT(outcomes.at("gptq+ff").kl, outcomes.at("gptq").kl);
+}
 
 INSTANTIATE_TEST_SUITE_P(Mini, FedForward, ::testing::Values(Case{"qwen2-mini", 128}),
                          [](const auto&) { return std::string("qwen2_mini_g128"); });
