@@ -10,6 +10,7 @@
 #include "model/facts.h"
 #include "model/find_model.h"
 #include "open_model.h"
+#include "quant/method.h"
 #include "report/format.h"
 #include "report/json.h"
 #include "report/report.h"
@@ -34,8 +35,8 @@ struct StudyArguments {
 };
 
 KnownNames known_names() {
-  KnownNames known;
-  known.tasks.clear();
+  KnownNames known{{}, {}};
+  for (const Method& method : methods()) known.methods.emplace_back(method.name);
   for (const TaskInfo& task : all_tasks()) known.tasks.emplace_back(task.name);
   return known;
 }
@@ -167,12 +168,13 @@ Run cmd_study(Arguments& verb, const GlobalOptions& global) {
               "folder of results.db, table1.md, logs and models; a second call goes on")
       .required()
       .type_name("DIR");
-  const auto list = [&](const char* name, auto& value, const char* help) {
+  const auto list = [&](const char* name, auto& value, const std::string& help) {
     verb.option(name, value, help).comma_list().type_name("A,B,…");
   };
   list("--models", plan.models,
        "models as for other verbs; one that is quantized already is measured against its unquantized model");
-  list("--methods", options->methods, "gptq, gsq, rtn; default gptq,gsq");
+  list("--methods", options->methods,
+       fmt::format("{}; default gptq,gsq", fmt::join(known_names().methods, ", ")));
   list("--group-sizes", plan.group_sizes, "weights that share a scale, 0: a whole row; default 16,64");
   list("--tasks", plan.tasks, "boolq, msmarco, gsm8k, wikitext; default: all");
   verb.option("--bits", plan.bits, "2, 3, 4, 6 or 8; default 4");

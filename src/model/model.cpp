@@ -4,6 +4,7 @@
 
 #include "base/memory_usage.h"
 #include "io/foreign/repack.h"
+#include "kernels/dense_rows.h"
 
 namespace nibble {
 namespace {
@@ -72,6 +73,14 @@ std::optional<PackedEntry> packed_entry_of(const Checkpoint& checkpoint, const s
 size_t Linear::weight_bytes() const {
   if (packed) return static_cast<size_t>(packed->format.bytes());
   return static_cast<size_t>(n * k) * dtype_size(dense.dtype);
+}
+
+void Linear::row(int64_t index, float* out, const KernelTable& table) const {
+  if (packed) {
+    dequantize_row(*packed, index, out);
+  } else {
+    dense_rows(dense, index, 1, out, table);
+  }
 }
 
 Norm Model::read_norm(const std::string& prefix) const {

@@ -28,6 +28,7 @@ struct Linear {
 
   const float* bias_data() const { return bias.empty() ? nullptr : bias.data(); }
   size_t weight_bytes() const;
+  void row(int64_t index, float* out, const KernelTable& table = kernels()) const;  // out[k]
   bool present() const { return n > 0; }
 };
 

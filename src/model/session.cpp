@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/dense_rows.h"
 #include "model/attention.h"
 #include "model/rope.h"
 
@@ -50,13 +49,7 @@ void Session::embed(const Batch& batch, float* h) {
   const int64_t hidden = e.k;
   pool_.parallel_for(batch.tokens.size(), 8, [&](size_t begin, size_t end, int) {
     for (size_t t = begin; t < end; ++t) {
-      const int64_t row = batch.tokens[t];
-      float* to = h + static_cast<int64_t>(t) * hidden;
-      if (e.packed) {
-        dequantize_row(*e.packed, row, to);
-      } else {
-        dense_rows(e.dense, row, 1, to, kernels_);
-      }
+      e.row(batch.tokens[t], h + static_cast<int64_t>(t) * hidden, kernels_);
     }
   });
 }

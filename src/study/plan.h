@@ -14,7 +14,7 @@ namespace nibble {
 
 // What names may stand in a study; the program passes its registries.
 struct KnownNames {
-  std::vector<std::string> methods = {"gptq", "gsq", "rtn"};
+  std::vector<std::string> methods = {"gptq", "gptq+ff", "gsq", "gsq+gptq", "rtn"};
   std::vector<std::string> tasks = {"boolq", "msmarco", "gsm8k", "wikitext"};
 };
 

@@ -18,12 +18,13 @@ namespace {
 
 using Locate = std::function<std::filesystem::path(const std::string&)>;
 
-// What quantizing leaves as it was, but for the rounding to another 16-bit type.
+// What quantizing leaves as it was, but for rounding.
 struct Fingerprint {
   std::string architecture;
   std::vector<int> shapes;
-  std::vector<float> values;  // rows of the embedding from all over the vocabulary, the last norm
-  bool has_embedding = false;
+  std::vector<float> norm;       // the last one
+  std::vector<float> embedding;  // rows from all over the vocabulary
+  int embedding_bits = 16;
 };
 
 Fingerprint fingerprint(const Model& model) {
@@ -33,15 +34,12 @@ Fingerprint fingerprint(const Model& model) {
                     {c.n_layers, c.n_heads, c.n_kv_heads, c.head_dim, c.hidden_size, c.intermediate_size,
                      c.vocab_size, c.tied_head},
                     model.final_norm.weight,
-                    !model.embedding.packed};
-  if (!print.has_embedding) return print;
-  const DenseView& e = model.embedding.dense;
-  const auto* bytes = static_cast<const std::byte*>(e.data);
+                    {},
+                    model.embedding.packed ? model.embedding.packed->format.bits : 16};
+  std::vector<float> values(static_cast<size_t>(c.hidden_size));
   for (int64_t i = 0; i < kRows; ++i) {
-    const int64_t row = i * e.n / kRows;
-    const std::vector<float> values =
-        to_float({e.dtype, {e.k}, bytes + static_cast<size_t>(row * e.k) * dtype_size(e.dtype)});
-    print.values.insert(print.values.end(), values.begin(), values.end());
+    model.embedding.row(i * model.embedding.n / kRows, values.data());
+    print.embedding.insert(print.embedding.end(), values.begin(), values.end());
   }
   return print;
 }
@@ -50,13 +48,25 @@ bool same_shapes(const Fingerprint& a, const Fingerprint& b) {
   return a.architecture == b.architecture && a.shapes == b.shapes;
 }
 
-bool same_model(const Fingerprint& a, const Fingerprint& b) {
+bool near(const std::vector<float>& a, const std::vector<float>& b) {
   constexpr float kRounding = 1.0f / 256;        // of bf16, which has 8 bits
   constexpr float kSmallest = 1.0f / (1 << 20);  // fp16 ends near 6e-8
-  if (!a.has_embedding || !b.has_embedding || !same_shapes(a, b)) return false;
-  return std::equal(a.values.begin(), a.values.end(), b.values.begin(), b.values.end(), [](float x, float y) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](float x, float y) {
     return std::abs(x - y) <= kRounding * std::max(std::abs(x), std::abs(y)) + kSmallest;
   });
+}
+
+bool same_model(const Fingerprint& base, const Fingerprint& quantized) {
+  if (!same_shapes(base, quantized) || !near(base.norm, quantized.norm)) return false;
+  if (quantized.embedding_bits == 16) return near(base.embedding, quantized.embedding);
+  // Rounded in groups, the embedding has a relative error of some 2^(1 − bits); another training's is
+  // above 1.
+  double error = 0, square = 0;
+  for (size_t i = 0; i < base.embedding.size(); ++i) {
+    error += std::pow(base.embedding[i] - quantized.embedding[i], 2);
+    square += std::pow(base.embedding[i], 2);
+  }
+  return error <= square * std::pow(std::min(1.0, std::ldexp(4, -quantized.embedding_bits)), 2);
 }
 
 std::string format_of(const QuantizedModel& q) {

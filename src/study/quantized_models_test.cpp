@@ -6,6 +6,8 @@
 #include "base/file.h"
 #include "io/test_files.h"
 #include "model/find_model.h"
+#include "quant/calibration.h"
+#include "quant/quantize.h"
 #include "test_data.h"
 
 namespace nibble {
@@ -38,6 +40,24 @@ TEST(QuantizedModels, AreNamedAndPairedWithWhatTheyWereMadeOf) {
                                          "compressed-tensors", 4, 64}));
   EXPECT_THAT(description(plan.quantized[0]), HasSubstr("gptq 4-bit g32, quantized before"));
   EXPECT_THAT(description(plan.quantized[0]), HasSubstr("against llama-mini"));
+}
+
+// Its embedding is rounded too: it is llama-mini's all the same, and not that of a model of these shapes and
+// other weights.
+TEST(QuantizedModels, ADirectoryOfOurOwnIsPairedThroughItsRoundedEmbedding) {
+  const TemporaryDirectory dir;
+  ThreadPool pool(2);
+  for (const int head_bits : {8, 4}) {
+    QuantizeOptions options;
+    options.plan.base.method = "rtn";
+    options.head_bits = head_bits;
+    options.calibration.files = bundled_calibration(testing::mini_dir() / "data");
+    options.calibration.samples = 1;
+    const fs::path out = dir / fmt::format("q{}", head_bits);
+    quantize_model(load_model(testing::mini_dir() / "models" / "llama-mini"), options, out, false, pool, {});
+    const StudyPlan plan = described({"qwen2-mini", "llama-mini", out.string()});
+    EXPECT_THAT(plan.quantized, ElementsAre(QuantizedModel{out.string(), "llama-mini", "rtn", 4, 64}));
+  }
 }
 
 // Two layers of llama-mini are another model than its six; a mixture goes by what most linears have.
