@@ -143,7 +143,8 @@ def main():
         rows.append({"name": name, "changes": changes, "cases": cases})
     compact = lambda value: json.dumps(value, separators=(",", ":"))
     versions = f"sentencepiece {sentencepiece.__version__}, tokenizers {tokenizers.__version__}"
-    sys.stdout.write('{"made_with": %s,\n"base": %s,\n"variants": [\n' % (compact(versions), compact(base)))
+    scores = [processor.get_score(i) for i in range(processor.get_piece_size())]
+    sys.stdout.write('{"made_with": %s,\n"base": %s,\n"scores": %s,\n"variants": [\n' % (compact(versions), compact(base), compact(scores)))
     sys.stdout.write(",\n".join('{"name": %s, "changes": %s, "cases": [\n%s]}' % (
         compact(r["name"]), compact(r["changes"]), ",\n".join(map(compact, r["cases"]))) for r in rows))
     sys.stdout.write("\n]}\n")
