@@ -8,7 +8,8 @@ format, not of the method), exported, and read by
   transformers + compressed-tensors         compressed-tensors, symmetric; asymmetric by its decompressor alone
   transformers + optimum + GPTQModel        gptq, gptq_v2; awq by GPTQModel's dequantization
   transformers 4 + optimum + auto-gptq      gptq alone: what PyTorch 1.13 can run, which Debian has as a small package
-  llama.cpp                                 gguf: the same tokens, and the same greedy text, as nibble's own
+  llama.cpp                                 gguf: the same tokens, and the same greedy text, as nibble's own; and the tokens of
+                                            a fixture with a tokenizer of SentencePiece's kind
   gguf                                      gguf: its weights are those of every other export, bit for bit, which numpy
                                             unpacks here by the formulas of their formats
 the first two on the CPU in float32; printed is the largest difference of a logit over the tokens of a text, and the
@@ -306,6 +307,26 @@ def check_llama(args, model, name, work):
     return rows
 
 
+def check_sentencepiece(args, work):
+    """Tokens by llama.cpp of a GGUF with a tokenizer of SentencePiece's kind, which no bundled model has."""
+    if version("cyllama") is None:
+        return ("sentencepiece", "gguf", "llama.cpp", "not run: cyllama not installed")
+    from cyllama.llama import llama_cpp
+
+    golden = json.loads((ROOT / "tests/golden/sentencepiece.json").read_text())
+    folder, file = work / "sentencepiece", work / "sentencepiece.gguf"
+    shutil.copytree(ROOT / "data/mini/foreign/gptq-sym-g32", folder)
+    (folder / "tokenizer.json").write_text(json.dumps(golden["base"]))
+    nibble(args.nibble, "convert", folder, file, "--to", "gguf")
+    llama_cpp.disable_logging()
+    model = llama_cpp.LlamaModel(str(file), llama_cpp.LlamaModelParams())
+    (trained,) = (v["cases"] for v in golden["variants"] if v["name"] == "as trained")
+    cases = [c for c in trained if c["text"] and "\0" not in c["text"]]  # which the binding cannot pass
+    wrong = [c["text"] for c in cases if list(model.get_vocab().tokenize(c["text"], True, True)) != c["ids"]]
+    verdict = f"FAILED: other tokens of {wrong[0]!r}" if wrong else f"ok: same tokens of {len(cases)} texts"
+    return ("sentencepiece", "gguf", f"llama.cpp (cyllama {version('cyllama')})", verdict)
+
+
 def nibbles(words, axis, order=range(8)):
     """4-bit codes of int32 words; code i of a word is order[i] of the eight that lie along `axis`."""
     import numpy
@@ -405,7 +426,9 @@ def main():
                          ("transformers", "compressed-tensors", "gptqmodel", "auto-gptq", "optimum", "torch", "gguf", "cyllama") if version(p))
     print(f"{nibble(args.nibble, '--version').strip()}; {packages}")
     print("\n| model | export | read by | result |\n|---|---|---|---|")
-    failed = False
+    row = check_sentencepiece(args, args.work)
+    print(f"| {' | '.join(row)} |", flush=True)
+    failed = "FAILED" in row[3] or ("not run" in row[3] and "llama.cpp" in args.require)
     for model in models:
         name = pathlib.Path(model).name
         for check, reader in ((check_transformers, "transformers"), (check_llama, "llama.cpp"), (check_gguf, "gguf")):
