@@ -42,7 +42,9 @@ OrderedJson dynamic_rules(const std::vector<const Linear*>& packed, const std::v
   const auto add = [&](const std::string& name, const auto& rule) {
     dynamic[rule.first + ("^" + escaped(name) + "$")] = rule.second;
   };
-  for (const auto& [name, rule] : rules) {
+  for (const auto& entry : rules) {
+    const auto& name = entry.first;
+    const auto& rule = entry.second;
     add(name, rule);
     for (const Joined& whole : joined) {
       if (!name.ends_with("." + std::string(whole.parts.front()))) continue;
