@@ -7,15 +7,21 @@ MODEL: names or directories, default the three bundled models. Each is quantized
 format, not of the method), exported, and read by
   transformers + compressed-tensors         compressed-tensors, symmetric; asymmetric by its decompressor alone
   transformers + optimum + GPTQModel        gptq, gptq_v2; awq by GPTQModel's dequantization
-  llama.cpp                                 gguf: the same tokens, and the same greedy text, as nibble's own
+  transformers 4 + optimum + auto-gptq      gptq alone: what PyTorch 1.13 can run, which Debian has as a small package
+  llama.cpp                                 gguf: the same tokens, and the same greedy text, as nibble's own; and the tokens of
+                                            a fixture with a tokenizer of SentencePiece's kind
   gguf                                      gguf: its weights are those of every other export, bit for bit, which numpy
                                             unpacks here by the formulas of their formats
 the first two on the CPU in float32; printed is the largest difference of a logit over the tokens of a text, and the
 share of positions with the same first token. Fails when a difference is above 2e-3 or a token, greedy text or weight
-differs. A reader that is not installed is named as not run; --require NAME … makes that a failure.
+differs. A reader that is not installed is named as not run; --require NAME … makes that a failure. What the installed
+version of a reader does not read is named, too.
 
 needs: pip install numpy safetensors, and of these what shall read
-         torch transformers compressed-tensors accelerate optimum gptqmodel   (several gigabytes)
+         torch transformers compressed-tensors accelerate optimum gptqmodel   (several gigabytes), or
+         of Debian 12 python3-torch, then for /usr/bin/python3, with --no-deps where these name a newer torch:
+           'numpy<2' transformers==4.46.3 compressed-tensors==0.8.1 accelerate==0.34.2 optimum==1.23.3 peft==0.12.0
+           auto-gptq==0.7.1
          gguf
          cyllama, which holds llama.cpp; or llama-completion and llama-tokenize in --llama (bench/compare_llama_cpp.py)
 """
@@ -30,6 +36,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
@@ -67,6 +74,53 @@ def version(package):
         return None
 
 
+def major(package):
+    return int(version(package).split(".")[0])
+
+
+class Placeholder(types.ModuleType):
+    """A module whose every name is there, for imports whose names nothing here calls."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return object
+
+
+def for_old_torch():
+    """compressed-tensors names types that PyTorch 1.13 has not, for formats of no export here; optimum and auto-gptq import
+    what only quantizing needs."""
+    import torch
+    import transformers  # which looks for datasets, too, and must not find the placeholder
+
+    if not hasattr(torch, "float8_e4m3fn"):
+        torch.float8_e4m3fn = torch.float16
+    for package in ("datasets", "gekko"):
+        if version("auto-gptq") and not version(package):
+            sys.modules[package] = Placeholder(package)
+    return transformers
+
+
+def unread(label, model):
+    """Why the installed readers do not read this export; None when they do."""
+    form = label.split()[0]
+    if version("torch") is None or version("transformers") is None:
+        return "not run: torch, transformers not installed"
+    if form == "compressed-tensors":
+        if version("compressed-tensors") is None:
+            return "not run: compressed-tensors not installed"
+        if label == form and major("transformers") < 5:
+            return f"not read by compressed-tensors {version('compressed-tensors')}: packed zero points"
+        return None
+    if version("optimum") is None or (version("gptqmodel") or version("auto-gptq")) is None:
+        return "not run: optimum, gptqmodel not installed"
+    if version("gptqmodel") is None and form != "gptq":
+        return f"not read by auto-gptq {version('auto-gptq')}"
+    if version("gptqmodel") is None and needs_plan(model):
+        return f"not read by auto-gptq {version('auto-gptq')}: outputs that are no multiple of 32"
+    return None
+
+
 def nibble_logits(program, model, work):
     import safetensors.numpy
 
@@ -88,12 +142,13 @@ def by_transformers(folder, ids, form):
     import torch
     from transformers import AutoModelForCausalLM, GPTQConfig
 
-    options = {}
+    options = {"dtype" if major("transformers") >= 5 else "torch_dtype": torch.float32}
     # The plain kernels: what `auto` takes on this processor multiplies bf16.
     if form.startswith("gptq"):
-        options["quantization_config"] = GPTQConfig(bits=4, backend="gptq_torch")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", **options)
-    if options:
+        plain = {"backend": "gptq_torch"} if version("gptqmodel") else {"use_exllama": False}
+        options["quantization_config"] = GPTQConfig(bits=4, **plain)
+    model = AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", **options)
+    if form.startswith("gptq"):
         for module in model.modules():
             if hasattr(module, "qweight"):
                 module.scales = module.scales.float()  # they multiply in the scales' type, fp16
@@ -158,11 +213,10 @@ def check_transformers(args, model, name, work):
     for label, options in EXPORTS.items():
         form = label.split()[0]
         out = work / f"{name}.{label.replace(' ', '-')}"
-        packages = ("compressed-tensors",) if form == "compressed-tensors" else ("optimum", "gptqmodel")
-        missing = [p for p in ("torch", "transformers", *packages) if version(p) is None]
-        if missing:
-            rows.append((name, label, "transformers", f"not run: {', '.join(missing)} not installed"))
+        if why := unread(label, model):
+            rows.append((name, label, "transformers", why))
             continue
+        for_old_torch()
         plan = ["--plan", work / "plan.toml"] if odd and not form.startswith("gptq") else []
         nibble(args.nibble, "quantize", model, out, *QUICK, *options.split(), *plan, "--format", form, "--force")
         ids, ours = nibble_logits(args.nibble, out, work)
@@ -251,6 +305,26 @@ def check_llama(args, model, name, work):
         verdict = "ok" if ours == theirs and same else "FAILED"
         rows.append((name, label, reader, f"{verdict}: {tokens}, {greedy}"))
     return rows
+
+
+def check_sentencepiece(args, work):
+    """Tokens by llama.cpp of a GGUF with a tokenizer of SentencePiece's kind, which no bundled model has."""
+    if version("cyllama") is None:
+        return ("sentencepiece", "gguf", "llama.cpp", "not run: cyllama not installed")
+    from cyllama.llama import llama_cpp
+
+    golden = json.loads((ROOT / "tests/golden/sentencepiece.json").read_text())
+    folder, file = work / "sentencepiece", work / "sentencepiece.gguf"
+    shutil.copytree(ROOT / "data/mini/foreign/gptq-sym-g32", folder)
+    (folder / "tokenizer.json").write_text(json.dumps(golden["base"]))
+    nibble(args.nibble, "convert", folder, file, "--to", "gguf")
+    llama_cpp.disable_logging()
+    model = llama_cpp.LlamaModel(str(file), llama_cpp.LlamaModelParams())
+    (trained,) = (v["cases"] for v in golden["variants"] if v["name"] == "as trained")
+    cases = [c for c in trained if c["text"] and "\0" not in c["text"]]  # which the binding cannot pass
+    wrong = [c["text"] for c in cases if list(model.get_vocab().tokenize(c["text"], True, True)) != c["ids"]]
+    verdict = f"FAILED: other tokens of {wrong[0]!r}" if wrong else f"ok: same tokens of {len(cases)} texts"
+    return ("sentencepiece", "gguf", f"llama.cpp (cyllama {version('cyllama')})", verdict)
 
 
 def nibbles(words, axis, order=range(8)):
@@ -349,10 +423,12 @@ def main():
     args.work.mkdir(parents=True)
     (args.work / "plan.toml").write_text(PLAN)
     packages = ", ".join(f"{p} {version(p)}" for p in
-                         ("transformers", "compressed-tensors", "gptqmodel", "optimum", "torch", "gguf", "cyllama") if version(p))
+                         ("transformers", "compressed-tensors", "gptqmodel", "auto-gptq", "optimum", "torch", "gguf", "cyllama") if version(p))
     print(f"{nibble(args.nibble, '--version').strip()}; {packages}")
     print("\n| model | export | read by | result |\n|---|---|---|---|")
-    failed = False
+    row = check_sentencepiece(args, args.work)
+    print(f"| {' | '.join(row)} |", flush=True)
+    failed = "FAILED" in row[3] or ("not run" in row[3] and "llama.cpp" in args.require)
     for model in models:
         name = pathlib.Path(model).name
         for check, reader in ((check_transformers, "transformers"), (check_llama, "llama.cpp"), (check_gguf, "gguf")):

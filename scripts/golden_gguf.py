@@ -242,4 +242,4 @@ if __name__ == "__main__":
     os.makedirs(out, exist_ok=True)
     for golden in (golden_types, golden_llama, golden_qwen2, golden_phi2):
         golden(out)
-    print(out, sum(e.stat().st_size for e in os.scandir(out)), "bytes")
+    print(out, sum(e.stat().st_size for e in os.scandir(out)), "bytes", file=sys.stderr)

@@ -189,6 +189,40 @@ TEST(Convert, GgufHoldsEveryWeightExactly) {
   }
 }
 
+TEST(Convert, GgufOfASentencePieceTokenizer) {
+  const TemporaryDirectory dir;
+  fs::copy(foreign("gptq-sym-g32"), dir / "model");
+  const auto write_tokenizer = [&](const Json& json) {
+    fs::remove(dir / "model/tokenizer.json");
+    write_text(dir / "model/tokenizer.json", json.dump());
+  };
+  Json tokenizer = read_json_file(testing::source_dir() / "tests/golden/sentencepiece.json").at("base");
+  write_tokenizer(tokenizer);
+  const auto original = load_model(dir / "model");
+  convert_model(*original, {ExportFormat::kGguf, false, false}, dir / "x.gguf");
+  const auto back = load_tokenizer(dir / "x.gguf");
+  EXPECT_EQ(back->start_token(), 1);
+  for (const char* text :
+       {"", "The bridge was opened in 1758.", " a  b</s> c", "é 漢字 \U0001f999\n<0x41>"}) {
+    EXPECT_EQ(back->encode(text), original->load_tokenizer().encode(text)) << text;
+    EXPECT_EQ(back->decode(back->encode(text)), original->load_tokenizer().decode(back->encode(text)))
+        << text;
+  }
+  const auto refusal = [&] {
+    return error_of([&] {
+      convert_model(*load_model(dir / "model"), {ExportFormat::kGguf, false, false}, dir / "y.gguf");
+    });
+  };
+  tokenizer["model"]["merges"].erase(5);  // llama.cpp joins whatever makes a token
+  write_tokenizer(tokenizer);
+  EXPECT_NE(refusal().find("no scores of its tokens give"), std::string::npos);
+  tokenizer["normalizer"] = nullptr;
+  tokenizer["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "first"}};
+  write_tokenizer(tokenizer);
+  EXPECT_NE(refusal().find("llama.cpp has no name known here"), std::string::npos);
+  EXPECT_FALSE(fs::exists(dir / "y.gguf"));
+}
+
 TEST(Convert, RefusesWhatAFormatCannotSayAndNamesTheOption) {
   const TemporaryDirectory dir;
   const auto refusal = [&](const char* name, const char* to) {

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "convert/exports.h"
+#include "convert/gguf_vocabulary.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
 #include "model/rope.h"
@@ -178,35 +179,7 @@ class Exporter {
     const std::string where = model_.name();
     if (tokenizer.is_null())
       fail("{}: there is no tokenizer.json to go into the GGUF; copy it beside config.json", where);
-    const std::string pre = gguf_pre_tokenizer(tokenizer);
-    if (pre.empty())
-      fail("{}: llama.cpp has no name known here for the way its tokenizer splits text", where);
-    const Json model = json_get<Json>(tokenizer, "model", where);
-    const size_t size = static_cast<size_t>(config_.vocab_size);
-    std::vector<std::string> tokens(size), merges;
-    std::vector<int32_t> types(size, static_cast<int32_t>(GgufTokenType::kUnused));
-    for (size_t i = 0; i < size; ++i) tokens[i] = fmt::format("[PAD{}]", i);
-    const auto place = [&](const std::string& token, int64_t id, GgufTokenType type) {
-      if (id < 0 || static_cast<size_t>(id) >= size)
-        fail("{}: token {} of the tokenizer is outside the vocabulary of {}", where, id, size);
-      tokens[static_cast<size_t>(id)] = token;
-      types[static_cast<size_t>(id)] = static_cast<int32_t>(type);
-    };
-    const Json vocab = json_get<Json>(model, "vocab", where);
-    for (const auto& [token, id] : vocab.items()) place(token, id.get<int64_t>(), GgufTokenType::kNormal);
-    for (const Json& added : json_get_or<Json>(tokenizer, "added_tokens", Json::array(), where))
-      place(json_get<std::string>(added, "content", where), json_get<int64_t>(added, "id", where),
-            json_get_or<bool>(added, "special", false, where) ? GgufTokenType::kControl
-                                                              : GgufTokenType::kUserDefined);
-    for (const Json& merge : json_get<Json>(model, "merges", where))
-      merges.push_back(merge.is_string()
-                           ? merge.get<std::string>()
-                           : merge.at(0).get<std::string>() + " " + merge.at(1).get<std::string>());
-    writer_.add_text("tokenizer.ggml.model", "gpt2");
-    writer_.add_text("tokenizer.ggml.pre", pre);
-    writer_.add_texts("tokenizer.ggml.tokens", tokens);
-    writer_.add_integers("tokenizer.ggml.token_type", types);
-    writer_.add_texts("tokenizer.ggml.merges", merges);
+    add_gguf_vocabulary(writer_, tokenizer, static_cast<size_t>(config_.vocab_size), where);
 
     const int32_t start = model_.load_tokenizer().start_token();
     writer_.add_flag("tokenizer.ggml.add_bos_token", start >= 0);

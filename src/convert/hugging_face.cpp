@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "convert/exports.h"
+#include "convert/quantization_config.h"
 #include "io/foreign/awq.h"
 #include "io/foreign/compressed_tensors.h"
 #include "io/foreign/gptq.h"
@@ -137,97 +138,6 @@ int rank(const StreamedTensor& tensor, const std::set<std::string>& packed) {
   return packed.contains(tensor.name.substr(0, tensor.name.rfind('.')))
              ? 10
              : 9 - static_cast<int>(dtype_size(tensor.dtype));
-}
-
-int group_of(const PackedFormat& f) { return f.group_size == 0 ? -1 : f.group_size; }
-
-std::string escaped(const std::string& name) {
-  std::string out;
-  for (const char c : name) out += c == '.' ? std::string("\\.") : std::string(1, c);
-  return out;
-}
-
-OrderedJson gptq_config(const std::vector<const Linear*>& packed, const std::vector<std::string>& dense,
-                        bool v2, const PackedFormat& base) {
-  OrderedJson config = {
-      {"quant_method", "gptq"},
-      {"bits", base.bits},
-      {"group_size", group_of(base)},
-      {"sym", base.symmetric},
-      {"desc_act", std::any_of(packed.begin(), packed.end(), [](auto* l) { return l->order; })},
-      {"lm_head", false},
-      {"checkpoint_format", v2 ? "gptq_v2" : "gptq"},
-      {"pack_dtype", "int32"}};
-  OrderedJson dynamic = OrderedJson::object();
-  for (const std::string& name : dense) {
-    if (name.starts_with("model.layers.")) dynamic["-:^" + escaped(name) + "$"] = OrderedJson::object();
-  }
-  for (const Linear* l : packed) {
-    const PackedFormat& f = l->packed->format;
-    if (f.bits != base.bits || f.group_size != base.group_size)
-      dynamic["+:^" + escaped(l->name) + "$"] = {
-          {"bits", f.bits}, {"group_size", group_of(f)}, {"sym", f.symmetric}};
-  }
-  if (!dynamic.empty()) config["dynamic"] = dynamic;
-  return config;
-}
-
-OrderedJson awq_config(const std::vector<std::string>& dense, const PackedFormat& base) {
-  return {{"quant_method", "awq"}, {"bits", 4},         {"group_size", group_of(base)},
-          {"zero_point", true},    {"version", "gemm"}, {"modules_to_not_convert", dense}};
-}
-
-OrderedJson compressed_tensors_config(const std::vector<const Linear*>& packed,
-                                      const std::vector<std::string>& dense) {
-  struct Key {
-    int bits, group_size;
-    bool symmetric, ordered;
-    auto operator<=>(const Key&) const = default;
-  };
-  std::map<Key, std::vector<std::string>> groups;
-  for (const Linear* l : packed) {
-    const PackedFormat& f = l->packed->format;
-    groups[{f.bits, f.group_size, f.symmetric, l->order != nullptr}].push_back(l->name);
-  }
-  OrderedJson config_groups = OrderedJson::object();
-  for (const auto& [key, names] : groups) {
-    OrderedJson weights = {{"num_bits", key.bits},
-                           {"type", "int"},
-                           {"symmetric", key.symmetric},
-                           {"strategy", key.group_size == 0 ? "channel" : "group"},
-                           {"group_size", key.group_size == 0 ? OrderedJson() : OrderedJson(key.group_size)},
-                           {"actorder", key.ordered ? OrderedJson("group") : OrderedJson()},
-                           {"block_structure", nullptr},
-                           {"dynamic", false},
-                           {"observer", "minmax"},
-                           {"observer_kwargs", OrderedJson::object()}};
-    // The class matches whatever is not ignored; only a mixture has to name its layers.
-    const std::vector<std::string> targets = groups.size() == 1 ? std::vector<std::string>{"Linear"} : names;
-    config_groups[fmt::format("group_{}", config_groups.size())] = {{"targets", targets},
-                                                                    {"weights", weights},
-                                                                    {"input_activations", nullptr},
-                                                                    {"output_activations", nullptr},
-                                                                    {"format", "pack-quantized"}};
-  }
-  return {{"quant_method", "compressed-tensors"},
-          {"format", "pack-quantized"},
-          {"quantization_status", "compressed"},
-          {"config_groups", config_groups},
-          {"ignore", dense},
-          {"kv_cache_scheme", nullptr}};
-}
-
-// The commonest bits and group size; symmetric only when all of them are.
-PackedFormat common_format(const std::vector<const Linear*>& packed) {
-  std::map<std::pair<int, int>, int> counts;
-  for (const Linear* l : packed) ++counts[{l->packed->format.bits, l->packed->format.group_size}];
-  const auto most = std::max_element(counts.begin(), counts.end(),
-                                     [](const auto& a, const auto& b) { return a.second < b.second; });
-  PackedFormat format;
-  std::tie(format.bits, format.group_size) = most->first;
-  format.symmetric =
-      std::all_of(packed.begin(), packed.end(), [](const Linear* l) { return l->packed->format.symmetric; });
-  return format;
 }
 
 }  // namespace

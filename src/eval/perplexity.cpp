@@ -79,7 +79,8 @@ void run_wikitext(LanguageModel& model, const TaskOptions& options, const Progre
   std::vector<double> tokens, words, bytes;
   double scored = 0, predicted = 0;
   for (size_t w = 0; w < windows.size(); ++w) {
-    size.add(model.tokenizer().decode(windows[w]));
+    const Tokenizer& tokenizer = model.tokenizer();
+    size.add(w == 0 ? tokenizer.decode(windows[w]) : tokenizer.decode_within(windows[w]));
     words.push_back(size.words);
     bytes.push_back(size.bytes);
     tokens.push_back(static_cast<double>(windows[w].size() - 1));

@@ -306,4 +306,15 @@ std::vector<int64_t> GgufFile::integers(const std::string& key) const {
   return result;
 }
 
+std::vector<float> GgufFile::numbers(const std::string& key) const {
+  const Value& v = value(key, true, "an array of numbers");
+  if (v.type != gguf::kF32) wrong_type(key, "an array of float32");
+  std::vector<float> result;
+  for (uint64_t i = 0; i < v.count; ++i) {
+    result.push_back(gguf::load<float>(v.data + i * sizeof(float)));
+    if (!std::isfinite(result.back())) wrong_type(key, "an array of finite numbers");
+  }
+  return result;
+}
+
 }  // namespace nibble

@@ -42,6 +42,7 @@ class GgufFile {
   bool flag_or(const std::string& key, bool otherwise) const;
   std::vector<std::string_view> texts(const std::string& key) const;  // array; each valid UTF-8
   std::vector<int64_t> integers(const std::string& key) const;        // array of any integer type
+  std::vector<float> numbers(const std::string& key) const;           // array of float32, each finite
 
  private:
   struct Value {

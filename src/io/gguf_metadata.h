@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -26,15 +27,26 @@ Json gguf_config(const GgufFile& gguf, int64_t vocab_size, bool tied, std::strin
 // generation_config.json: the ids that start and end a text.
 Json gguf_generation_config(const GgufFile& gguf);
 
-// tokenizer.json of a byte-level BPE tokenizer (`tokenizer.ggml.model` "gpt2"). The pre-tokenizer
-// follows `tokenizer.ggml.pre`. Throws Error for kinds that are not supported, by their names.
+// tokenizer.json of a BPE tokenizer: of bytes (`tokenizer.ggml.model` "gpt2"), whose pre-tokenizer follows
+// `tokenizer.ggml.pre`, or of SentencePiece's kind ("llama"), whose merges follow the scores
+// (io/sentencepiece.h). Throws Error for kinds that are not supported, by their names.
 Json gguf_tokenizer(const GgufFile& gguf);
 
 // The name that llama.cpp has for the way this tokenizer.json splits text; "" when it has none that is known
 // here.
 std::string gguf_pre_tokenizer(const Json& tokenizer);
+// The same of a tokenizer of SentencePiece's kind: whether a space goes before every text; none: it is
+// another way.
+std::optional<bool> gguf_space_prefix(const Json& tokenizer);
 
 // llama.cpp's types of tokens.
-enum class GgufTokenType : int32_t { kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5 };
+enum class GgufTokenType : int32_t {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6
+};
 
 }  // namespace nibble

@@ -4,12 +4,14 @@
 #include "base/error.h"
 #include "io/gguf_metadata.h"
 #include "io/quote_name.h"
+#include "io/sentencepiece.h"
 
 namespace nibble {
 namespace {
 
 constexpr const char* kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kSpacePiece = "\u2581";
 constexpr const char* kQwen2Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
@@ -34,6 +36,7 @@ Json split(const char* pattern) {
 struct Family {
   Json pre_tokenizer;
   Json normalizer = nullptr;
+  Json decoder = byte_level(true);
   bool ignore_merges = false;
   bool start_token = false;  // what holds when the file does not say
 };
@@ -72,6 +75,27 @@ Family family(const GgufFile& gguf) {
        quote_name(pre));
 }
 
+Json replace(const char* from, const char* to) {
+  return {{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
+}
+
+// Spaces are U+2581, and one more stands before every text between special tokens.
+Family sentencepiece_family(bool prefix) {
+  const Json spaces = replace(" ", kSpacePiece);
+  Json decoders = Json::array({replace(kSpacePiece, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
+  if (prefix) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  Family rules{.pre_tokenizer = nullptr,
+               .normalizer = spaces,
+               .decoder = {{"type", "Sequence"}, {"decoders", decoders}},
+               .start_token = true};
+  if (prefix) {
+    rules.normalizer = {
+        {"type", "Sequence"},
+        {"normalizers", Json::array({{{"type", "Prepend"}, {"prepend", kSpacePiece}}, spaces})}};
+  }
+  return rules;
+}
+
 Json merge_pairs(const GgufFile& gguf) {
   Json pairs = Json::array();
   for (std::string_view merge : gguf.texts("tokenizer.ggml.merges")) {
@@ -82,6 +106,43 @@ Json merge_pairs(const GgufFile& gguf) {
     pairs.push_back({merge.substr(0, space), merge.substr(space + 1)});
   }
   return pairs;
+}
+
+struct TokenList {
+  std::vector<std::string_view> texts;
+  std::vector<int64_t> types;  // empty, or as many
+};
+
+TokenList read_tokens(const GgufFile& gguf) {
+  const std::string where = gguf.file()->path().string();
+  TokenList tokens{gguf.texts("tokenizer.ggml.tokens"), {}};
+  if (tokens.texts.empty() ||
+      tokens.texts.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
+    fail("{}: {} tokens, expected 1 to 2^31 - 1", where, tokens.texts.size());
+  }
+  if (gguf.has("tokenizer.ggml.token_type")) {
+    tokens.types = gguf.integers("tokenizer.ggml.token_type");
+    if (tokens.types.size() != tokens.texts.size()) {
+      fail("{}: {} tokens, but {} token types", where, tokens.texts.size(), tokens.types.size());
+    }
+  }
+  return tokens;
+}
+
+// The pieces that merges make or are made of: not bytes, control or unused tokens.
+std::vector<ScoredPiece> scored_pieces(const GgufFile& gguf, const TokenList& tokens) {
+  const std::vector<float> scores = gguf.numbers("tokenizer.ggml.scores");
+  if (scores.size() != tokens.texts.size()) {
+    fail("{}: {} tokens, but {} scores", gguf.file()->path().string(), tokens.texts.size(), scores.size());
+  }
+  std::vector<ScoredPiece> pieces;
+  for (size_t id = 0; id < scores.size(); ++id) {
+    const int64_t type =
+        tokens.types.empty() ? static_cast<int64_t>(GgufTokenType::kNormal) : tokens.types[id];
+    if (type == static_cast<int64_t>(GgufTokenType::kNormal) || type == kUserDefined)
+      pieces.push_back({tokens.texts[id], scores[id]});
+  }
+  return pieces;
 }
 
 // A special token that the post-processor puts around a text, with its description.
@@ -142,61 +203,66 @@ std::string gguf_pre_tokenizer(const Json& tokenizer) {
   return "";
 }
 
+std::optional<bool> gguf_space_prefix(const Json& tokenizer) {
+  for (const bool prefix : {true, false}) {
+    const Family rules = sentencepiece_family(prefix);
+    if (tokenizer.value("normalizer", Json()) == rules.normalizer &&
+        tokenizer.value("pre_tokenizer", Json()).is_null())
+      return prefix;
+  }
+  return std::nullopt;
+}
+
 Json gguf_tokenizer(const GgufFile& gguf) {
   const std::string where = gguf.file()->path().string();
   const std::string kind = gguf.text("tokenizer.ggml.model");
-  if (kind != "gpt2") {
-    fail("{}: tokenizer {} is not supported; only byte-level BPE ('gpt2') is", where, quote_name(kind));
+  const bool text = kind == "llama";
+  if (!text && kind != "gpt2") {
+    fail("{}: tokenizer {} is not supported; byte-level BPE ('gpt2') and SentencePiece's BPE ('llama') are",
+         where, quote_name(kind));
   }
-  const Family rules = family(gguf);
-  const std::vector<std::string_view> tokens = gguf.texts("tokenizer.ggml.tokens");
-  if (tokens.empty() || tokens.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
-    fail("{}: {} tokens, expected 1 to 2^31 - 1", where, tokens.size());
-  }
-  std::vector<int64_t> types;
-  if (gguf.has("tokenizer.ggml.token_type")) {
-    types = gguf.integers("tokenizer.ggml.token_type");
-    if (types.size() != tokens.size()) {
-      fail("{}: {} tokens, but {} token types", where, tokens.size(), types.size());
+  Family rules =
+      text ? sentencepiece_family(gguf.flag_or("tokenizer.ggml.add_space_prefix", true)) : family(gguf);
+  const TokenList tokens = read_tokens(gguf);
+  Json vocab = Json::object(), added = Json::array(), unknown = nullptr;
+  for (size_t id = 0; id < tokens.texts.size(); ++id) {
+    if (!vocab.emplace(tokens.texts[id], id).second) {
+      fail("{}: token {} stands twice in the vocabulary", where, quote_name(tokens.texts[id]));
     }
-  }
-
-  Json vocab = Json::object(), added = Json::array();
-  for (size_t id = 0; id < tokens.size(); ++id) {
-    if (!vocab.emplace(tokens[id], id).second) {
-      fail("{}: token {} stands twice in the vocabulary", where, quote_name(tokens[id]));
-    }
-    const int64_t type = types.empty() ? 0 : types[id];
-    if (type != kControl && type != kUserDefined) continue;
+    const int64_t type = tokens.types.empty() ? 0 : tokens.types[id];
+    const bool is_unknown = text && type == static_cast<int64_t>(GgufTokenType::kUnknown);
+    if (is_unknown) unknown = tokens.texts[id];
+    if (type != kControl && type != kUserDefined && !is_unknown) continue;
     added.push_back({{"id", id},
-                     {"content", tokens[id]},
+                     {"content", tokens.texts[id]},
                      {"single_word", false},
                      {"lstrip", false},
                      {"rstrip", false},
                      {"normalized", false},
-                     {"special", type == kControl}});
+                     {"special", type != kUserDefined}});
   }
   const bool start = gguf.flag_or("tokenizer.ggml.add_bos_token", rules.start_token);
   const bool end = gguf.flag_or("tokenizer.ggml.add_eos_token", false);
-  return {{"version", "1.0"},
-          {"truncation", nullptr},
-          {"padding", nullptr},
-          {"added_tokens", added},
-          {"normalizer", rules.normalizer},
-          {"pre_tokenizer", rules.pre_tokenizer},
-          {"post_processor", start || end ? template_processing(gguf, tokens, start, end) : Json()},
-          {"decoder", byte_level(true)},
-          {"model",
-           {{"type", "BPE"},
-            {"dropout", nullptr},
-            {"unk_token", nullptr},
-            {"continuing_subword_prefix", nullptr},
-            {"end_of_word_suffix", nullptr},
-            {"fuse_unk", false},
-            {"byte_fallback", false},
-            {"ignore_merges", rules.ignore_merges},
-            {"vocab", std::move(vocab)},
-            {"merges", merge_pairs(gguf)}}}};
+  return {
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"added_tokens", added},
+      {"normalizer", rules.normalizer},
+      {"pre_tokenizer", rules.pre_tokenizer},
+      {"post_processor", start || end ? template_processing(gguf, tokens.texts, start, end) : Json()},
+      {"decoder", rules.decoder},
+      {"model",
+       {{"type", "BPE"},
+        {"dropout", nullptr},
+        {"unk_token", unknown},
+        {"continuing_subword_prefix", nullptr},
+        {"end_of_word_suffix", nullptr},
+        {"fuse_unk", text},
+        {"byte_fallback", text},
+        {"ignore_merges", rules.ignore_merges},
+        {"vocab", std::move(vocab)},
+        {"merges", text ? Json(merges_of_scores(scored_pieces(gguf, tokens), where)) : merge_pairs(gguf)}}}};
 }
 
 }  // namespace nibble

@@ -68,6 +68,13 @@ void GgufWriter::add_texts(std::string_view key, const std::vector<std::string>&
   for (const std::string& value : values) put_text(metadata_, value);
 }
 
+void GgufWriter::add_numbers(std::string_view key, const std::vector<float>& values) {
+  begin_value(key, gguf::kArray);
+  put(metadata_, gguf::kF32);
+  put<uint64_t>(metadata_, values.size());
+  for (const float value : values) put(metadata_, value);
+}
+
 void GgufWriter::add_integers(std::string_view key, const std::vector<int32_t>& values) {
   begin_value(key, gguf::kArray);
   put(metadata_, gguf::kI32);

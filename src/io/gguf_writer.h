@@ -21,6 +21,7 @@ class GgufWriter {
   void add_number(std::string_view key, float value);
   void add_flag(std::string_view key, bool value);
   void add_texts(std::string_view key, const std::vector<std::string>& values);
+  void add_numbers(std::string_view key, const std::vector<float>& values);
   void add_integers(std::string_view key, const std::vector<int32_t>& values);
 
   // shape: row-major; the row a whole number of the type's blocks.

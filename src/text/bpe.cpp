@@ -6,6 +6,9 @@
 #include <string>
 #include <utility>
 
+#include "text/byte_level.h"
+#include "text/unicode.h"
+
 namespace nibble {
 namespace {
 
@@ -74,31 +77,33 @@ const MergeTable::Merge* MergeTable::find(int32_t left, int32_t right) const {
   return slot.key == kFree ? nullptr : &slot.merge;
 }
 
-Bpe::Bpe(Vocabulary vocabulary, MergeTable merges)
-    : vocabulary_(std::move(vocabulary)), merges_(std::move(merges)) {
+Bpe::Bpe(Spelling spelling, Vocabulary vocabulary, MergeTable merges)
+    : spelling_(spelling), vocabulary_(std::move(vocabulary)), merges_(std::move(merges)) {
   for (int b = 0; b < 256; ++b) {
     const char byte = static_cast<char>(b);
     byte_ids_[static_cast<size_t>(b)] = vocabulary_.find_bytes({&byte, 1});
+    fallback_ids_[static_cast<size_t>(b)] =
+        spelling == Spelling::kText ? vocabulary_.find_bytes(spelling_of_byte(b)) : -1;
   }
 }
 
 Bpe Bpe::from_json(const Json& model, std::string_view where) {
   if (!model.is_object()) fail("{}: 'model' is not an object ({})", where, model.type_name());
   const auto type = json_get_or<std::string>(model, "type", "BPE", where);  // old files leave it out
-  if (type != "BPE") fail("{}: tokenizer model '{}' is not supported (byte-level BPE is)", where, type);
+  if (type != "BPE")
+    fail("{}: tokenizer model '{}' is not supported (BPE, of bytes or with byte_fallback, is)", where, type);
   for (const char* key : {"vocab", "merges"}) {
     if (!model.contains(key)) fail("{}: model: '{}' is missing", where, key);
   }
   if (json_get_or<double>(model, "dropout", 0.0, where) != 0.0) fail("{}: 'dropout' is not supported", where);
-  if (json_get_or<bool>(model, "byte_fallback", false, where)) {
-    fail("{}: 'byte_fallback' is not supported (byte-level BPE is)", where);
-  }
+  const Spelling spelling =
+      json_get_or<bool>(model, "byte_fallback", false, where) ? Spelling::kText : Spelling::kByteLevel;
   refuse_affix(model, "continuing_subword_prefix", where);
   refuse_affix(model, "end_of_word_suffix", where);
 
-  Vocabulary vocabulary = Vocabulary::from_json(model["vocab"], where);
+  Vocabulary vocabulary = Vocabulary::from_json(model["vocab"], spelling, where);
   MergeTable merges = read_merges(model["merges"], vocabulary, where);
-  Bpe bpe(std::move(vocabulary), std::move(merges));
+  Bpe bpe(spelling, std::move(vocabulary), std::move(merges));
   bpe.ignore_merges_ = json_get_or<bool>(model, "ignore_merges", false, where);
   bpe.fuse_unknown_ = json_get_or<bool>(model, "fuse_unk", false, where);
   const auto unknown = json_get_or<std::string>(model, "unk_token", "", where);
@@ -109,8 +114,7 @@ Bpe Bpe::from_json(const Json& model, std::string_view where) {
   return bpe;
 }
 
-void Bpe::fill_symbols(std::string_view piece, std::vector<Scratch::Symbol>& symbols) const {
-  symbols.clear();
+void Bpe::fill_bytes(std::string_view piece, std::vector<Scratch::Symbol>& symbols) const {
   bool after_unknown = false;
   for (const char c : piece) {
     int32_t id = byte_ids_[static_cast<unsigned char>(c)];
@@ -120,7 +124,36 @@ void Bpe::fill_symbols(std::string_view piece, std::vector<Scratch::Symbol>& sym
     const auto at = static_cast<int32_t>(symbols.size());
     if (id >= 0) symbols.push_back({id, at - 1, at + 1});
   }
-  if (!symbols.empty()) symbols.back().next = -1;
+}
+
+void Bpe::fill_characters(std::string_view piece, std::vector<Scratch::Symbol>& symbols) const {
+  const auto add = [&](int32_t id) {
+    const auto at = static_cast<int32_t>(symbols.size());
+    symbols.push_back({id, at - 1, at + 1});
+  };
+  // As in Hugging Face, an unknown token waits for the next known character, and bytes overtake it.
+  bool waiting = false;
+  while (!piece.empty()) {
+    const CodePoint c = first_code_point(piece);
+    const std::string_view spelled = piece.substr(0, c.size);
+    piece.remove_prefix(c.size);
+    int32_t id = -1;
+    if (c.value >= 0) id = c.value < 0x80 ? byte_ids_[c.value] : vocabulary_.find_bytes(spelled);
+    if (id >= 0) {
+      if (waiting) add(unknown_id_);
+      waiting = false;
+      add(id);
+      continue;
+    }
+    const auto fallback = [&](char byte) { return fallback_ids_[static_cast<unsigned char>(byte)]; };
+    if (std::ranges::all_of(spelled, [&](char byte) { return fallback(byte) >= 0; })) {
+      for (const char byte : spelled) add(fallback(byte));
+    } else if (unknown_id_ >= 0) {
+      if (waiting && !fuse_unknown_) add(unknown_id_);
+      waiting = true;
+    }
+  }
+  if (waiting) add(unknown_id_);
 }
 
 void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const {
@@ -134,8 +167,10 @@ void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>&
     fail("a piece of {} bytes without a break is too long to tokenize", piece.size());
   }
   auto& symbols = scratch.symbols;
-  fill_symbols(piece, symbols);
+  symbols.clear();
+  spelling_ == Spelling::kText ? fill_characters(piece, symbols) : fill_bytes(piece, symbols);
   if (symbols.empty()) return;
+  symbols.back().next = -1;
 
   auto& heap = scratch.candidates;
   heap.clear();

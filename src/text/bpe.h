@@ -1,4 +1,5 @@
-// Byte-pair encoding of one piece of text (Sennrich 2016; bytes as in GPT-2).
+// Byte-pair encoding of one piece of text (Sennrich 2016), over bytes as in GPT-2 or over characters as
+// in SentencePiece.
 #pragma once
 
 #include <array>
@@ -37,7 +38,8 @@ class MergeTable {
 
 class Bpe {
  public:
-  // The "model" of tokenizer.json. Throws Error for what is not plain byte-level BPE.
+  // The "model" of tokenizer.json, of Spelling::kText where it says byte_fallback. Throws Error for what is
+  // neither.
   static Bpe from_json(const Json& model, std::string_view where);
 
   // Buffers of one encoding thread, reused from piece to piece.
@@ -54,22 +56,27 @@ class Bpe {
   };
 
   // Appends the piece's ids. O(n log n). Bytes that the vocabulary lacks become unk_token or, without
-  // one, are left out, as Hugging Face does (SmolLM2 lacks a few, most of which UTF-8 never holds).
+  // one, are left out, as Hugging Face does (SmolLM2 lacks a few, most of which UTF-8 never holds). Of
+  // Spelling::kText, characters that it lacks become the tokens of their bytes where it has all of those.
   void encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const;
 
   Vocabulary& vocabulary() { return vocabulary_; }
   const Vocabulary& vocabulary() const { return vocabulary_; }
+  Spelling spelling() const { return spelling_; }
 
  private:
-  Bpe(Vocabulary vocabulary, MergeTable merges);
-  void fill_symbols(std::string_view piece, std::vector<Scratch::Symbol>& symbols) const;
+  Bpe(Spelling spelling, Vocabulary vocabulary, MergeTable merges);
+  void fill_bytes(std::string_view piece, std::vector<Scratch::Symbol>& symbols) const;
+  void fill_characters(std::string_view piece, std::vector<Scratch::Symbol>& symbols) const;
 
+  Spelling spelling_;
   Vocabulary vocabulary_;
   MergeTable merges_;
-  std::array<int32_t, 256> byte_ids_;  // -1: not in the vocabulary
-  bool ignore_merges_ = false;         // a piece that is a token is that token, whatever the merges
-  int32_t unknown_id_ = -1;            // stands for a byte without an id; -1: nothing does
-  bool fuse_unknown_ = false;          // one for a run of such bytes
+  std::array<int32_t, 256> byte_ids_;      // of the byte as text; -1: not in the vocabulary
+  std::array<int32_t, 256> fallback_ids_;  // of <0x00> …; -1 likewise
+  bool ignore_merges_ = false;             // a piece that is a token is that token, whatever the merges
+  int32_t unknown_id_ = -1;                // stands for a byte without an id; -1: nothing does
+  bool fuse_unknown_ = false;              // one for a run of such bytes
 };
 
 }  // namespace nibble

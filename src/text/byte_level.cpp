@@ -1,7 +1,10 @@
 #include "text/byte_level.h"
 
 #include <array>
+#include <charconv>
 #include <cstdint>
+
+#include <fmt/format.h>
 
 #include "text/unicode.h"
 
@@ -37,5 +40,15 @@ bool bytes_of_spelling(std::string_view spelled, std::string& bytes) {
   }
   return true;
 }
+
+int byte_of_spelling(std::string_view spelled) {
+  if (spelled.size() != 6 || !spelled.starts_with("<0x") || !spelled.ends_with('>')) return -1;
+  const char *const digits = spelled.data() + 3, *const end = digits + 2;
+  int byte = 0;
+  const auto [stopped, error] = std::from_chars(digits, end, byte, 16);
+  return error == std::errc() && stopped == end && byte >= 0 ? byte : -1;
+}
+
+std::string spelling_of_byte(int byte) { return fmt::format("<0x{:02X}>", byte); }
 
 }  // namespace nibble

@@ -5,6 +5,7 @@
 
 #include "text/added_tokens.h"
 #include "text/bpe.h"
+#include "text/decoder.h"
 #include "text/normalizer.h"
 #include "text/post_processor.h"
 #include "text/pretokenizer.h"
@@ -19,12 +20,8 @@ const Json& part(const Json& json, const char* key) {
   return found == json.end() ? kNull : *found;
 }
 
-// Decoding joins bytes, which is what ByteLevel does; a decoder that does more is refused.
-void check_decoder(const Json& node, std::string_view where) {
-  if (node.is_null()) return;
-  const auto type = json_get<std::string>(node, "type", fmt::format("{}: decoder", where));
-  if (type != "ByteLevel") fail("{}: decoder '{}' is not supported (ByteLevel is)", where, type);
-}
+// Bytes of all added tokens together; real tokenizers have a few thousand.
+constexpr size_t kMaxAddedBytes = size_t{1} << 20;
 
 // An Error's message holds names and patterns from the file: kept to one line of bounded length.
 [[noreturn]] void rethrow_as_line(const Error& error) {
@@ -43,6 +40,7 @@ struct Tokenizer::Impl {
   Bpe bpe;
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
+  Decoder decoder;
   PostProcessor post_processor;
   AddedTokenMatcher raw_tokens, normalized_tokens;
   std::vector<bool> special;  // by id
@@ -64,19 +62,22 @@ Tokenizer Tokenizer::from_json(const Json& json, std::string_view where) try {
   if (!json.contains("model")) fail("{}: 'model' is missing", where);
   Bpe bpe = Bpe::from_json(json["model"], where);
   Normalizer normalizer = Normalizer::from_json(part(json, "normalizer"), where);
-  PreTokenizer pre_tokenizer = PreTokenizer::from_json(part(json, "pre_tokenizer"), where);
-  check_decoder(part(json, "decoder"), where);
+  PreTokenizer pre_tokenizer = PreTokenizer::from_json(part(json, "pre_tokenizer"), bpe.spelling(), where);
+  Decoder decoder = Decoder::from_json(part(json, "decoder"), bpe.spelling(), where);
 
   AddedTokenMatcher raw_tokens, normalized_tokens;
   const std::vector<AddedToken> added = added_tokens_from_json(part(json, "added_tokens"), where);
+  size_t added_bytes = 0;
   for (const AddedToken& token : added) {
     if (token.content.empty()) fail("{}: the added token {} is empty", where, token.id);
     bpe.vocabulary().add_plain(token.content, token.id, where);
-    if (token.normalized) {
-      normalized_tokens.add(normalizer.normalize(token.content), token);
-    } else {
-      raw_tokens.add(token.content, token);
-    }
+    const std::string pattern = token.normalized ? normalizer.normalize(token.content) : token.content;
+    added_bytes += pattern.size();
+    if (added_bytes > kMaxAddedBytes) fail("{}: added tokens of more than {} bytes", where, kMaxAddedBytes);
+    (token.normalized ? normalized_tokens : raw_tokens).add(pattern, token);
+  }
+  if (bpe.spelling() == Spelling::kText) {
+    bpe.vocabulary().change_bytes([&](const std::string& spelled) { return decoder.bytes(spelled); });
   }
   const int32_t size = bpe.vocabulary().size();
   std::vector<bool> special(static_cast<size_t>(size), false);
@@ -84,9 +85,9 @@ Tokenizer Tokenizer::from_json(const Json& json, std::string_view where) try {
     if (token.special) special[static_cast<size_t>(token.id)] = true;
   }
   PostProcessor post_processor = PostProcessor::from_json(part(json, "post_processor"), size, where);
-  return Tokenizer(std::unique_ptr<Impl>(
-      new Impl{std::move(bpe), std::move(normalizer), std::move(pre_tokenizer), std::move(post_processor),
-               std::move(raw_tokens), std::move(normalized_tokens), std::move(special)}));
+  return Tokenizer(std::unique_ptr<Impl>(new Impl{
+      std::move(bpe), std::move(normalizer), std::move(pre_tokenizer), std::move(decoder),
+      std::move(post_processor), std::move(raw_tokens), std::move(normalized_tokens), std::move(special)}));
 } catch (const Error& error) {
   rethrow_as_line(error);
 }
@@ -102,13 +103,16 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) 
   const std::function<void(std::string_view)> on_piece = [&](std::string_view piece) {
     impl.bpe.encode(piece, scratch, ids);
   };
-  const auto on_plain = [&](std::string_view plain) {
-    impl.pre_tokenizer.split(plain, match_state, on_piece);
+  const auto split = [&](std::string_view whole, bool at_start) {
+    const auto on_plain = [&](std::string_view plain) {
+      impl.pre_tokenizer.split(plain, at_start && plain.data() == whole.data(), match_state, on_piece);
+    };
+    impl.normalized_tokens.split(whole, on_plain, on_token);
   };
   const auto on_raw = [&](std::string_view raw) {
-    if (impl.normalizer.changes_nothing()) return impl.normalized_tokens.split(raw, on_plain, on_token);
-    const std::string normalized = impl.normalizer.normalize(raw);
-    impl.normalized_tokens.split(normalized, on_plain, on_token);
+    const bool at_start = raw.data() == text.data();
+    if (impl.normalizer.changes_nothing()) return split(raw, at_start);
+    split(impl.normalizer.normalize(raw), at_start);
   };
   impl.raw_tokens.split(text, on_raw, on_token);
 
@@ -120,6 +124,12 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) 
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
+  std::string text = decode_within(ids, skip_special);
+  impl_->decoder.strip(text);
+  return text;
+}
+
+std::string Tokenizer::decode_within(std::span<const int32_t> ids, bool skip_special) const {
   std::string text;
   for (const int32_t id : ids) {
     const std::string& bytes = impl_->bytes(id);

@@ -1,4 +1,5 @@
-// Byte-level BPE tokenizers as described by Hugging Face's tokenizer.json.
+// BPE tokenizers as described by Hugging Face's tokenizer.json: of bytes (GPT-2, Llama 3, Qwen2), and of text
+// with bytes for what the vocabulary lacks (SentencePiece's byte_fallback: Llama 2, TinyLlama).
 #pragma once
 
 #include <cstdint>
@@ -26,9 +27,12 @@ class Tokenizer {
   // text are recognised. add_special: also what the post-processor adds (a start token).
   std::vector<int32_t> encode(std::string_view text, bool add_special = true) const;
 
-  // Bytes of the ids joined; special tokens left out when skip_special. Ids out of range throw.
+  // Bytes of the ids joined; special tokens left out when skip_special. Ids out of range throw. A space that
+  // the tokenizer puts before every text (SentencePiece's do) is taken away again.
   std::string decode(std::span<const int32_t> ids, bool skip_special = true) const;
-  std::string token_bytes(int32_t id) const;  // the bytes of one token, special ones included
+  // The same of ids from the midst of a text, which keep a space that they begin with.
+  std::string decode_within(std::span<const int32_t> ids, bool skip_special = true) const;
+  std::string token_bytes(int32_t id) const;  // the bytes of one token in the midst of a text, special or not
 
   int32_t vocab_size() const;                      // highest id + 1
   int32_t start_token() const;                     // what the post-processor puts first, or -1

@@ -34,6 +34,24 @@ Json small() {
                     "small");
 }
 
+// The same of SentencePiece's kind.
+Json small_sentencepiece() {
+  return parse_json(R"({
+    "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+      {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+      {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true},
+      {"type": "Metaspace", "replacement": "▁", "add_prefix_space": true}]},
+    "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+      {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+    "added_tokens": [{"id": 5, "content": "<s>", "special": true, "normalized": true, "single_word": false,
+                      "lstrip": false, "rstrip": true}],
+    "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+              "vocab": {"<unk>": 0, "a": 1, "b": 2, "ab": 3, "▁": 4, "<0xC3>": 6, "<0xA9>": 7, "▁ab": 8, "abb": 9},
+              "merges": ["a b", "▁ ab", "ab b"]}})",
+                    "small");
+}
+
 std::string error_of(const Json& json) {
   try {
     Tokenizer::from_json(json, "file.json");
@@ -56,11 +74,13 @@ void expect_error(const char* pointer, Json value, const std::string& part) {
 TEST(HostileTokenizer, TheSmallOneWorks) {
   const Tokenizer tokenizer = Tokenizer::from_json(small(), "small");
   EXPECT_EQ(tokenizer.encode("abb ab"), (std::vector<int32_t>{5, 3, 4, 2}));
+  const Tokenizer other = Tokenizer::from_json(small_sentencepiece(), "small");
+  EXPECT_EQ(other.encode("abb ab é€ <s>  ab"), (std::vector<int32_t>{8, 2, 8, 4, 6, 7, 0, 5, 4, 8}));
 }
 
 TEST(HostileTokenizer, NotSupportedByName) {
   expect_error("/model/type", "WordPiece", "WordPiece");
-  expect_error("/model/byte_fallback", true, "byte_fallback");
+  expect_error("/model/byte_fallback", true, "ByteLevel");
   expect_error("/model/dropout", 0.1, "dropout");
   expect_error("/model/continuing_subword_prefix", "##", "##");
   expect_error("/model/end_of_word_suffix", "</w>", "</w>");
@@ -129,7 +149,7 @@ TEST(HostileTokenizer, DeepNesting) {
 
 // Every value of the file replaced by something of another kind, or taken out: an Error, or a
 // tokenizer that works. Anything else (another exception, a crash, a sanitizer's report) fails.
-TEST(HostileTokenizer, EveryValueReplacedOrMissing) {
+void replace_every_value(const Json& whole) {
   const Json replacements[] = {nullptr,
                                true,
                                -1,
@@ -144,7 +164,7 @@ TEST(HostileTokenizer, EveryValueReplacedOrMissing) {
                                Json::object(),
                                {{"type", "Sequence"}},
                                {{"id", {}}}};
-  const Json flat = small().flatten();
+  const Json flat = whole.flatten();
   std::vector<std::string> pointers = {""};
   for (const auto& [path, unused] : flat.items()) {
     for (std::string pointer = path; !pointer.empty(); pointer.resize(pointer.rfind('/')))
@@ -166,12 +186,12 @@ TEST(HostileTokenizer, EveryValueReplacedOrMissing) {
   for (const std::string& text : pointers) {
     const Json::json_pointer pointer(text);
     for (const Json& replacement : replacements) {
-      Json json = small();
+      Json json = whole;
       json[pointer] = replacement;
       attempt(json, text + " = " + replacement.dump());
     }
     if (text.empty()) continue;
-    Json json = small();
+    Json json = whole;
     Json& parent = json[pointer.parent_pointer()];
     if (parent.is_array()) {
       parent.erase(static_cast<size_t>(std::stoul(pointer.back())));
@@ -182,6 +202,11 @@ TEST(HostileTokenizer, EveryValueReplacedOrMissing) {
   }
   EXPECT_GT(tried, 1000);
   EXPECT_GT(errors, tried / 2);
+}
+
+TEST(HostileTokenizer, EveryValueReplacedOrMissing) { replace_every_value(small()); }
+TEST(HostileTokenizer, EveryValueOfSentencePieceReplacedOrMissing) {
+  replace_every_value(small_sentencepiece());
 }
 
 }  // namespace

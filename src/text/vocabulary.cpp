@@ -18,21 +18,25 @@ int32_t token_id_from(const Json& value, std::string_view what, std::string_view
   return value.get<int32_t>();
 }
 
-Vocabulary Vocabulary::from_json(const Json& vocab, std::string_view where) {
+Vocabulary Vocabulary::from_json(const Json& vocab, Spelling spelling, std::string_view where) {
   if (!vocab.is_object()) fail("{}: 'vocab' is not an object ({})", where, vocab.type_name());
   if (vocab.empty()) fail("{}: 'vocab' is empty", where);
   Vocabulary result;
+  result.spelling_ = spelling;
   result.by_bytes_.reserve(vocab.size());
   std::string bytes;
-  for (const auto& [spelling, value] : vocab.items()) {
-    const int32_t id = token_id_from(value, spelling, where);
-    result.claim(id, spelling, where);
-    if (bytes_of_spelling(spelling, bytes)) {
+  for (const auto& [token, value] : vocab.items()) {
+    const int32_t id = token_id_from(value, token, where);
+    result.claim(id, token, where);
+    if (spelling == Spelling::kText) {
+      result.by_bytes_.emplace(token, id);
+      result.bytes_[static_cast<size_t>(id)] = token;
+    } else if (bytes_of_spelling(token, bytes)) {
       result.by_bytes_.emplace(bytes, id);
       result.bytes_[static_cast<size_t>(id)] = bytes;
     } else {
-      result.plain_.emplace(spelling, id);
-      result.bytes_[static_cast<size_t>(id)] = spelling;
+      result.plain_.emplace(token, id);
+      result.bytes_[static_cast<size_t>(id)] = token;
     }
   }
   return result;
@@ -65,6 +69,7 @@ int32_t Vocabulary::find_bytes(std::string_view bytes) const {
 
 int32_t Vocabulary::find_spelling(std::string_view spelling) const {
   if (const auto found = plain_.find(spelling); found != plain_.end()) return found->second;
+  if (spelling_ == Spelling::kText) return find_bytes(spelling);
   std::string bytes;
   return bytes_of_spelling(spelling, bytes) ? find_bytes(bytes) : -1;
 }

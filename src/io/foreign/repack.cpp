@@ -19,6 +19,8 @@ struct Repacked {
   std::vector<int32_t> order;
 };
 
+constexpr size_t kBytesPerThread = size_t{1} << 20;  // on less a thread costs more than it saves
+
 constexpr const char* kSuffixes[] = {".qweight",       ".qzeros",       ".scales",       ".g_idx",
                                      ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point",
                                      ".weight_g_idx"};
@@ -88,8 +90,11 @@ void repack_foreign(Checkpoint& checkpoint) {
   const bool compressed = config.method() == ForeignMethod::kCompressedTensors;
   const std::string_view mark = compressed ? ".weight_packed" : ".qweight";
   std::vector<std::string> linears;
+  size_t bytes = 0;
   for (const auto& [name, view] : checkpoint.tensors) {
-    if (name.ends_with(mark)) linears.push_back(name.substr(0, name.size() - mark.size()));
+    if (!name.ends_with(mark)) continue;
+    linears.push_back(name.substr(0, name.size() - mark.size()));
+    bytes += view.bytes();
   }
   if (linears.empty())
     fail("{}: config.json says {}, but no tensor is quantized so (none is named …{})", where,
@@ -98,8 +103,9 @@ void repack_foreign(Checkpoint& checkpoint) {
       config.method() == ForeignMethod::kGptq ? gptq_zeros(checkpoint, config, linears) : GptqZeros::kPlain;
 
   std::vector<std::shared_ptr<Repacked>> all(linears.size());
-  ThreadPool pool(
-      static_cast<int>(std::min<size_t>(static_cast<size_t>(available_threads()), linears.size())));
+  const size_t worth = std::min(linears.size(), 1 + bytes / kBytesPerThread);
+  ThreadPool pool(worth == 1 ? 1
+                             : static_cast<int>(std::min(static_cast<size_t>(available_threads()), worth)));
   pool.parallel_each(linears.size(), [&](size_t i, int) {
     const std::string& name = linears[i];
     const ForeignFormat format = config.format(name);
