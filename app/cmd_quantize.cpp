@@ -34,6 +34,7 @@ struct QuantizeArguments {
   QuantizeOptions quantize;
   std::string tuned = "none";  // "scales", "zeros", "scales+zeros"
   TuneOptions tune;
+  int tune_save_every = 0;
   bool force = false, dequantize = false;
   Argument head_bits{nullptr}, growth_limit{nullptr};
 };
@@ -151,7 +152,8 @@ OrderedJson tuned(std::shared_ptr<const Model> model, const fs::path& dir, const
                           InterruptGuard::check();
                           progress.note("KL " + report::fixed(kl, 4));
                           progress.update(static_cast<size_t>(done), static_cast<size_t>(total));
-                        });
+                        },
+                        {{}, options.tune_save_every, options.force, NIBBLE_VERSION});
 }
 
 int run(QuantizeArguments options, const GlobalOptions& global) {
@@ -168,6 +170,7 @@ int run(QuantizeArguments options, const GlobalOptions& global) {
   if (!options.plan_file.empty()) quantize.plan.rules = read_plan_rules(options.plan_file);
   quantize.validate();
   const bool tunes = read_tuned(options.tuned, options.tune);
+  quantize.to_complete = tunes;
   if (options.target_bpw && options.target_size) throw UsageError("--target-bpw or --target-size, not both");
   quantize.calibration.files = calibration_files(options.calibration, options.model);
   quantize.device = global.precision().device;
@@ -265,6 +268,9 @@ Run cmd_quantize(Arguments& verb, const GlobalOptions& global) {
               "tuning: part of a code that a step moves a zero point")
       .show_default();
   verb.option("--tune-temperature", options->tune.temperature, "tuning: of the distributions").show_default();
+  verb.option("--tune-save-every", options->tune_save_every,
+              "tuning: steps after which a stopped run can go on; 0: about every half minute")
+      .show_default();
   verb.option("--format", options->format,
               "of the result: nibble, gptq, gptq_v2, awq, compressed-tensors or gguf (OUT is a file then)")
       .show_default();

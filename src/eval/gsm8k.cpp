@@ -4,6 +4,7 @@
 
 #include "base/stopwatch.h"
 #include "eval/encoding.h"
+#include "eval/exact_match.h"
 #include "eval/gsm8k_answer.h"
 #include "eval/statistics.h"
 #include "eval/task_parts.h"
@@ -11,9 +12,6 @@
 
 namespace nibble {
 namespace {
-
-constexpr int kMaxNewTokens = 256;
-const std::vector<std::string> kStop = {"Question:", "</s>", "<|im_end|>"};
 
 struct Problem {
   std::string question, answer;  // the answer with its reasoning, "… #### 42"
@@ -81,18 +79,18 @@ void add_generation_costs(std::span<const GenerateResult> answers, TaskResult& r
 
 Sample make_sample(size_t row, const Problem& problem, const std::string& prompt,
                    const GenerateResult& answer) {
-  const auto strict = extract_strict(answer.text), flexible = extract_flexible(answer.text);
+  const auto strict = extract_strict(answer.text), number = generated_number(answer.text);
   Sample sample;
   sample.key = sample.cluster = std::to_string(row);
-  sample.prediction = flexible ? normalize_answer(*flexible) : "";
-  sample.score = flexible && sample.prediction == problem.number;
+  sample.prediction = number.value_or("");
+  sample.score = number == problem.number;
   sample.tokens = static_cast<double>(answer.tokens.size());
   sample.gold = problem.number;
   sample.prompt = prompt;
   sample.output = to_valid_utf8(answer.text);
   sample.detail = {{"strict", strict && normalize_answer(*strict) == problem.number},
                    {"strict_match", strict.has_value()},
-                   {"flexible_match", flexible.has_value()},
+                   {"flexible_match", number.has_value()},
                    {"finish", finish_name(answer.finish)},
                    {"empty", is_blank(answer.text)}};
   return sample;
@@ -132,7 +130,7 @@ void run_gsm8k(LanguageModel& model, const TaskOptions& options, const ProgressF
   const std::vector<std::string> prompts = build_prompts(data, problems, train, options, result.shots);
 
   // A short context keeps at least half for the prompt.
-  const int max_new = std::min(kMaxNewTokens, model.max_context() / 2);
+  const int max_new = std::min(kGsm8kMaxNewTokens, model.max_context() / 2);
   std::vector<GenerateRequest> requests;
   std::vector<LoglikRequest> apart;  // gold answers whose prompt had to be cut at another place
   std::vector<double> gold_tokens;
@@ -144,7 +142,7 @@ void run_gsm8k(LanguageModel& model, const TaskOptions& options, const ProgressF
     prompt_tokens += static_cast<double>(prompt.tokens.size());
     truncated += prompt.truncated || pair.truncated;
     const bool together = pair.request.context == prompt.tokens;
-    requests.push_back({std::move(prompt.tokens), max_new, kStop});
+    requests.push_back({std::move(prompt.tokens), max_new, gsm8k_stop_strings()});
     gold_tokens.push_back(static_cast<double>(pair.request.continuation.size()));
     if (together) {
       requests.back().gold = std::move(pair.request.continuation);

@@ -51,4 +51,10 @@ std::string normalize_answer(std::string_view text) {
   return answer;
 }
 
+std::optional<std::string> generated_number(std::string_view text) {
+  const auto number = extract_flexible(text);
+  if (!number) return std::nullopt;
+  return normalize_answer(*number);
+}
+
 }  // namespace nibble

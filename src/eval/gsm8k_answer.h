@@ -17,4 +17,7 @@ std::optional<std::string> extract_flexible(std::string_view text);
 // extracted number and on a whole gold answer.
 std::string normalize_answer(std::string_view text);
 
+// What a generated answer says: extract_flexible(), normalized.
+std::optional<std::string> generated_number(std::string_view text);
+
 }  // namespace nibble

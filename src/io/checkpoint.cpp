@@ -166,4 +166,15 @@ std::string checkpoint_sha256(const Checkpoint& checkpoint) {
   return hash.hex();
 }
 
+std::string checkpoint_outline_sha256(const Checkpoint& checkpoint) {
+  constexpr size_t kBeginning = 4096;
+  Sha256 hash;
+  hash.update(checkpoint.config.dump());
+  for (const auto& [name, view] : checkpoint.tensors) {
+    hash.update(fmt::format("{} {} {}", name, dtype_name(view.dtype), view.bytes()));
+    hash.update(std::span(view.data, std::min(view.bytes(), kBeginning)));
+  }
+  return hash.hex();
+}
+
 }  // namespace nibble

@@ -53,5 +53,8 @@ Json load_tokenizer_json(const std::filesystem::path& path);
 
 // sha256 over the weight files' contents, as lower-case hex: the identity of a model.
 std::string checkpoint_sha256(const Checkpoint& checkpoint);
+// The same over the configuration and the names, types, sizes and beginnings of the tensors: at once, for
+// what was begun with a model and is to go on with the same one.
+std::string checkpoint_outline_sha256(const Checkpoint& checkpoint);
 
 }  // namespace nibble

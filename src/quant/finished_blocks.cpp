@@ -108,9 +108,4 @@ std::optional<QuantizedTensors> FinishedBlocks::load(int layer) const {
   }
 }
 
-void FinishedBlocks::remove() const {
-  std::error_code ignored;
-  fs::remove_all(folder_, ignored);
-}
-
 }  // namespace nibble

@@ -36,7 +36,6 @@ class FinishedBlocks {
   void save(int layer, const QuantizedTensors& all, size_t first_report) const;
   // None when the block was not finished, or with another key, or its file is damaged.
   std::optional<QuantizedTensors> load(int layer) const;
-  void remove() const;  // the folder with all that is in it
 
  private:
   std::filesystem::path file(int layer) const;

@@ -11,6 +11,7 @@
 #include "model/facts.h"
 #include "quant/methods.h"
 #include "quant/nibble_writer.h"
+#include "quant/result_directory.h"
 
 namespace nibble {
 namespace {
@@ -49,30 +50,11 @@ void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPo
   }
 }
 
-constexpr const char* kUnfinished = "unfinished";  // folder in the result's, until that is complete
-
-void prepare_directory(const fs::path& out, bool force) {
-  if (fs::exists(out)) {
-    if (!fs::is_directory(out)) fail("{}: exists and is not a directory", out.string());
-    const bool begun =
-        std::all_of(fs::directory_iterator(out), fs::directory_iterator(),
-                    [](const fs::directory_entry& entry) { return entry.path().filename() == kUnfinished; });
-    if (!force && !begun) fail("{}: exists; give another name, or --force to write over it", out.string());
-    fs::remove(out / kQuantizationReport);
-  }
-  make_directory(out);
-}
-
-// Names everything that a block's result depends on. Of the model's tensors the beginnings are read.
+// Names everything that a block's result depends on.
 std::string key_of(const Model& model, const QuantizeOptions& options, const Calibration& calibration,
                    int threads) {
-  constexpr size_t kBeginning = 4096;
   Sha256 hash;
-  hash.update(model.checkpoint().config.dump());
-  for (const auto& [name, view] : model.checkpoint().tensors) {
-    hash.update(fmt::format("{} {} {}", name, dtype_name(view.dtype), view.bytes()));
-    hash.update(std::span(view.data, std::min(view.bytes(), kBeginning)));
-  }
+  hash.update(checkpoint_outline_sha256(model.checkpoint()));
   const auto describe = [&](const LayerPlan& p) {
     hash.update(fmt::format("{} {} {} {};", p.method, p.bits, p.group_size, p.symmetric));
   };
@@ -83,6 +65,27 @@ std::string key_of(const Model& model, const QuantizeOptions& options, const Cal
                           calibration.sha256, device_name(options.device), kernels().name, threads));
   hash.update(options.version);
   return hash.hex();
+}
+
+// What waits in the unfinished folder until the result is complete: the report, and what it is of.
+fs::path waiting_report(const ResultDirectory& result) { return result.unfinished() / "quantized.json"; }
+
+void write_waiting(const ResultDirectory& result, const std::string& key, const OrderedJson& report) {
+  make_directory(result.unfinished());
+  write_file_atomically(waiting_report(result), OrderedJson{{"key", key}, {"report", report}}.dump(1) + "\n");
+}
+
+// The report of a result that only waits for its completion. None when its weights have other settings or
+// were replaced already.
+std::optional<OrderedJson> read_waiting(const ResultDirectory& result, const std::string& key,
+                                        const fs::path& out) {
+  if (!fs::exists(waiting_report(result))) return std::nullopt;
+  const OrderedJson waiting = OrderedJson::parse(read_file(waiting_report(result)));
+  if (waiting.at("key") == key &&
+      waiting.at("report").at("model_sha256") == checkpoint_sha256(open_checkpoint(out)))
+    return waiting.at("report");
+  fs::remove(waiting_report(result));
+  return std::nullopt;
 }
 
 bool needs_calibration(const Model& model, const Plan& plan) {
@@ -129,7 +132,8 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
                            const fs::path& out, bool force, ThreadPool& pool, const BlockProgress& progress) {
   const Stopwatch watch;
   options.validate();
-  prepare_directory(out, force);
+  const ResultDirectory result(out, kQuantizationReport);
+  result.begin(force);
   CalibrationOptions wanted = options.calibration;
   wanted.seqlen = std::min(wanted.seqlen, model->config.max_context);
   // A method without calibration still reports its output error on the text when there is some.
@@ -140,8 +144,12 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
   if (have_text) {
     calibration = load_calibration(wanted, model->load_tokenizer());
   }
+  const std::string key = key_of(*model, options, calibration, pool.size());
+  const std::string whole_key = fmt::format("{} {}", key, options.head_bits);
+  if (const auto waiting = read_waiting(result, whole_key, out); waiting && options.to_complete)
+    return *waiting;
   BlockQuantizer quantizer(model, calibration, options.plan, options.layer, options.device, pool);
-  const FinishedBlocks finished(out / kUnfinished, key_of(*model, options, calibration, pool.size()));
+  const FinishedBlocks finished(result.unfinished(), key);
   QuantizedTensors tensors = quantizer.run(progress, &finished);
   quantize_ends(*model, options.head_bits, options.plan.base, pool, tensors);
 
@@ -184,9 +192,25 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
     report["plan"] = to_json(*options.planned);
     write_file_atomically(out / "plan.toml", to_toml(*options.planned));
   }
-  write_file_atomically(out / kQuantizationReport, report.dump(1) + "\n");
-  finished.remove();
+  if (options.to_complete) {
+    write_waiting(result, whole_key, report);
+  } else {
+    result.finish(report.dump(1) + "\n");
+  }
   return report;
+}
+
+OrderedJson reopen_quantized(const fs::path& dir) {
+  const ResultDirectory result(dir, kQuantizationReport);
+  if (!fs::exists(waiting_report(result))) {
+    write_waiting(result, "", OrderedJson::parse(read_file(dir / kQuantizationReport)));
+    fs::remove(dir / kQuantizationReport);
+  }
+  return OrderedJson::parse(read_file(waiting_report(result))).at("report");
+}
+
+void complete_quantized(const fs::path& dir, const OrderedJson& report) {
+  ResultDirectory(dir, kQuantizationReport).finish(report.dump(1) + "\n");
 }
 
 }  // namespace nibble

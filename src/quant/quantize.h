@@ -21,8 +21,9 @@ struct QuantizeOptions {
   int head_bits = 8;                // embedding and head: 2, 3, 4, 6, 8, or 16 to leave them
   std::optional<SizePlan> planned;  // what the plan's rules were solved from, for the report
   Device device = Device::kCpu;
-  std::string version;    // of this program, for the report
-  void validate() const;  // throws UsageError
+  bool to_complete = false;  // the result is worked on further: complete_quantized() will complete it
+  std::string version;       // of this program, for the report
+  void validate() const;     // throws UsageError
 };
 
 // Bytes of the weights' file that no plan of the linears changes: embedding, head, norms, biases, and what
@@ -36,5 +37,9 @@ int64_t bytes_beside_linears(const Model& model, const QuantizeOptions& options)
 OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOptions& options,
                            const std::filesystem::path& out, bool force, ThreadPool& pool,
                            const BlockProgress& progress);
+
+// The report of a directory that quantize_model() wrote, complete or not. It is to be completed from then on.
+OrderedJson reopen_quantized(const std::filesystem::path& dir);
+void complete_quantized(const std::filesystem::path& dir, const OrderedJson& report);
 
 }  // namespace nibble

@@ -36,4 +36,15 @@ void Adam::step(double schedule, ThreadPool& pool) {
   }
 }
 
+StateArrays Adam::state() {
+  StateArrays arrays;
+  for (size_t p = 0; p < rules_.size(); ++p) {
+    const std::string& name = rules_[p].parameter->name;
+    arrays.emplace_back("value." + name, &rules_[p].parameter->value);
+    arrays.emplace_back("first." + name, &moments_[p].first);
+    arrays.emplace_back("second." + name, &moments_[p].second);
+  }
+  return arrays;
+}
+
 }  // namespace nibble

@@ -6,6 +6,7 @@
 
 #include "base/thread_pool.h"
 #include "train/parameters.h"
+#include "train/unfinished_training.h"
 
 namespace nibble {
 
@@ -27,6 +28,10 @@ class Adam {
   // Moves every parameter along its gradient, at `schedule` times its rate, and sets the gradient to 0.
   void step(double schedule, ThreadPool& pool);
   int64_t steps() const { return steps_; }
+
+  // What it goes on from: values and moments of the parameters, and the steps they have seen.
+  StateArrays state();
+  void resume_after(int64_t steps) { steps_ = steps; }
 
  private:
   struct Moments {

@@ -3,40 +3,18 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <numeric>
 
-#include "base/memory_usage.h"
-#include "base/stopwatch.h"
-#include "quant/calibration.h"
-#include "text/prompt_forms.h"
+#include "base/sha256.h"
+#include "kernels/ops.h"
 #include "train/adam.h"
 #include "train/gradient_pass.h"
+#include "train/training_loop.h"
 
 namespace nibble {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr int kBatchTokens = 1024;  // of a pass; a step may take several
 constexpr int kChecks = 5;          // of the held-out loss on the way
-
-std::string without_marks(std::string text) {
-  for (size_t begin; (begin = text.find("<<")) != std::string::npos;) {
-    const size_t end = text.find(">>", begin);
-    if (end == std::string::npos) break;
-    text.erase(begin, end + 2 - begin);
-  }
-  return text;
-}
-
-// Prompt and completion of a row.
-std::pair<std::string, std::string> parts_of(const Json& row, bool strip_marks, const std::string& where) {
-  if (row.contains("prompt"))
-    return {json_get<std::string>(row, "prompt", where), json_get<std::string>(row, "completion", where)};
-  const std::string answer = json_get<std::string>(row, "answer", where);
-  return {gsm8k_prompt(json_get<std::string>(row, "question", where)),
-          " " + (strip_marks ? without_marks(answer) : answer)};
-}
 
 int64_t answer_tokens(const TrainingRow& row) { return static_cast<int64_t>(row.tokens.size()) - row.prompt; }
 
@@ -97,133 +75,183 @@ void clip_gradients(const std::vector<Parameter*>& parameters, double longest) {
   }
 }
 
-}  // namespace
-
-void FineTuneOptions::validate() const {
-  const auto expect = [](bool good, const char* what) {
-    if (!good) throw UsageError(what);
-  };
-  expect(rank >= 1 && rank <= 4096, "--rank: expected 1 to 4096");
-  expect(alpha > 0, "--alpha: expected a positive number");
-  expect(rate >= 0 && rate < 1, "--lr: expected less than 1; 0 for the method's own");
-  expect(epochs > 0, "--epochs: expected a positive number");
-  expect(max_steps >= 0, "--max-steps: expected 0 or more");
-  expect(batch >= 1, "--batch: expected 1 or more");
-  expect(context >= 2, "--context: expected 2 or more");
-  expect(warmup >= 0 && warmup < 1, "--warmup: expected 0 to 1");
-  expect(clip >= 0, "--clip: expected 0 or more");
-  expect(decay >= 0, "--weight-decay: expected 0 or more");
-}
-
-TrainingText load_training_text(const fs::path& file, const Model& model, const Tokenizer& tokenizer,
-                                const FineTuneOptions& o) {
-  refuse_test_split(file);
-  const int context = std::min(o.context, model.config.max_context);
-  TrainingText text;
-  const std::vector<Json> rows = read_json_lines(file);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const auto [prompt, completion] =
-        parts_of(rows[i], o.strip_marks, fmt::format("{} row {}", file.string(), i + 1));
-    TrainingRow row;
-    row.prompt = static_cast<int>(tokenizer.encode(prompt, true).size());
-    row.tokens = tokenizer.encode(prompt + completion, true);
-    if (!model.config.end_tokens.empty()) row.tokens.push_back(model.config.end_tokens.front());
-    if (static_cast<int>(row.tokens.size()) > context) {
-      ++text.too_long;
-    } else if (row.prompt > 0 && row.prompt < static_cast<int>(row.tokens.size())) {
-      text.rows.push_back(std::move(row));
-    }
+// Which rows are held out, and which each step takes: follows from the seed.
+class RowOrder {
+ public:
+  RowOrder(const TrainingText& text, const FineTuneOptions& o) : random_(o.seed) {
+    for (const TrainingRow& row : text.rows) order_.push_back(&row);
+    random_.shuffle(order_);
+    const int held_out = std::max(1, std::min(o.held_out, static_cast<int>(order_.size()) / 10));
+    held_out_.assign(order_.end() - held_out, order_.end());
+    order_.resize(order_.size() - held_out_.size());
+    batch_ = std::min(static_cast<size_t>(o.batch), order_.size());
   }
-  if (text.rows.size() < 2)
-    fail("{}: {} rows fit {} tokens, two are needed at least", file.string(), text.rows.size(), context);
-  return text;
-}
+  const std::vector<const TrainingRow*>& held_out() const { return held_out_; }
+  int rows() const { return static_cast<int>(order_.size()); }
+  std::vector<const TrainingRow*> next() {
+    std::vector<const TrainingRow*> batch;
+    while (batch.size() < batch_) {
+      if (at_ == order_.size()) {
+        random_.shuffle(order_);
+        at_ = 0;
+      }
+      batch.push_back(order_[at_++]);
+    }
+    return batch;
+  }
 
-OrderedJson to_json(const FineTuneReport& r, const FineTuneOptions& o) {
-  OrderedJson checks = OrderedJson::array();
-  for (const auto& check : r.checks) checks.push_back({{"step", check.step}, {"loss", check.loss}});
-  OrderedJson json = {{"method", o.full ? "full" : "lora"}};
-  if (!o.full) json.update({{"rank", o.rank}, {"alpha", o.alpha}});
-  json.update({{"learning_rate", o.learning_rate()},
-               {"epochs", o.epochs},
-               {"batch", o.batch},
-               {"seed", o.seed},
-               {"steps", r.steps},
-               {"tokens", r.tokens},
-               {"answer_tokens", r.answer_tokens},
-               {"rows", r.rows},
-               {"held_out", r.held_out},
-               {"too_long", r.too_long},
-               {"checks", checks},
-               {"seconds", r.seconds},
-               {"tokens_per_second", static_cast<double>(r.tokens) / r.seconds},
-               {"peak_rss", r.peak_rss}});
-  return json;
-}
+ private:
+  Random random_;
+  std::vector<const TrainingRow*> order_, held_out_;
+  size_t at_ = 0, batch_ = 1;
+};
 
-TrainedParts trained_parts(const FineTuneOptions& o) {
-  return {.everything = o.full,
-          .adapter_rank = o.full ? 0 : o.rank,
-          .adapter_scale = static_cast<float>(o.alpha / o.rank),
-          .seed = o.seed};
-}
-
-FineTuneReport fine_tune(TrainedModel& trained, const TrainingText& text, const FineTuneOptions& o,
-                         ThreadPool& pool, const FineTuneProgress& progress) {
-  const Stopwatch watch;
+int longest_row(const TrainingText& text) {
   size_t longest = 0;
   for (const TrainingRow& row : text.rows) longest = std::max(longest, row.tokens.size());
-  const int context = static_cast<int>(longest), batch_tokens = std::max(context, kBatchTokens);
-  GradientPass pass(trained, {.batch_tokens = batch_tokens, .context = context}, pool);
-  CrossEntropy loss(trained.config().vocab_size, pool);
-  Rows rows(pass, loss, batch_tokens);
-  const std::vector<Parameter*> parameters = trained.parameters();
-  std::vector<AdamRule> rules;
-  for (Parameter* p : parameters) {
-    const bool vector = p->name.ends_with("bias") || p->name.find("norm") != std::string::npos;
-    rules.push_back({p, o.learning_rate(), false, vector ? 0 : o.decay});
-  }
-  Adam adam(std::move(rules), {});
+  return static_cast<int>(longest);
+}
 
-  Random random(o.seed);
-  std::vector<const TrainingRow*> order;
-  for (const TrainingRow& row : text.rows) order.push_back(&row);
-  random.shuffle(order);
-  FineTuneReport report;
-  report.held_out = std::max(1, std::min(o.held_out, static_cast<int>(order.size()) / 10));
-  const std::vector<const TrainingRow*> held_out(order.end() - report.held_out, order.end());
-  order.resize(order.size() - held_out.size());
-  report.rows = static_cast<int>(order.size());
-  report.too_long = text.too_long;
-  const double wanted = std::ceil(o.epochs * report.rows / o.batch);
-  const int total = static_cast<int>(o.max_steps > 0 ? std::min<double>(o.max_steps, wanted) : wanted);
-  report.checks.push_back({0, rows.run(held_out, false)});
-  double smoothed = report.checks.front().loss;
-  size_t at = 0;
-  for (int step = 1; step <= total; ++step) {
-    std::vector<const TrainingRow*> batch;
-    while (static_cast<int>(batch.size()) < std::min(o.batch, report.rows)) {
-      if (at == order.size()) {
-        random.shuffle(order);
-        at = 0;
-      }
-      batch.push_back(order[at++]);
-      report.tokens += static_cast<int64_t>(batch.back()->tokens.size());
-      report.answer_tokens += answer_tokens(*batch.back());
-    }
-    const double value = rows.run(batch, true);
-    if (!std::isfinite(value)) fail("step {}: the loss is {}; a lower --lr may help", step, value);
-    clip_gradients(parameters, o.clip);
-    adam.step(schedule(step, total, o.warmup), pool);
-    smoothed = kProgressSmoothing * smoothed + (1 - kProgressSmoothing) * value;
-    report.steps = step;
-    if (progress) progress(step, total, smoothed);
-    if (int64_t{step} * kChecks / total > int64_t{step - 1} * kChecks / total)
-      report.checks.push_back({step, rows.run(held_out, false)});
+std::string text_sha256(const TrainingText& text) {
+  Sha256 hash;
+  for (const TrainingRow& row : text.rows) {
+    hash.update(fmt::format("{} {};", row.tokens.size(), row.prompt));
+    hash.update(std::as_bytes(std::span(row.tokens)));
   }
-  report.seconds = watch.seconds();
-  report.peak_rss = peak_rss_bytes();
-  return report;
+  return hash.hex();
+}
+
+// Everything that the weights and the report depend on.
+OrderedJson finetune_settings(const TrainedModel& trained, const TrainingText& text, const FineTuneOptions& o,
+                              int threads) {
+  return {{"model", checkpoint_outline_sha256(trained.model().checkpoint())},
+          {"--data", text_sha256(text)},
+          {"--method", o.full ? "full" : "lora"},
+          {"--rank", o.rank},
+          {"--alpha", o.alpha},
+          {"--lr", o.learning_rate()},
+          {"--epochs", o.epochs},
+          {"--max-steps", o.max_steps},
+          {"--batch", o.batch},
+          {"--context", o.context},
+          {"--warmup", o.warmup},
+          {"--clip", o.clip},
+          {"--weight-decay", o.decay},
+          {"--strip-marks", o.strip_marks},
+          {"--seed", o.seed},
+          {"--score-rows", o.score_rows},
+          {"held out", o.held_out},
+          {"--threads", threads},
+          {"NIBBLE_ISA", kernels().name}};
+}
+
+class FineTuning : private TrainingLoop {
+ public:
+  FineTuning(TrainedModel& trained, const TrainingText& text, const FineTuneOptions& o, ThreadPool& pool,
+             const FineTuneCalls& calls)
+      : TrainingLoop({calls.keep, "finetune", finetune_settings(trained, text, o, pool.size())}, kChecks),
+        options_(o),
+        pool_(pool),
+        calls_(calls),
+        batch_tokens_(std::max(longest_row(text), kBatchTokens)),
+        pass_(trained, {.batch_tokens = batch_tokens_, .context = longest_row(text)}, pool),
+        loss_(trained.config().vocab_size, pool),
+        rows_(pass_, loss_, batch_tokens_),
+        order_(text, o),
+        parameters_(trained.parameters()),
+        adam_(rules(parameters_, o), {}) {
+    report_.rows = order_.rows();
+    report_.held_out = static_cast<int>(order_.held_out().size());
+    report_.too_long = text.too_long;
+    const double wanted = std::ceil(o.epochs * report_.rows / o.batch);
+    total_ = static_cast<int>(o.max_steps > 0 ? std::min<double>(o.max_steps, wanted) : wanted);
+  }
+
+  FineTuneReport report() {
+    run(total_);
+    report_.steps = steps();
+    report_.seconds = seconds();
+    report_.peak_rss = peak_rss();
+    return report_;
+  }
+
+ private:
+  static std::vector<AdamRule> rules(const std::vector<Parameter*>& parameters, const FineTuneOptions& o) {
+    std::vector<AdamRule> rules;
+    for (Parameter* p : parameters) {
+      const bool vector = p->name.ends_with("bias") || p->name.find("norm") != std::string::npos;
+      rules.push_back({p, o.learning_rate(), false, vector ? 0 : o.decay});
+    }
+    return rules;
+  }
+
+  std::vector<const TrainingRow*> next_rows() {
+    std::vector<const TrainingRow*> batch = order_.next();
+    for (const TrainingRow* row : batch) {
+      report_.tokens += static_cast<int64_t>(row->tokens.size());
+      report_.answer_tokens += answer_tokens(*row);
+    }
+    return batch;
+  }
+  std::optional<double> train(int step) override {
+    const Stopwatch watch;
+    const double value = rows_.run(next_rows(), true);
+    if (!std::isfinite(value)) fail("step {}: the loss is {}; a lower --lr may help", step, value);
+    clip_gradients(parameters_, options_.clip);
+    adam_.step(schedule(step, total_, options_.warmup), pool_);
+    report_.training_seconds += watch.seconds();
+    return value;
+  }
+  double check(int step) override {
+    const auto& held_out = order_.held_out();
+    FineTuneReport::Check check{step, rows_.run(held_out, false), std::nullopt};
+    if (calls_.score && options_.score_rows > 0)
+      check.exact_match = calls_.score(
+          std::span(held_out).first(std::min(static_cast<size_t>(options_.score_rows), held_out.size())));
+    if (calls_.checked) calls_.checked(check);
+    report_.checks.push_back(check);
+    return check.loss;
+  }
+  void progress(int step, double loss) override {
+    if (calls_.progress) calls_.progress(step, total_, loss);
+  }
+
+  StateArrays arrays() override { return adam_.state(); }
+  OrderedJson facts() const override {
+    return {{"checks", to_json(report_.checks)}, {"training_seconds", report_.training_seconds}};
+  }
+  void resume(int steps, const Json& facts) override {
+    const std::string where = "what a stopped fine-tuning left";
+    for (int step = 1; step <= steps; ++step) next_rows();  // the order goes on where it was
+    adam_.resume_after(steps);
+    report_.training_seconds = json_get<double>(facts, "training_seconds", where);
+    for (const Json& check : json_get<Json>(facts, "checks", where)) {
+      FineTuneReport::Check done{json_get<int>(check, "step", where),
+                                 json_get_or<double>(check, "loss", std::nan(""), where), std::nullopt};
+      if (check.contains("exact_match")) done.exact_match = json_get<double>(check, "exact_match", where);
+      report_.checks.push_back(done);
+    }
+  }
+
+  const FineTuneOptions& options_;
+  ThreadPool& pool_;
+  const FineTuneCalls& calls_;
+  const int batch_tokens_;
+  GradientPass pass_;
+  CrossEntropy loss_;
+  Rows rows_;
+  RowOrder order_;
+  const std::vector<Parameter*> parameters_;
+  Adam adam_;
+  FineTuneReport report_;
+  int total_ = 0;
+};
+
+}  // namespace
+
+FineTuneReport fine_tune(TrainedModel& trained, const TrainingText& text, const FineTuneOptions& o,
+                         ThreadPool& pool, const FineTuneCalls& calls) {
+  return FineTuning(trained, text, o, pool, calls).report();
 }
 
 }  // namespace nibble

@@ -4,13 +4,15 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
 #include "base/thread_pool.h"
 #include "train/parameters.h"
+#include "train/unfinished_training.h"
 
 namespace nibble {
 
@@ -40,6 +42,7 @@ struct FineTuneOptions {
   double decay = 0;  // of weights (AdamW)
   bool strip_marks = false;  // leaves GSM8K's calculator marks <<…>> out of the answers
   int held_out = 64;         // rows, at most a tenth, that are only looked at
+  int score_rows = 32;       // of them, at most, that the model answers at every check
   uint64_t seed = 0;         // draws the order of the rows, and the adapters' first values
   double learning_rate() const { return rate > 0 ? rate : full ? 2e-5 : 5e-4; }
   void validate() const;  // throws UsageError
@@ -53,24 +56,37 @@ TrainingText load_training_text(const std::filesystem::path& file, const Model& 
 struct FineTuneReport {
   struct Check {
     int step;
-    double loss;  // mean −ln p of an answer's token, held-out rows
+    double loss;                        // mean −ln p of an answer's token, held-out rows
+    std::optional<double> exact_match;  // share of them answered right, where that was asked for
   };
   std::vector<Check> checks;  // before the first step, on the way, after the last
   int steps = 0;
   int64_t tokens = 0, answer_tokens = 0;  // trained on, prompts included and not
   int rows = 0, held_out = 0, too_long = 0;
-  double seconds = 0;
+  double seconds = 0, training_seconds = 0;  // of all, of all but the checks and what was kept
   uint64_t peak_rss = 0;
 };
+OrderedJson to_json(const std::vector<FineTuneReport::Check>& checks);
 OrderedJson to_json(const FineTuneReport& report, const FineTuneOptions& options);
 
-// loss: of the steps so far, smoothed. May throw to cancel.
-using FineTuneProgress = std::function<void(int step, int total, double loss)>;
+struct FineTuneCalls {
+  // After each step; loss: of the steps so far, smoothed. May throw to cancel.
+  std::function<void(int step, int total, double loss)> progress;
+  // After each look at the held-out rows.
+  std::function<void(const FineTuneReport::Check&)> checked;
+  // Share of the rows that the model as it is now answers right; none where they have no right answer. May
+  // throw to cancel.
+  std::function<std::optional<double>(std::span<const TrainingRow* const> rows)> score;
+  // What is kept there is gone on from: the weights at the end are those of a fine-tuning that was not
+  // stopped.
+  KeepOptions keep;
+};
 
-// Makes the parts of `trained` that options ask for better at `text`.
+// Makes the parts of `trained` that options ask for better at `text`. What lies in calls.keep.folder stays
+// there: whoever has written the result removes it.
 TrainedParts trained_parts(const FineTuneOptions& options);
 FineTuneReport fine_tune(TrainedModel& trained, const TrainingText& text, const FineTuneOptions& options,
-                         ThreadPool& pool, const FineTuneProgress& progress);
+                         ThreadPool& pool, const FineTuneCalls& calls);
 
 // A Hugging Face directory with the trained weights (adapters merged) in the types of the original's. Throws
 // Error for a quantized model.

@@ -80,7 +80,7 @@ TEST_F(FineTune, AdaptersLearnAndMergeIntoWhatIsWritten) {
   options.strip_marks = true;
   const TrainingText text = load_training_text(dir_ / "rows.jsonl", *model_, tokenizer_, options);
   TrainedModel trained(model_, trained_parts(options), pool_);
-  const FineTuneReport report = fine_tune(trained, text, options, pool_, nullptr);
+  const FineTuneReport report = fine_tune(trained, text, options, pool_, {});
   EXPECT_EQ(report.rows + report.held_out, 60);
   EXPECT_EQ(report.steps, static_cast<int>(std::ceil(6 * report.rows / 8.0)));
   EXPECT_LT(report.checks.back().loss, 0.3 * report.checks.front().loss);
@@ -110,7 +110,7 @@ TEST_F(FineTune, AllWeightsLearnToo) {
   options.epochs = 9;
   const TrainingText text = load_training_text(dir_ / "rows.jsonl", *model_, tokenizer_, options);
   TrainedModel trained(model_, trained_parts(options), pool_);
-  const FineTuneReport report = fine_tune(trained, text, options, pool_, nullptr);
+  const FineTuneReport report = fine_tune(trained, text, options, pool_, {});
   EXPECT_EQ(report.steps, 20);
   EXPECT_LT(report.checks.back().loss, 0.5 * report.checks.front().loss);
   write_fine_tuned(trained, dir_ / "full", pool_);
@@ -128,10 +128,99 @@ TEST_F(FineTune, IsRepeatable) {
   std::vector<std::vector<float>> values[2];
   for (auto& kept : values) {
     TrainedModel trained(model_, trained_parts(options), pool_);
-    fine_tune(trained, text, options, pool_, nullptr);
+    fine_tune(trained, text, options, pool_, {});
     for (const Parameter* p : trained.parameters()) kept.push_back(p->value);
   }
   EXPECT_TRUE(values[0] == values[1]);
+}
+
+// Wherever it is stopped, the same call goes on and ends with the same weights and the same report.
+TEST_F(FineTune, AStoppedOneGoesOn) {
+  struct Stop {};
+  for (const bool full : {false, true}) {
+    FineTuneOptions options;
+    options.full = full;
+    options.rate = 1e-3;
+    options.epochs = 9;
+    options.max_steps = 10;  // checks at 2, 4, …; the rows are shuffled anew in the seventh
+    options.score_rows = 2;
+    const TrainingText text = load_training_text(dir_ / "rows.jsonl", *model_, tokenizer_, options);
+    int trained_steps = 0;
+    // Stops after step `stop`, or in the score taken there.
+    const auto run = [&](const fs::path& out, const std::string& kept, int stop, bool in_score) {
+      TrainedModel trained(model_, trained_parts(options), pool_);
+      FineTuneCalls calls;
+      calls.keep.folder = kept.empty() ? fs::path() : dir_ / kept;
+      int done = 0;
+      calls.progress = [&](int step, int, double) {
+        ++trained_steps;
+        done = step;
+        if (step == stop && !in_score) throw Stop{};
+      };
+      calls.score = [&](std::span<const TrainingRow* const> rows) -> std::optional<double> {
+        if (done == stop && in_score) throw Stop{};
+        return static_cast<double>(rows.size()) + static_cast<double>(trained.parameters().back()->value[7]);
+      };
+      const FineTuneReport report = fine_tune(trained, text, options, pool_, calls);
+      write_fine_tuned(trained, out, pool_);
+      OrderedJson json = to_json(report, options);
+      for (const char* key : {"seconds", "training_seconds", "tokens_per_second", "peak_rss"})
+        json.erase(key);
+      return json;
+    };
+    const OrderedJson expected = run(dir_ / "whole", "", -1, false);
+    EXPECT_NE(expected["checks"].back()["exact_match"], 2);
+    trained_steps = 0;
+    for (const auto& [stop, in_score] :
+         {std::pair{0, true}, {1, false}, {2, true}, {5, false}, {8, false}, {10, true}})
+      EXPECT_THROW(run(dir_ / "pieces", "kept", stop, in_score), Stop);
+    EXPECT_EQ(run(dir_ / "pieces", "kept", -1, false), expected);
+    EXPECT_EQ(trained_steps, 10) << "steps made again";
+    EXPECT_TRUE(read_file(dir_ / "pieces/model.safetensors") == read_file(dir_ / "whole/model.safetensors"));
+    fs::remove_all(dir_ / "kept");
+  }
+}
+
+TEST_F(FineTune, WhatWasBegunWithOtherOptionsIsNotGoneOnWith) {
+  struct Stop {};
+  FineTuneOptions options;
+  options.max_steps = 3;
+  options.score_rows = 0;
+  const auto run = [&](bool stop, bool force) {
+    const TrainingText text = load_training_text(dir_ / "rows.jsonl", *model_, tokenizer_, options);
+    TrainedModel trained(model_, trained_parts(options), pool_);
+    FineTuneCalls calls;
+    calls.keep = {dir_ / "kept", 0, force, "1"};
+    int steps = 0;
+    calls.progress = [&](int, int, double) {
+      ++steps;
+      if (stop) throw Stop{};
+    };
+    fine_tune(trained, text, options, pool_, calls);
+    return steps;
+  };
+  const auto message = [&] {
+    try {
+      run(false, false);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  EXPECT_THROW(run(true, false), Stop);
+  options.rank = 8;
+  options.decay = 0.1;
+  EXPECT_NE(message().find("--rank 16, now 8; --weight-decay 0.0, now 0.1;"), std::string::npos) << message();
+  options.rank = 16;
+  options.decay = 0;
+  options.strip_marks = true;
+  EXPECT_NE(message().find("begun with another --data; --strip-marks false, now true;"), std::string::npos)
+      << message();
+  EXPECT_EQ(run(false, true), 3);
+  EXPECT_EQ(run(false, true), 0) << "forced, but nothing differs";
+  const std::string bytes = read_file(dir_ / "kept/finetune.safetensors");
+  write_file_atomically(dir_ / "kept/finetune.safetensors", bytes.substr(0, bytes.size() / 2));
+  EXPECT_NE(message().find("finetune.safetensors"), std::string::npos) << message();
 }
 
 }  // namespace

@@ -11,9 +11,6 @@
 
 namespace nibble {
 
-// Progress shows a running mean: each step counts for 1 − this.
-inline constexpr double kProgressSmoothing = 0.9;
-
 class Loss {
  public:
   virtual ~Loss() = default;

@@ -5,13 +5,13 @@
 #include <set>
 
 #include "base/file.h"
-#include "base/memory_usage.h"
-#include "base/stopwatch.h"
 #include "io/foreign/repack.h"
 #include "io/safetensors.h"
 #include "model/session.h"
 #include "quant/quantize.h"
+#include "quant/result_directory.h"
 #include "train/adam.h"
+#include "train/training_loop.h"
 
 namespace nibble {
 namespace {
@@ -20,13 +20,6 @@ namespace fs = std::filesystem;
 
 std::string parts_of(const TuneOptions& o) {
   return o.scales ? o.zeros ? "scales+zeros" : "scales" : "zeros";
-}
-
-using Values = std::vector<std::vector<float>>;
-Values values_of(const std::vector<Parameter*>& parameters) {
-  Values values;
-  for (const Parameter* p : parameters) values.push_back(p->value);
-  return values;
 }
 
 // The directory's weights and configuration with what `trained` holds now.
@@ -79,95 +72,178 @@ OrderedJson to_json(const TuneReport& report, const TuneOptions& o) {
           {"peak_rss", report.peak_rss}};
 }
 
-TuneReport tune(std::shared_ptr<const Model> original, TrainedModel& trained, const Calibration& text,
-                const TuneOptions& o, ThreadPool& pool, const TuneProgress& progress) {
-  const Stopwatch watch;
-  if (original->config.vocab_size != trained.config().vocab_size)
-    fail("{}: a vocabulary of {} tokens, the original model has {}", trained.model().name(),
-         trained.config().vocab_size, original->config.vocab_size);
-  const std::vector<Parameter*> parameters = trained.parameters();
-  if (parameters.empty()) fail("{}: no layer has {} to tune", trained.model().name(), parts_of(o));
-  const size_t held_out = std::min(static_cast<size_t>(o.held_out), text.samples.size() / 2);
-  if (held_out == 0)
-    fail("tuning needs text for two sequences of {} tokens at least; name more files", o.tokens);
-  const size_t samples = text.samples.size() - held_out;
-  const int context = static_cast<int>(text.longest());
-  Session teacher(original, {.context = context, .batch_tokens = context, .precision = Precision::exact()},
-                  pool);
-  GradientPass pass(trained, {.batch_tokens = context, .context = context, .recompute = o.recompute}, pool);
-  Divergence divergence(teacher, static_cast<float>(o.temperature), pool), judge(teacher, 1, pool);
-  std::vector<AdamRule> rules;
-  for (Parameter* p : parameters) {
-    const bool scales = p->name.ends_with(".scales");
-    rules.push_back({p, scales ? o.rate : o.zero_rate, scales, 0});
-  }
-  Adam adam(std::move(rules), {.beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1e-12f});
+namespace {
 
-  TuneReport report;
-  Batch batch;
-  const auto put = [&](size_t sample) -> const Batch& {
-    batch.clear();
-    batch.add(0, 0, text.samples[sample]);
-    return batch;
-  };
-  Values best = values_of(parameters);
-  const auto check = [&](int step) {
+// Everything that the result depends on.
+OrderedJson tune_settings(const Model& original, const TrainedModel& trained, const Calibration& text,
+                          const TuneOptions& o, int threads) {
+  return {{"model", checkpoint_outline_sha256(trained.model().checkpoint())},
+          {"original model", checkpoint_outline_sha256(original.checkpoint())},
+          {"text of --calibration", text.sha256},
+          {"--tune", parts_of(o)},
+          {"--tune-steps", o.steps},
+          {"--tune-tokens", o.tokens},
+          {"--tune-rate", o.rate},
+          {"--tune-zero-rate", o.zero_rate},
+          {"--tune-temperature", o.temperature},
+          {"checks", o.checks},
+          {"held out", o.held_out},
+          {"--threads", threads},
+          {"NIBBLE_ISA", kernels().name}};
+}
+
+class Tuning : private TrainingLoop {
+ public:
+  Tuning(const std::shared_ptr<const Model>& original, TrainedModel& trained, const Calibration& text,
+         size_t held_out, const TuneOptions& o, ThreadPool& pool, const TuneProgress& progress,
+         const KeepOptions& keep)
+      : TrainingLoop({keep, "tuning", tune_settings(*original, trained, text, o, pool.size())}, o.checks),
+        options_(o),
+        text_(text),
+        samples_(text.samples.size() - held_out),
+        pool_(pool),
+        progress_(progress),
+        context_(static_cast<int>(text.longest())),
+        teacher_(original, {.context = context_, .batch_tokens = context_, .precision = Precision::exact()},
+                 pool),
+        pass_(trained, {.batch_tokens = context_, .context = context_, .recompute = o.recompute}, pool),
+        divergence_(teacher_, static_cast<float>(o.temperature), pool),
+        judge_(teacher_, 1, pool),
+        parameters_(trained.parameters()),
+        adam_(rules(parameters_, o), {.beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1e-12f}) {
+    keep_best();
+  }
+
+  TuneReport report() {
+    run(options_.steps);
+    for (size_t i = 0; i < parameters_.size(); ++i) parameters_[i]->value = best_[i];
+    report_.seconds = seconds();
+    report_.peak_rss = peak_rss();
+    return report_;
+  }
+
+ private:
+  static std::vector<AdamRule> rules(const std::vector<Parameter*>& parameters, const TuneOptions& o) {
+    std::vector<AdamRule> rules;
+    for (Parameter* p : parameters) {
+      const bool scales = p->name.ends_with(".scales");
+      rules.push_back({p, scales ? o.rate : o.zero_rate, scales, 0});
+    }
+    return rules;
+  }
+  void keep_best() {
+    best_.resize(parameters_.size());
+    for (size_t i = 0; i < parameters_.size(); ++i) best_[i] = parameters_[i]->value;
+  }
+  const Batch& batch_of(const std::vector<int32_t>& sample) {
+    batch_.clear();
+    batch_.add(0, 0, sample);
+    return batch_;
+  }
+
+  std::optional<double> train(int step) override {
+    const auto& sample = text_.samples[static_cast<size_t>(step - 1) % samples_];
+    const double kl = pass_.gradients(batch_of(sample), divergence_);
+    if (!std::isfinite(kl)) return std::nullopt;  // the best so far stays
+    adam_.step(1 - static_cast<double>(step - 1) / options_.steps, pool_);
+    report_.tokens += static_cast<int64_t>(sample.size());
+    return kl;
+  }
+  double check(int step) override {
     double sum = 0, tokens = 0;
-    for (size_t i = samples; i < text.samples.size(); ++i) {
-      if (progress && step > 0) progress(step, o.steps, report.checks.back().kl);
-      const double count = static_cast<double>(text.samples[i].size());
-      sum += count * pass.loss(put(i), judge);
+    for (size_t i = samples_; i < text_.samples.size(); ++i) {
+      if (progress_ && step > 0) progress_(step, options_.steps, report_.checks.back().kl);
+      const double count = static_cast<double>(text_.samples[i].size());
+      sum += count * pass_.loss(batch_of(text_.samples[i]), judge_);
       tokens += count;
     }
     const double kl = sum / tokens;
-    const auto better = std::min_element(report.checks.begin(), report.checks.end(),
+    const auto better = std::min_element(report_.checks.begin(), report_.checks.end(),
                                          [](const auto& a, const auto& b) { return a.kl < b.kl; });
-    if (better != report.checks.end() && kl < better->kl) {
-      best = values_of(parameters);
-      report.best_step = step;
+    if (better != report_.checks.end() && kl < better->kl) {
+      keep_best();
+      report_.best_step = step;
     }
-    report.checks.push_back({step, kl});
-  };
-  check(0);
-  double smoothed = report.checks.front().kl;
-  if (progress) progress(0, o.steps, smoothed);
-  for (int step = 1; step <= o.steps; ++step) {
-    const size_t sample = static_cast<size_t>(step - 1) % samples;
-    const double kl = pass.gradients(put(sample), divergence);
-    if (!std::isfinite(kl)) break;  // the best so far stays
-    adam.step(1 - static_cast<double>(step - 1) / o.steps, pool);
-    report.tokens += static_cast<int64_t>(text.samples[sample].size());
-    smoothed = kProgressSmoothing * smoothed + (1 - kProgressSmoothing) * kl;
-    if (progress) progress(step, o.steps, smoothed);
-    // Checks at equal distances, the last at the end.
-    if (step * o.checks / o.steps > (step - 1) * o.checks / o.steps) check(step);
+    if (progress_ && step == 0) progress_(0, options_.steps, kl);
+    report_.checks.push_back({step, kl});
+    return kl;
   }
-  for (size_t i = 0; i < parameters.size(); ++i) parameters[i]->value = best[i];
-  report.seconds = watch.seconds();
-  report.peak_rss = peak_rss_bytes();
-  return report;
+  void progress(int step, double kl) override {
+    if (progress_) progress_(step, options_.steps, kl);
+  }
+
+  StateArrays arrays() override {
+    StateArrays arrays = adam_.state();
+    for (size_t i = 0; i < parameters_.size(); ++i)
+      arrays.emplace_back("best." + parameters_[i]->name, &best_[i]);
+    return arrays;
+  }
+  OrderedJson facts() const override {
+    return {{"checks", to_json(report_, options_).at("checks")},
+            {"best_step", report_.best_step},
+            {"tokens", report_.tokens}};
+  }
+  void resume(int steps, const Json& facts) override {
+    const std::string where = "what a stopped tuning left";
+    adam_.resume_after(steps);
+    for (const Json& check : json_get<Json>(facts, "checks", where))
+      report_.checks.push_back(
+          {json_get<int>(check, "step", where), json_get_or<double>(check, "kl", std::nan(""), where)});
+    report_.best_step = json_get<int>(facts, "best_step", where);
+    report_.tokens = json_get<int64_t>(facts, "tokens", where);
+  }
+
+  const TuneOptions& options_;
+  const Calibration& text_;
+  const size_t samples_;  // of the text; those after them are held out
+  ThreadPool& pool_;
+  const TuneProgress& progress_;
+  const int context_;
+  Session teacher_;
+  GradientPass pass_;
+  Divergence divergence_, judge_;
+  const std::vector<Parameter*> parameters_;
+  Adam adam_;
+  std::vector<std::vector<float>> best_;  // values of the parameters at the best check
+  Batch batch_;
+  TuneReport report_;
+};
+
+}  // namespace
+
+TuneReport tune(std::shared_ptr<const Model> original, TrainedModel& trained, const Calibration& text,
+                const TuneOptions& o, ThreadPool& pool, const TuneProgress& progress,
+                const KeepOptions& keep) {
+  if (original->config.vocab_size != trained.config().vocab_size)
+    fail("{}: a vocabulary of {} tokens, the original model has {}", trained.model().name(),
+         trained.config().vocab_size, original->config.vocab_size);
+  if (trained.parameters().empty()) fail("{}: no layer has {} to tune", trained.model().name(), parts_of(o));
+  const size_t held_out = std::min(static_cast<size_t>(o.held_out), text.samples.size() / 2);
+  if (held_out == 0)
+    fail("tuning needs text for two sequences of {} tokens at least; name more files", o.tokens);
+  return Tuning(original, trained, text, held_out, o, pool, progress, keep).report();
 }
 
 OrderedJson tune_directory(std::shared_ptr<const Model> original, const fs::path& dir,
                            CalibrationOptions wanted, const TuneOptions& o, ThreadPool& pool,
-                           const TuneProgress& progress) {
+                           const TuneProgress& progress, KeepOptions keep) {
   o.validate();
   wanted.samples = o.steps + o.held_out;
   wanted.seqlen = std::min(o.tokens, original->config.max_context);
   ++wanted.seed;  // other places of the files than the quantizer's
   const Calibration text = load_calibration(wanted, original->load_tokenizer());
-  const fs::path report_file = dir / kQuantizationReport;
-  OrderedJson report = OrderedJson::parse(read_file(report_file));
+  OrderedJson report = reopen_quantized(dir);
+  keep.folder = ResultDirectory(dir, kQuantizationReport).unfinished();
   const auto quantized = load_model(dir);
   TrainedModel trained(quantized, {.scales = o.scales, .zeros = o.zeros}, pool);
-  const TuneReport tuned = tune(std::move(original), trained, text, o, pool, progress);
+  const TuneReport tuned = tune(std::move(original), trained, text, o, pool, progress, keep);
   report["tune"] = to_json(tuned, o);
   report["tune"]["text_sha256"] = text.sha256;
   if (tuned.best_step > 0) {
     write_tuned(*quantized, trained, o, dir, pool);
     report["model_sha256"] = checkpoint_sha256(open_checkpoint(dir));
   }
-  write_file_atomically(report_file, report.dump(1) + "\n");
+  complete_quantized(dir, report);
   return report;
 }
 

@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "quant/calibration.h"
 #include "train/gradient_pass.h"
+#include "train/unfinished_training.h"
 
 namespace nibble {
 
@@ -46,12 +47,15 @@ using TuneProgress = std::function<void(int step, int total, double kl)>;
 // Tunes `trained`, a quantized form of `original`, on `text` (its last options.held_out samples are only
 // looked at) and leaves in it the best state seen at a check. Throws Error where there is nothing to tune.
 TuneReport tune(std::shared_ptr<const Model> original, TrainedModel& trained, const Calibration& text,
-                const TuneOptions& options, ThreadPool& pool, const TuneProgress& progress);
+                const TuneOptions& options, ThreadPool& pool, const TuneProgress& progress,
+                const KeepOptions& keep = {});
 
-// The same for the nibble directory `dir` that quantize_model() wrote, whose weights, configuration and
-// report are replaced; nothing is where no check was better than the start. Returns the report.
+// The same for the nibble directory `dir` that quantize_model() wrote, complete or to be completed: its
+// weights, configuration and report are replaced, the weights where a check was better than the start. Where
+// it is stopped, the same call goes on; the directory is complete when it returns. keep.folder is not read.
+// Returns the report.
 OrderedJson tune_directory(std::shared_ptr<const Model> original, const std::filesystem::path& dir,
                            CalibrationOptions text, const TuneOptions& options, ThreadPool& pool,
-                           const TuneProgress& progress);
+                           const TuneProgress& progress, KeepOptions keep = {});
 
 }  // namespace nibble

@@ -112,5 +112,71 @@ TEST_F(Tune, RefusesWhatCannotBe) {
   EXPECT_THROW(tune({.scales = false, .zeros = true, .steps = 2, .tokens = 32}), Error);
 }
 
+// Wherever it is stopped, the quantization with its tuning goes on and ends with the same files.
+TEST_F(Tune, AStoppedOneGoesOn) {
+  struct Stop {};
+  QuantizeOptions options;
+  options.plan.base = {"rtn", 3, 64, false};
+  options.layer.error_limit = options.layer.growth_limit = 1e9;
+  options.calibration.files = bundled_calibration(testing::mini_dir() / "data");
+  options.calibration.samples = 2;
+  options.calibration.seqlen = 64;
+  options.to_complete = true;
+  const TuneOptions wanted{
+      .zeros = true, .steps = 9, .tokens = 64, .rate = 3e-3, .zero_rate = 0.03, .checks = 3, .held_out = 2};
+  int blocks = 0, steps = 0;
+  // Stops at the call of progress with this number; 0: never.
+  const auto run = [&](const fs::path& out, int stop, bool force) {
+    quantize_model(model_, options, out, force, pool_, [&](int, int) { ++blocks; });
+    EXPECT_FALSE(fs::exists(out / kQuantizationReport));
+    int calls = 0, last = 0;
+    OrderedJson report = tune_directory(model_, out, options.calibration, wanted, pool_,
+                                        [&](int step, int, double) {
+                                          if (++calls == stop) throw Stop{};
+                                          steps += step == last + 1;
+                                          last = step;
+                                        },
+                                        {.force = force});
+    EXPECT_TRUE(fs::exists(out / kQuantizationReport));
+    EXPECT_FALSE(fs::exists(out / "unfinished"));
+    for (const char* key : {"seconds", "peak_rss"}) {
+      report["tune"].erase(key);
+      report["totals"].erase(key);
+    }
+    report.erase("linears");  // hold seconds
+    return report;
+  };
+  const fs::path whole = dir_ / "whole", pieces = dir_ / "pieces";
+  const OrderedJson expected = run(whole, 0, false);
+  EXPECT_GT(expected["tune"]["best_step"], 0);
+  const int all_blocks = blocks;
+  blocks = 0;
+  for (const int stop : {1, 2, 4, 3, 5}) EXPECT_THROW(run(pieces, stop, false), Stop);
+  EXPECT_FALSE(fs::exists(pieces / kQuantizationReport));
+  EXPECT_EQ(run(pieces, 0, false), expected);
+  EXPECT_EQ(blocks, all_blocks) << "quantized again";
+  for (const char* file : {"model.safetensors", "config.json"})
+    EXPECT_TRUE(read_file(pieces / file) == read_file(whole / file)) << file;
+  EXPECT_THROW(run(pieces, 0, false), Error);  // complete
+
+  // Stopped between the weights and the report.
+  EXPECT_THROW(run(pieces, 3, true), Stop);
+  fs::copy_file(whole / "model.safetensors", pieces / "model.safetensors",
+                fs::copy_options::overwrite_existing);
+  EXPECT_EQ(run(pieces, 0, false), expected);
+  EXPECT_TRUE(read_file(pieces / "model.safetensors") == read_file(whole / "model.safetensors"));
+
+  // Begun with other options.
+  EXPECT_THROW(run(pieces, 3, true), Stop);
+  TuneOptions other = wanted;
+  other.rate = 4e-3;
+  const auto go_on = [&](bool force) {
+    tune_directory(model_, pieces, options.calibration, other, pool_, nullptr, {.force = force});
+  };
+  EXPECT_THROW(go_on(false), Error);
+  go_on(true);
+  EXPECT_FALSE(read_file(pieces / "model.safetensors") == read_file(whole / "model.safetensors"));
+}
+
 }  // namespace
 }  // namespace nibble
