@@ -34,14 +34,7 @@ struct StudyArguments {
   StudyOptions plan;
 };
 
-KnownNames known_names() {
-  KnownNames known{{}, {}};
-  for (const Method& method : methods()) known.methods.emplace_back(method.name);
-  for (const TaskInfo& task : all_tasks()) known.tasks.emplace_back(task.name);
-  return known;
-}
-
-StudyPlan make_plan(const StudyArguments& options, const GlobalOptions& global, const KnownNames& known) {
+StudyPlan make_plan(const StudyArguments& options, const GlobalOptions& global) {
   StudyOptions command_line = options.plan;
   if (!options.methods.empty()) {
     command_line.methods.emplace();
@@ -49,8 +42,8 @@ StudyPlan make_plan(const StudyArguments& options, const GlobalOptions& global, 
   }
   if (global.threads > 0) command_line.threads = global.threads;
   if (global.device != "cpu") command_line.device = global.device;
-  StudyPlan plan = resolve_plan(options.file.empty() ? StudyOptions{} : read_study_file(options.file, known),
-                                command_line, known);
+  StudyPlan plan =
+      resolve_plan(options.file.empty() ? StudyOptions{} : read_study_file(options.file), command_line);
   describe_quantized(plan, locate_model);
   for (const QuantizedModel& q : plan.quantized) fmt::print(stderr, "nibble: {}\n", description(q));
   if (plan.data) return plan;
@@ -128,7 +121,7 @@ int merge(const StudyArguments& options, const GlobalOptions& global) {
   if (!options.file.empty() || options.plan.models || !options.shard.empty())
     throw UsageError("--merge: takes the plan of what it merges; leave the study and --shard out");
   const std::vector<std::filesystem::path> sources(options.merge.begin(), options.merge.end());
-  const MergeOutcome outcome = merge_studies(sources, options.out, known_names());
+  const MergeOutcome outcome = merge_studies(sources, options.out);
   show_report(options, global, true);
   fmt::print(stderr, "nibble: {}\n", outcome.message);
   return outcome.done == outcome.cells ? 0 : 1;
@@ -136,13 +129,11 @@ int merge(const StudyArguments& options, const GlobalOptions& global) {
 
 int run(const StudyArguments& options, const GlobalOptions& global) {
   if (!options.merge.empty()) return merge(options, global);
-  const KnownNames known = known_names();
   RunnerOptions runner;
   runner.version = NIBBLE_VERSION;
-  runner.known = known;
   runner.jobs = options.jobs;
   if (!options.shard.empty()) runner.shard = parse_shard(options.shard);
-  const StudyPlan plan = make_plan(options, global, known);
+  const StudyPlan plan = make_plan(options, global);
   // Fetched before the first cell, not in the middle of a measured one.
   for (const std::string& model : plan.models) locate_model(model);
   if (options.dry_run) return forecast(plan, options, global, runner.shard);
@@ -173,8 +164,10 @@ Run cmd_study(Arguments& verb, const GlobalOptions& global) {
   };
   list("--models", plan.models,
        "models as for other verbs; one that is quantized already is measured against its unquantized model");
-  list("--methods", options->methods,
-       fmt::format("{}; default gptq,gsq", fmt::join(known_names().methods, ", ")));
+  std::string methods_help;
+  for (const Method& method : methods())
+    methods_help += fmt::format("{}{}", methods_help.empty() ? "" : ", ", method.name);
+  list("--methods", options->methods, methods_help + "; default gptq,gsq");
   list("--group-sizes", plan.group_sizes, "weights that share a scale, 0: a whole row; default 16,64");
   list("--tasks", plan.tasks, "boolq, msmarco, gsm8k, wikitext; default: all");
   verb.option("--bits", plan.bits, "2, 3, 4, 6 or 8; default 4");

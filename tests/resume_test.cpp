@@ -1,12 +1,12 @@
 // Long work of the built program that is killed: the same command goes on and ends with the same bytes.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <cstdlib>
 
 #include "base/file.h"
 #include "base/json.h"
+#include "io/test_files.h"
 #include "test_data.h"
 
 namespace nibble {
@@ -16,12 +16,6 @@ namespace fs = std::filesystem;
 
 class Resume : public ::testing::Test {
  protected:
-  void SetUp() override {
-    dir_ = fs::temp_directory_path() / fmt::format("nibble-resume-{}", ::getpid());
-    fs::create_directories(dir_);
-  }
-  void TearDown() override { fs::remove_all(dir_); }
-
   std::string error() const { return read_file(dir_ / "stderr"); }
   int shell(const std::string& script) const {
     write_file_atomically(dir_ / "script", script);
@@ -40,7 +34,7 @@ class Resume : public ::testing::Test {
                     command(arguments), file.string(), signal));
   }
 
-  fs::path dir_;
+  const TemporaryDirectory dir_;
 };
 
 TEST_F(Resume, AFineTuningThatWasKilled) {

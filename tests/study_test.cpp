@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "io/test_files.h"
 #include "study/store.h"
 #include "test_data.h"
 
@@ -21,12 +22,6 @@ namespace fs = std::filesystem;
 
 class StudyEndToEnd : public ::testing::Test {
  protected:
-  void SetUp() override {
-    dir_ = fs::temp_directory_path() / fmt::format("nibble-study-{}", ::getpid());
-    fs::create_directories(dir_);
-  }
-  void TearDown() override { fs::remove_all(dir_); }
-
   std::string command(const char* out) const {
     return fmt::format(
         "exec '{}' study --models qwen2-mini --methods rtn,gptq --group-sizes 64 --tasks boolq,wikitext "
@@ -69,7 +64,7 @@ class StudyEndToEnd : public ::testing::Test {
     return Store::open(dir_ / out / "results.db", true).cells(true);
   }
 
-  fs::path dir_;
+  const TemporaryDirectory dir_;
 };
 
 // Scores to the last digit, and what every row said.
@@ -198,7 +193,7 @@ TEST_F(StudyEndToEnd, ModelsThatOthersQuantizedAreItsRows) {
           gptq, alone, (testing::mini_dir() / "data").string()));
   ASSERT_EQ(
       std::system(fmt::format("'{0}' study '{1}/study.toml' --out '{1}/out' >'{1}/stdout' 2>'{1}/stderr'",
-                              NIBBLE_PROGRAM, dir_.string())
+                              NIBBLE_PROGRAM, dir_.path().string())
                       .c_str()),
       0)
       << read_file(dir_ / "stderr");

@@ -46,9 +46,9 @@ void check_same_machine(const Part& first, const Part& other) {
   }
 }
 
-void check_same_plan(const Part& first, const Part& other, const KnownNames& known) {
+void check_same_plan(const Part& first, const Part& other) {
   const auto plan = [&](const Part& part) {
-    return resolve_plan(parse_study(meta(part, kPlan), part.name, known), {}, known);
+    return resolve_plan(parse_study(meta(part, kPlan), part.name), {});
   };
   check_same_study(plan(first), plan(other), other.name);
   if (meta(first, kPlan) != meta(other, kPlan)) {
@@ -92,11 +92,11 @@ void check_weights(std::map<Variant, std::pair<std::string, std::string>>& seen,
 }
 
 // Throws unless all parts can stand in one table.
-void check_parts(const std::vector<Part>& parts, const KnownNames& known) {
+void check_parts(const std::vector<Part>& parts) {
   std::map<CellKey, std::pair<const Part*, const Cell*>> done;
   std::map<Variant, std::pair<std::string, std::string>> weights;
   for (const Part& part : parts) {
-    check_same_plan(parts.front(), part, known);
+    check_same_plan(parts.front(), part);
     check_same_machine(parts.front(), part);
     check_weights(weights, part);
     for (const Cell& cell : part.cells) {
@@ -138,8 +138,7 @@ size_t take(Store& target, std::map<CellKey, CellStatus>& known, const Part& par
 
 }  // namespace
 
-MergeOutcome merge_studies(const std::vector<fs::path>& sources, const fs::path& dir,
-                           const KnownNames& known) {
+MergeOutcome merge_studies(const std::vector<fs::path>& sources, const fs::path& dir) {
   if (sources.empty()) throw UsageError("--merge: no directories named");
   std::vector<Part> parts;
   for (const fs::path& source : sources) {
@@ -148,12 +147,12 @@ MergeOutcome merge_studies(const std::vector<fs::path>& sources, const fs::path&
       throw UsageError(fmt::format("--merge: {} is the --out itself", source.string()));
     parts.push_back(read_part(source));
   }
-  check_parts(parts, known);
+  check_parts(parts);
   const bool into_existing = fs::exists(dir / "results.db");
   if (into_existing) {
     parts.insert(parts.begin(), read_part(dir));
     // Cut short before its plan was stored: as good as new.
-    if (parts.front().store.meta(kPlan)) check_parts(parts, known);
+    if (parts.front().store.meta(kPlan)) check_parts(parts);
     parts.erase(parts.begin());
   }
   make_directory(dir);
@@ -161,7 +160,7 @@ MergeOutcome merge_studies(const std::vector<fs::path>& sources, const fs::path&
   const std::string toml = meta(parts.front(), kPlan);
   for (const char* key : kSameEverywhere) target.set_meta(key, meta(parts.front(), key));
   write_file_atomically(dir / "study.toml", toml);
-  target.plan(planned_cells(resolve_plan(parse_study(toml, parts.front().name, known), {}, known)));
+  target.plan(planned_cells(resolve_plan(parse_study(toml, parts.front().name), {})));
   target.set_meta(kPlan, toml);
   std::map<CellKey, CellStatus> status;
   for (const Cell& cell : target.cells()) status[{cell.variant, cell.task}] = cell.status;

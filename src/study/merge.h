@@ -23,6 +23,6 @@ struct MergeOutcome {
 // processor, instruction set or number of threads, other weights of a variant, or a cell measured twice with
 // different scores.
 MergeOutcome merge_studies(const std::vector<std::filesystem::path>& sources,
-                           const std::filesystem::path& dir, const KnownNames& known);
+                           const std::filesystem::path& dir);
 
 }  // namespace nibble

@@ -30,7 +30,7 @@ class MergeTest : public testing::RunnerTest {
   MergeOutcome merge(const std::vector<const char*>& names, const char* out = "merged") {
     std::vector<fs::path> sources;
     for (const char* name : names) sources.push_back(dir_ / name);
-    return merge_studies(sources, dir_ / out, {});
+    return merge_studies(sources, dir_ / out);
   }
   std::string refusal(const std::vector<const char*>& names, const char* out = "merged") {
     try {

@@ -22,7 +22,7 @@ std::string text_or(const std::optional<T>& value, const char* otherwise) {
 
 }  // namespace
 
-StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_line, const KnownNames& known) {
+StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_line) {
   StudyOptions o = file;
   overlay(o.models, command_line.models);
   overlay(o.tasks, command_line.tasks);
@@ -100,11 +100,11 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
   plan.bench_repetitions = o.bench_repetitions.value_or(plan.bench_repetitions);
   plan.kl_windows = o.kl_windows.value_or(plan.kl_windows);
   plan.kl_window = o.kl_window;
-  plan.validate(known);
+  plan.validate();
   return plan;
 }
 
-void StudyPlan::validate(const KnownNames& known) const {
+void StudyPlan::validate() const {
   if (models.empty() && quantized.empty()) refuse("models: none; name some, for example --models llama-mini");
   std::vector<std::string> all_models = models;
   for (const QuantizedModel& q : quantized) {
@@ -116,7 +116,7 @@ void StudyPlan::validate(const KnownNames& known) const {
   check_no_repeats("models", all_models);
   std::set<Variant> seen;
   for (const MethodPlan& m : methods) {
-    check_method("methods", m.name, known);
+    check_method("methods", m.name);
     check_bits("bits", m.bits);
     if (m.group_sizes.empty()) refuse("group_sizes: none for method '{}'", m.name);
     for (const int g : m.group_sizes) {
@@ -126,7 +126,7 @@ void StudyPlan::validate(const KnownNames& known) const {
       }
     }
   }
-  for (const std::string& task : tasks) check_task("tasks", task, known);
+  for (const std::string& task : tasks) check_task("tasks", task);
   check_no_repeats("tasks", tasks);
   if (limit) check_range("limit", *limit, 1, INT64_MAX);
   if (shots) check_range("shots", *shots, 0, 8);

@@ -12,12 +12,6 @@
 
 namespace nibble {
 
-// What names may stand in a study; the program passes its registries.
-struct KnownNames {
-  std::vector<std::string> methods = {"gptq", "gptq+ff", "gsq", "gsq+gptq", "rtn"};
-  std::vector<std::string> tasks = {"boolq", "msmarco", "gsm8k", "wikitext"};
-};
-
 // A model that was quantized before the study: measured as it is, in a variant of its own.
 struct QuantizedModel {
   std::string model;   // as the user named it
@@ -80,18 +74,17 @@ struct StudyPlan {
   int kl_windows = 16;  // of the task wikitext's text, where it is among the tasks; 0: no distance measured
   std::optional<int> kl_window;  // tokens of each; none: the default of `nibble compare`
 
-  void validate(const KnownNames& known = {}) const;  // throws UsageError naming the key
+  void validate() const;     // throws UsageError naming the key
   void check_files() const;  // that data and calibration are there; throws UsageError
 };
 
 // Throws UsageError naming file, line and key: syntax, unknown keys, wrong types, impossible values.
-StudyOptions parse_study(std::string_view toml, std::string_view where, const KnownNames& known = {});
-StudyOptions read_study_file(const std::filesystem::path& path, const KnownNames& known = {});
+StudyOptions parse_study(std::string_view toml, std::string_view where);
+StudyOptions read_study_file(const std::filesystem::path& path);
 
 // The command line wins over the file. Methods and models named on the command line keep what the file says
 // of them. Relative paths are of the current directory; threads are counted.
-StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_line,
-                       const KnownNames& known = {});
+StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_line);
 
 // A study file that resolves to the same plan.
 std::string to_toml(const StudyPlan& plan);

@@ -86,9 +86,8 @@ class TableReader {
 
 constexpr auto kAnything = [](const std::string&, const auto&) {};
 
-std::optional<std::vector<StudyMethod>> read_methods(TableReader& top, std::string_view where,
-                                                     const KnownNames& known) {
-  const auto check = [&](const std::string& at, const std::string& name) { check_method(at, name, known); };
+std::optional<std::vector<StudyMethod>> read_methods(TableReader& top, std::string_view where) {
+  const auto check = [&](const std::string& at, const std::string& name) { check_method(at, name); };
   const auto names = top.list<std::string>("methods", check);
   const toml::node* node = top.find("method");
   std::vector<StudyMethod> methods;
@@ -157,14 +156,14 @@ std::vector<std::string> to_strings(const std::vector<std::filesystem::path>& pa
 
 }  // namespace
 
-StudyOptions parse_study(std::string_view text, std::string_view where, const KnownNames& known) {
+StudyOptions parse_study(std::string_view text, std::string_view where) {
   const toml::table table = parse_toml(text, where);
   TableReader top(table, where);
   StudyOptions o;
   o.models = top.list<std::string>("models", check_not_empty);
   o.tasks = top.list<std::string>(
-      "tasks", [&](const std::string& at, const std::string& name) { check_task(at, name, known); });
-  o.methods = read_methods(top, where, known);
+      "tasks", [&](const std::string& at, const std::string& name) { check_task(at, name); });
+  o.methods = read_methods(top, where);
   o.quantized = read_quantized(top, where);
   o.group_sizes = top.group_sizes();
   o.bits = top.bits();
@@ -204,8 +203,8 @@ StudyOptions parse_study(std::string_view text, std::string_view where, const Kn
   return o;
 }
 
-StudyOptions read_study_file(const std::filesystem::path& path, const KnownNames& known) {
-  return parse_study(read_file(path, size_t{1} << 20), path.string(), known);
+StudyOptions read_study_file(const std::filesystem::path& path) {
+  return parse_study(read_file(path, size_t{1} << 20), path.string());
 }
 
 std::string to_toml(const StudyPlan& plan) {

@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "base/error.h"
+#include "eval/task.h"
 #include "io/quote_name.h"
+#include "quant/method.h"
 #include "study/plan.h"
 #include "tensor/packed.h"
 
@@ -46,15 +48,23 @@ inline void check_name(std::string_view key, const std::string& name, const std:
   }
 }
 
-inline void check_method(std::string_view key, const std::string& name, const KnownNames& known) {
-  if (name == "baseline") refuse("{}: 'baseline' need not be named, it is in every study", key);
-  check_name(key, name, known.methods);
+// The names of a registry's entries.
+template <typename Entries>
+std::vector<std::string> names_of(const Entries& entries) {
+  std::vector<std::string> names;
+  for (const auto& entry : entries) names.emplace_back(entry.name);
+  return names;
 }
 
-inline void check_task(std::string_view key, const std::string& name, const KnownNames& known) {
+inline void check_method(std::string_view key, const std::string& name) {
+  if (name == "baseline") refuse("{}: 'baseline' need not be named, it is in every study", key);
+  check_name(key, name, names_of(methods()));
+}
+
+inline void check_task(std::string_view key, const std::string& name) {
   if (name == kBench) refuse("{}: 'bench' need not be named, it follows the tasks", key);
   if (name == kDistance) refuse("{}: 'kl' need not be named, it follows wikitext", key);
-  check_name(key, name, known.tasks);
+  check_name(key, name, names_of(all_tasks()));
 }
 
 inline void check_dtype(std::string_view key, const std::string& dtype) {

@@ -113,7 +113,7 @@ class Runner {
 };
 
 Store Runner::open_store() const {
-  plan_.validate(options_.known);
+  plan_.validate();
   plan_.check_files();
   make_directory(dir_);
   return Store::open(dir_ / "results.db");
@@ -123,7 +123,7 @@ Store Runner::open_store() const {
 void Runner::begin() {
   if (const auto before = store_.meta("study_toml")) {
     const std::string where = (dir_ / "results.db").string() + " (study_toml)";
-    check_same_study(resolve_plan(parse_study(*before, where, options_.known), {}, options_.known), plan_,
+    check_same_study(resolve_plan(parse_study(*before, where), {}), plan_,
                      dir_.string());
   }
   const std::string toml = to_toml(plan_);

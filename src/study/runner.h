@@ -45,8 +45,7 @@ std::vector<Cell> cells_of_shard(std::vector<Cell> cells, const Shard& shard);  
 struct RunnerOptions {
   std::filesystem::path program = "/proc/self/exe";  // nibble, or what a test gives for it
   std::string version;                               // of nibble, into the database
-  KnownNames known;
-  Shard shard;   // the other cells stay planned
+  Shard shard;                                       // the other cells stay planned
   int jobs = 1;  // quantizations at a time, as far as memory allows; nothing timed runs beside them
 };
 

@@ -5,7 +5,6 @@
 #include <numbers>
 
 #include "base/sha256.h"
-#include "kernels/ops.h"
 #include "train/adam.h"
 #include "train/gradient_pass.h"
 #include "train/training_loop.h"
@@ -141,8 +140,7 @@ OrderedJson finetune_settings(const TrainedModel& trained, const TrainingText& t
           {"--seed", o.seed},
           {"--score-rows", o.score_rows},
           {"held out", o.held_out},
-          {"--threads", threads},
-          {"NIBBLE_ISA", kernels().name}};
+          {"--threads", threads}};
 }
 
 class FineTuning : private TrainingLoop {

@@ -3,12 +3,12 @@
 #include "train/finetune.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 
 #include "base/file.h"
 #include "io/safetensors.h"
+#include "io/test_files.h"
 #include "test_data.h"
 #include "train/gradient_pass.h"
 
@@ -20,8 +20,6 @@ namespace fs = std::filesystem;
 class FineTune : public ::testing::Test {
  protected:
   void SetUp() override {
-    dir_ = fs::temp_directory_path() / fmt::format("nibble-finetune-{}", ::getpid());
-    fs::create_directories(dir_);
     std::string rows;
     // A family of rows that the mini models were not trained on.
     for (int i = 0; i < 60; ++i)
@@ -30,10 +28,6 @@ class FineTune : public ::testing::Test {
                   .dump() +
               "\n";
     write_file_atomically(dir_ / "rows.jsonl", rows);
-  }
-  void TearDown() override {
-    std::error_code ignored;
-    fs::remove_all(dir_, ignored);
   }
   static double loss_of(const std::shared_ptr<const Model>& model, const TrainingText& text,
                         ThreadPool& pool) {
@@ -49,7 +43,7 @@ class FineTune : public ::testing::Test {
   std::shared_ptr<const Model> model_ = load_model(testing::mini_dir() / "models" / "llama-mini");
   Tokenizer tokenizer_ = model_->load_tokenizer();
   ThreadPool pool_{2};
-  fs::path dir_;
+  const TemporaryDirectory dir_;
 };
 
 TEST_F(FineTune, RowsEndWithTheirAnswerAndAnEndToken) {

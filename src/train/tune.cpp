@@ -88,8 +88,7 @@ OrderedJson tune_settings(const Model& original, const TrainedModel& trained, co
           {"--tune-temperature", o.temperature},
           {"checks", o.checks},
           {"held out", o.held_out},
-          {"--threads", threads},
-          {"NIBBLE_ISA", kernels().name}};
+          {"--threads", threads}};
 }
 
 class Tuning : private TrainingLoop {

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "io/safetensors.h"
+#include "kernels/ops.h"
 
 namespace nibble {
 namespace {
@@ -33,6 +34,7 @@ UnfinishedTraining::UnfinishedTraining(KeepOptions options, const std::string& n
     : options_(std::move(options)),
       file_(options_.folder / (name + ".safetensors")),
       settings_(std::move(settings)) {
+  settings_["NIBBLE_ISA"] = kernels().name;
   settings_["version"] = options_.version;
 }
 

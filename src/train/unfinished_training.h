@@ -23,7 +23,8 @@ struct KeepOptions {
 };
 
 // One file in a folder. It holds the settings that the training was begun with: everything that the result
-// depends on, by the names that a person gives them, such as "--rank".
+// depends on, by the names that a person gives them, such as "--rank"; the instruction set and the version
+// are added to them.
 class UnfinishedTraining {
  public:
   UnfinishedTraining(KeepOptions options, const std::string& name, OrderedJson settings);
