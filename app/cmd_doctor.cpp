@@ -9,6 +9,7 @@
 #include "kernels/ops.h"
 #include "model/cuda_device.h"
 #include "model/find_model.h"
+#include "quant/linalg.h"
 #include "report/format.h"
 #include "study/ceilings.h"
 
@@ -96,6 +97,7 @@ int run(const GlobalOptions& global) {
   const auto mb = [](uint64_t bytes) { return report::megabytes(static_cast<double>(bytes)) + " MB"; };
   line("processor", fmt::format("{}, {} cores for this process", processor_name(), available_threads()));
   line("kernels", fmt::format("{} (of {})", kernels().name, isas));
+  line("quantizers", fmt::format("OpenBLAS with its kernels for {}", blas_kernels()));
   line("cache", mb(last_level_cache_bytes()) + " last level");
   line("memory", fmt::format("{} of {} free", mb(available_memory_bytes()), mb(total_memory_bytes())));
   line("bandwidth", bandwidth ? fmt::format("{:.1f} GB/s read with {} threads", *bandwidth / 1e9, pool.size())

@@ -55,13 +55,13 @@ function(nibble_module name)
     gtest_discover_tests(${name}_test TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60)
   endif()
   # GCC 12 warns of its own AVX-512 headers (GCC bug 105593), hence the two -Wno.
-  # Instruction sets by file name: *_avx2.cpp, *_avxvnni.cpp, *_avx512.cpp. Only the dispatcher calls into them.
-  foreach(source ${sources})
-    if(source MATCHES "_avx2\\.cpp$")
+  # Instruction sets by file name: *_avx2.cpp, *_avxvnni.cpp, *_avx512.cpp, *_amx.cpp. Only the dispatcher calls into them.
+  foreach(source ${sources} ${tests})
+    if(source MATCHES "_avx2(_test)?\\.cpp$")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-O3;-mavx2;-mfma;-mf16c;-mbmi2")
     elseif(source MATCHES "_avxvnni\\.cpp$")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-O3;-mavx2;-mfma;-mf16c;-mbmi2;-mavxvnni")
-    elseif(source MATCHES "_avx512\\.cpp$")
+    elseif(source MATCHES "_(avx512|amx)\\.cpp$")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
         "-O3;-Wno-maybe-uninitialized;-Wno-uninitialized;-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vnni;-mavx512bf16;-mfma;-mf16c;-mbmi2")
     endif()

@@ -59,7 +59,7 @@ std::vector<Row> fill(Batch& batch, std::vector<std::optional<Sequence>>& slots,
   for (size_t s = 0; s < slots.size(); ++s) {
     if (!slots[s] || slots[s]->in_prompt()) continue;
     rows.push_back({s, batch.tokens.size()});
-    batch.add(static_cast<int>(s), static_cast<int>(slots[s]->fed), std::span(&slots[s]->next, 1));
+    batch.add_found(static_cast<int>(s), static_cast<int>(slots[s]->fed), slots[s]->next);
     ++slots[s]->fed;
   }
   for (size_t s = 0; s < slots.size(); ++s) {

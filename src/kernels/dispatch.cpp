@@ -7,7 +7,7 @@
 namespace nibble {
 namespace {
 
-constexpr std::array<std::string_view, 4> kNames = {"ref", "avx2", "avxvnni", "avx512"};
+constexpr std::array<std::string_view, 5> kNames = {"ref", "avx2", "avxvnni", "avx512", "amx"};
 
 const KernelTable& choose() {
   if (const char* forced = std::getenv("NIBBLE_ISA"); forced && *forced) {
@@ -26,6 +26,7 @@ const KernelTable* kernels_named(std::string_view name) {
   if (name == "avx2") return isa::avx2();
   if (name == "avxvnni") return isa::avxvnni();
   if (name == "avx512") return isa::avx512();
+  if (name == "amx") return isa::amx();
   return nullptr;
 }
 

@@ -7,23 +7,11 @@
 #include <cmath>
 #include <cstring>
 
-#include "base/random.h"
+#include "random_matrices.h"
 #include "tensor/packed.h"
 
 namespace nibble {
 namespace {
-
-float normal(Random& random) {
-  const double u = random.uniform() + 1e-12, v = random.uniform();
-  return static_cast<float>(std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * v));
-}
-
-std::vector<float> normals(size_t n, uint64_t seed, float scale = 1) {
-  Random random(seed);
-  std::vector<float> values(n);
-  for (float& v : values) v = scale * normal(random);
-  return values;
-}
 
 class Kernels : public ::testing::TestWithParam<std::string> {
  protected:
@@ -101,23 +89,6 @@ TEST_P(Kernels, DenseBf16PairsMatchFloat64) {
       }
     }
   }
-}
-
-// wide: scales that fp16 cannot hold, and zero points up to one above the codes.
-QuantizedMatrix random_quantized(int bits, int group, bool symmetric, int64_t n, int64_t k, uint64_t seed,
-                                 bool wide = false) {
-  PackedFormat f{bits, group, symmetric, n, k};
-  f.float_scales = wide;
-  f.wide_zeros = wide && bits <= 4;
-  QuantizedMatrix q(f);
-  Random random(seed);
-  for (auto& c : q.codes) c = static_cast<uint8_t>(random.below(static_cast<uint64_t>(f.max_code()) + 1));
-  for (auto& s : q.scales)
-    s = wide ? 0.01f * normal(random) : fp16_to_float(float_to_fp16(0.01f * normal(random)));
-  if (!symmetric)
-    for (auto& z : q.zeros)
-      z = static_cast<uint8_t>(random.below(static_cast<uint64_t>(f.max_code()) + (f.wide_zeros ? 2 : 1)));
-  return q;
 }
 
 TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
@@ -237,12 +208,17 @@ TEST_P(Kernels, ElementwiseMatchesFloat64) {
     table_->scale_add(y.data(), 2.0f, w.data(), n);
     table_->add(y.data(), w.data(), n);
     for (size_t i = 0; i < size; ++i) EXPECT_NEAR(y[i], (b[i] + 0.5 * x[i]) * 2 + 2.0 * w[i], 1e-5);
-    const auto rows = normals(size * 64, 23), weights = normals(64, 24);
-    table_->weighted_sum(weights.data(), rows.data(), 64, y.data(), n);
-    for (size_t i = 0; i < size; ++i) {
-      double expected = 0;
-      for (size_t j = 0; j < 64; ++j) expected += double{weights[j]} * double{rows[j * size + i]};
-      EXPECT_NEAR(y[i], expected, 3e-5);
+    const auto rows = normals(size * 64, 23), weights = normals(7 * 70, 24);
+    std::vector<float> sums(7 * size);
+    table_->weighted_sums(weights.data(), 70, 7, rows.data(), 64, sums.data(), n);
+    for (size_t r = 0; r < 7; ++r) {
+      for (size_t i = 0; i < size; ++i) {
+        double expected = 0;
+        for (size_t j = 0; j < 64; ++j) expected += double{weights[r * 70 + j]} * double{rows[j * size + i]};
+        EXPECT_NEAR(sums[r * size + i], expected, 3e-5);
+      }
+      table_->weighted_sums(weights.data() + r * 70, 70, 1, rows.data(), 64, y.data(), n);
+      EXPECT_EQ(0, std::memcmp(y.data(), sums.data() + r * size, size * sizeof(float)));
     }
   }
 }
@@ -288,7 +264,7 @@ TEST_P(Kernels, ProductsOfInt16ColumnsAreExact) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Kernels, ::testing::Values("ref", "avx2", "avxvnni", "avx512"),
+INSTANTIATE_TEST_SUITE_P(Isa, Kernels, ::testing::Values("ref", "avx2", "avxvnni", "avx512", "amx"),
                          [](const auto& parameter) { return parameter.param; });
 
 TEST(Packed, RoundTripsEveryFormat) {

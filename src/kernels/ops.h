@@ -38,13 +38,23 @@ struct ActI8View {
   int64_t groups = 0;
   int64_t segments() const { return stride / kActSegment; }
 };
+// The same for processors that multiply bf16 by tiles: rounded to bf16, in every four inputs in the order 0 2 1 3,
+// k padded with zeros to the stride.
+struct ActBf16View {
+  const uint16_t* values = nullptr;  // [m, stride]
+  const float* sums = nullptr;       // [m, groups]: Σ value over the inputs of a weight group
+  int64_t stride = 0;
+  int64_t groups = 0;
+};
+inline int64_t act_bf16_stride(int64_t k) { return ((k + 15) / 16 * 16 + 16 + 31) / 32 * 32; }
+
 inline int64_t act_i8_stride(int64_t k) { return (k + kActSegment - 1) / kActSegment * kActSegment; }
 
 // What the linears compute with.
 enum class Activations { kF32, kBF16, kI8 };
 
 struct KernelTable {
-  std::string_view name;  // "ref", "avx2", "avxvnni", "avx512"
+  std::string_view name;  // "ref", "avx2", "avxvnni", "avx512", "amx"
 
   // y[m, rows n_begin…n_end) = x[m, k] · w[n, k]ᵀ (+ bias[n] where not null). y points at column 0.
   using DenseFn = void (*)(const DenseView& w, const float* x, int64_t ldx, const float* bias, float* y,
@@ -55,6 +65,7 @@ struct KernelTable {
 
   // The same with x rounded to BF16 and w BF16, sums in float32. Null where the processor has no
   // instruction for it; the caller then uses dense_bf16.
+  // n_begin is a multiple of 16.
   using DenseBf16Fn = void (*)(const DenseView& w, const uint16_t* x, int64_t ldx, const float* bias,
                                float* y, int64_t ldy, int64_t m, int64_t n_begin, int64_t n_end);
   DenseBf16Fn dense_bf16_bf16 = nullptr;
@@ -68,6 +79,13 @@ struct KernelTable {
   // each segment, the rest float32.
   void (*packed_i8)(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
                     int64_t m, int64_t panel_begin, int64_t panel_end) = nullptr;
+  // With bf16 activations: a group adds s_w · (Σ q · a − zero · sum), products and sums in float32. Loses less than
+  // packed_i8, and is faster for many rows, slower for few. Null where the processor has no tiles. scratch: as for packed_f32.
+  void (*packed_bf16)(const PackedView& w, const ActBf16View& x, const float* bias, float* y, int64_t ldy,
+                      int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) = nullptr;
+  // Rows [m, k] as ActBf16View says, sums [m, ⌈k/group⌉]; null without packed_bf16.
+  void (*tile_rows)(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t group, uint16_t* values,
+                    float* sums) = nullptr;
   // Rows [m, k] to int8, padded as ActI8View says: scale = max|x|/127 per segment, round to nearest even.
   // sums [m, ⌈k/group⌉], where group is a multiple of the segment; null where not wanted.
   void (*quantize_i8)(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int64_t group,
@@ -91,8 +109,9 @@ struct KernelTable {
   float (*max)(const float* x, int64_t n) = nullptr;                              // n ≥ 1
   void (*scale_add)(float* y, float scale, const float* x, int64_t n) = nullptr;  // y = y·scale + x
   void (*axpy)(float* y, float a, const float* x, int64_t n) = nullptr;           // y += a·x
-  // y[n] = Σ weights[i] · rows[i, n] over `count` rows, in their order.
-  void (*weighted_sum)(const float* weights, const float* rows, int64_t count, float* y, int64_t n) = nullptr;
+  // y[m, n] = weights[m, count] · rows[count, n], sums in the order of the rows.
+  void (*weighted_sums)(const float* weights, int64_t ldw, int64_t m, const float* rows, int64_t count, float* y,
+                        int64_t n) = nullptr;
 
   // out[16, 16]: for every column of a panel a and every column of a panel b the sum of the products of
   // their values. A panel is 16 columns of int16 as [pairs][16][2], two rows after the other; the
@@ -106,7 +125,8 @@ struct KernelTable {
 };
 
 inline constexpr int kGramPanel = 16;  // columns of products_i16
-inline int64_t packed_scratch(int64_t k) { return (k + 15) / 16 * 16 * kPanelRows; }
+// Floats of scratch for weights with k inputs: those of a panel, or the bf16 of two, of 1024 inputs or a group.
+inline int64_t packed_scratch(int64_t k) { return (k < 2048 ? 2048 : (k + 31) / 32 * 32) * kPanelRows; }
 
 // The table of NIBBLE_ISA where set, else the best that this processor can run. Chosen once.
 // Throws Error when NIBBLE_ISA is unknown or not supported here.
@@ -119,6 +139,7 @@ extern const KernelTable kRef;
 const KernelTable* avx2();     // null unless AVX2, FMA and F16C are there
 const KernelTable* avxvnni();  // null unless AVX-VNNI is there beside these
 const KernelTable* avx512();   // null unless AVX-512 F, BW, VL, DQ and VNNI are there
+const KernelTable* amx();      // null unless AMX's tiles with bf16 are there beside these, and Linux lends them
 }  // namespace isa
 
 }  // namespace nibble

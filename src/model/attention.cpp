@@ -8,6 +8,7 @@
 namespace nibble {
 namespace {
 
+constexpr int64_t kRowsAtOnce = 8;  // whose weighted values are made together
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 }  // namespace
@@ -15,7 +16,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 size_t attention_scratch(int head_dim, int repeats) {
   const size_t rows = static_cast<size_t>(kAttentionQueries) * static_cast<size_t>(repeats);
   const size_t dim = static_cast<size_t>(head_dim);
-  return 2 * kAttentionKeys * dim + rows * (kAttentionKeys + 2 * dim + 3) + dim;
+  return 2 * kAttentionKeys * dim + rows * (kAttentionKeys + 2 * dim + 3) + kRowsAtOnce * dim;
 }
 
 void attend(const KernelTable& kernels, const AttentionTask& t, float* scratch) {
@@ -24,8 +25,8 @@ void attend(const KernelTable& kernels, const AttentionTask& t, float* scratch) 
   float* values = keys + kAttentionKeys * dim;  // [keys, dim]
   float* q = values + kAttentionKeys * dim;     // [rows, dim]
   float* sum = q + rows * dim;                  // [rows, dim], weighted values so far
-  float* part = sum + rows * dim;               // [dim], a row's, of this block
-  float* scores = part + dim;                   // [rows, keys]
+  float* part = sum + rows * dim;               // [kRowsAtOnce, dim], of some rows, of this block
+  float* scores = part + kRowsAtOnce * dim;     // [rows, keys]
   float* top = scores + rows * kAttentionKeys;  // [rows], largest score so far
   float* total = top + rows;                    // [rows], Σ exp(score − top)
   float* shrink = total + rows;                 // [rows], what the sums so far shrink by
@@ -59,9 +60,11 @@ void attend(const KernelTable& kernels, const AttentionTask& t, float* scratch) 
       total[r] = total[r] * shrink[r] + kernels.exp_sum(row, kAttentionKeys, largest);
       top[r] = largest;
     }
-    for (int64_t r = 0; r < rows; ++r) {
-      kernels.weighted_sum(scores + r * kAttentionKeys, values, count, part, dim);
-      kernels.scale_add(sum + r * dim, shrink[r], part, dim);
+    for (int64_t first = 0; first < rows; first += kRowsAtOnce) {
+      const int64_t here = std::min(kRowsAtOnce, rows - first);
+      kernels.weighted_sums(scores + first * kAttentionKeys, kAttentionKeys, here, values, count, part, dim);
+      for (int64_t r = 0; r < here; ++r)
+        kernels.scale_add(sum + (first + r) * dim, shrink[first + r], part + r * dim, dim);
     }
   }
   for (int64_t i = 0; i < t.queries; ++i) {

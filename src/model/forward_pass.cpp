@@ -13,6 +13,12 @@ void Batch::add(int slot, int start, std::span<const int32_t> ids) {
   segments.push_back({slot, start, static_cast<int>(ids.size())});
 }
 
+void Batch::add_found(int slot, int start, int32_t id) {
+  NIBBLE_CHECK(static_cast<size_t>(found) == tokens.size());
+  add(slot, start, std::span(&id, 1));
+  ++found;
+}
+
 ForwardPass::ForwardPass(std::shared_ptr<const Model> model, const SessionOptions& options)
     : model_(std::move(model)), options_(options) {
   if (options.slots < 1 || options.context < 1 || options.batch_tokens < 1)
@@ -58,7 +64,7 @@ void ForwardPass::greedy(std::span<const Continuation> sequences, int steps, int
     batch.clear();
     for (size_t i = 0; i < rows.size(); ++i) {
       const int32_t token = step == 0 ? sequences[i].token : tokens[i];
-      batch.add(sequences[i].slot, sequences[i].position + step, std::span(&token, 1));
+      batch.add_found(sequences[i].slot, sequences[i].position + step, token);
     }
     forward(batch);
     argmax(rows, {out + static_cast<size_t>(step) * rows.size(), rows.size()});

@@ -23,15 +23,20 @@ struct Segment {
   int count = 0;
 };
 
-// Tokens of several sequences, in the order of the segments.
+// Tokens of several sequences, in the order of the segments: first those that were found by the model itself, one
+// a sequence, then those of texts. The two may be computed in ways that differ in their rounding, each of which does
+// not depend on what else the batch holds.
 struct Batch {
   std::vector<int32_t> tokens;
   std::vector<Segment> segments;
+  int found = 0;  // tokens of the first kind
   void clear() {
     tokens.clear();
     segments.clear();
+    found = 0;
   }
   void add(int slot, int start, std::span<const int32_t> ids);
+  void add_found(int slot, int start, int32_t id);  // before the first add
 };
 
 struct SessionOptions {

@@ -49,25 +49,30 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
     bf16_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(widest));
   if (any_order) ordered_ = AlignedBuffer<float>(rows * static_cast<size_t>(widest));
   if (any_packed && precision.int8) {
+    sums_ = AlignedBuffer<float>(rows * static_cast<size_t>(act_i8_stride(widest) / kActSegment));
     int8_ = AlignedBuffer<int8_t>(rows * static_cast<size_t>(act_i8_stride(widest)));
-    int8_scales_ = AlignedBuffer<float>(rows * static_cast<size_t>(act_i8_stride(widest) / kActSegment));
-    int8_sums_ = AlignedBuffer<float>(int8_scales_.size());
-  } else if (any_packed) {
+    int8_scales_ = AlignedBuffer<float>(sums_.size());
+    if (kernels.packed_bf16) tiles_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(act_bf16_stride(widest)));
+  }
+  if (any_packed && (!precision.int8 || kernels.packed_bf16)) {
     scratch_per_thread_ = static_cast<size_t>(packed_scratch(widest));
     scratch_ = AlignedBuffer<float>(scratch_per_thread_ * static_cast<size_t>(pool.size()));
   }
 }
 
 uint64_t Linears::bytes() const {
-  return bf16_.bytes() + ordered_.bytes() + int8_.bytes() + int8_scales_.bytes() + int8_sums_.bytes() +
+  return bf16_.bytes() + ordered_.bytes() + int8_.bytes() + int8_scales_.bytes() + tiles_.bytes() + sums_.bytes() +
          scratch_.bytes();
 }
 
 Linears::Form Linears::form_of(const Linear& linear) const {
   if (linear.packed)
-    return {.int8_group = precision_.int8 ? linear.packed->format.group() : 0, .order = linear.order};
+    return {.group = precision_.int8 ? linear.packed->format.group() : 0, .order = linear.order};
   return {.bf16 = linear.dense.dtype == DType::kBF16 && precision_.bf16 && kernels_.dense_bf16_bf16};
 }
+
+// The rest by tiles.
+int64_t Linears::rows_by_int8(int64_t rows) const { return kernels_.packed_bf16 ? std::min(found_, rows) : rows; }
 
 const float* Linears::convert(const Form& form, const float* x, int64_t rows, int64_t k) {
   if (form.order) {
@@ -83,14 +88,21 @@ const float* Linears::convert(const Form& form, const float* x, int64_t rows, in
     pool_.parallel_for(static_cast<size_t>(rows * k), 8192, [&](size_t begin, size_t end, int) {
       kernels_.to_bf16(x + begin, bf16_.data() + begin, static_cast<int64_t>(end - begin));
     });
-  } else if (form.int8_group > 0) {
-    const int64_t group = form.int8_group, groups = (k + group - 1) / group;
-    const int64_t stride = act_i8_stride(k), segments = stride / kActSegment;
+  } else if (form.group > 0) {
+    const int64_t groups = (k + form.group - 1) / form.group;
+    const int64_t stride = act_i8_stride(k), segments = stride / kActSegment, by_int8 = rows_by_int8(rows);
     pool_.parallel_for(static_cast<size_t>(rows), 4, [&](size_t begin, size_t end, int) {
-      const int64_t r = static_cast<int64_t>(begin);
-      kernels_.quantize_i8(x + r * k, k, static_cast<int64_t>(end) - r, k, kActSegment, group,
-                           int8_.data() + r * stride, int8_scales_.data() + r * segments,
-                           int8_sums_.data() + r * groups);
+      const int64_t first = static_cast<int64_t>(begin), last = static_cast<int64_t>(end);
+      const int64_t middle = std::clamp(by_int8, first, last);
+      if (first < middle) {
+        kernels_.quantize_i8(x + first * k, k, middle - first, k, kActSegment, form.group,
+                             int8_.data() + first * stride, int8_scales_.data() + first * segments,
+                             sums_.data() + first * groups);
+      }
+      if (middle < last) {
+        kernels_.tile_rows(x + middle * k, k, last - middle, k, form.group,
+                           tiles_.data() + middle * act_bf16_stride(k), sums_.data() + middle * groups);
+      }
     });
   }
   return x;
@@ -101,16 +113,27 @@ void Linears::compute(const LinearCall& call, const float* x, int64_t rows, int6
   const Linear& l = *call.linear;
   const float* bias = l.bias_data();
   const Form form = form_of(l);
-  if (l.packed && form.int8_group > 0) {
-    const ActI8View act{.codes = int8_.data(),
-                        .scales = int8_scales_.data(),
-                        .sums = int8_sums_.data(),
-                        .stride = act_i8_stride(l.k),
-                        .groups = l.packed->format.groups()};
-    kernels_.packed_i8(*l.packed, act, bias, call.y, l.n, rows, begin, end);
+  float* scratch = scratch_.data() + static_cast<size_t>(thread) * scratch_per_thread_;
+  if (form.group > 0) {
+    const int64_t groups = l.packed->format.groups(), by_int8 = rows_by_int8(rows);
+    if (by_int8 > 0) {
+      const ActI8View act{.codes = int8_.data(),
+                          .scales = int8_scales_.data(),
+                          .sums = sums_.data(),
+                          .stride = act_i8_stride(l.k),
+                          .groups = groups};
+      kernels_.packed_i8(*l.packed, act, bias, call.y, l.n, by_int8, begin, end);
+    }
+    if (by_int8 < rows) {
+      const int64_t stride = act_bf16_stride(l.k);
+      const ActBf16View act{.values = tiles_.data() + by_int8 * stride,
+                            .sums = sums_.data() + by_int8 * groups,
+                            .stride = stride,
+                            .groups = groups};
+      kernels_.packed_bf16(*l.packed, act, bias, call.y + by_int8 * l.n, l.n, rows - by_int8, begin, end, scratch);
+    }
   } else if (l.packed) {
-    kernels_.packed_f32(*l.packed, x, l.k, bias, call.y, l.n, rows, begin, end,
-                        scratch_.data() + static_cast<size_t>(thread) * scratch_per_thread_);
+    kernels_.packed_f32(*l.packed, x, l.k, bias, call.y, l.n, rows, begin, end, scratch);
   } else {
     const int64_t first = begin * kUnit, last = std::min(l.n, end * kUnit);
     if (form.bf16) {

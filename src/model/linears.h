@@ -27,6 +27,9 @@ class Linears {
           const KernelTable& kernels, ThreadPool& pool);
   uint64_t bytes() const;
 
+  // Of the input of what follows the first `found` rows are tokens that the model found, for which reading the weights
+  // is what takes the time, and the rest is text (Batch).
+  void expect(int64_t found) { found_ = found; }
   // y = x · wᵀ + bias for every call; x [rows, k], k the same for all.
   void run(std::span<const LinearCall> calls, const float* x, int64_t rows);
   // y = silu(x · gateᵀ) ∘ (x · upᵀ); g [rows, gate.n] is scratch.
@@ -35,15 +38,16 @@ class Linears {
   void run_gelu(const Linear& up, const float* x, int64_t rows, float* y);
 
  private:
-  // The type in which a linear wants its input: int8 with sums of groups, bf16, or float32 as it is; and in
-  // which order.
+  // How a linear wants its input: packed ones rounded to int8 (bf16 for tiles) with the sums of a group's inputs, dense ones
+  // in bf16, or float32 as it is; and in which order.
   struct Form {
-    int64_t int8_group = 0;
+    int64_t group = 0;
     bool bf16 = false;
     const int32_t* order = nullptr;
     bool operator==(const Form&) const = default;
   };
   Form form_of(const Linear& linear) const;
+  int64_t rows_by_int8(int64_t rows) const;
   // Makes the linears' input of x; returns what takes its place for those that read float32.
   const float* convert(const Form& form, const float* x, int64_t rows, int64_t k);
   // Rows [16·begin, 16·end) of the output.
@@ -56,6 +60,7 @@ class Linears {
   void announce_next(const Linear& first, int64_t rows);
 
   Precision precision_;
+  int64_t found_ = 0;
   const KernelTable& kernels_;
   ThreadPool& pool_;
   // First linear of a pass -> those whose rows the next pass deals out (of gate and up, which go together,
@@ -64,9 +69,10 @@ class Linears {
   AlignedBuffer<uint16_t> bf16_;
   AlignedBuffer<int8_t> int8_;
   AlignedBuffer<float> int8_scales_;
-  AlignedBuffer<float> int8_sums_;
+  AlignedBuffer<uint16_t> tiles_;  // ActBf16View's values
+  AlignedBuffer<float> sums_;      // of groups
   AlignedBuffer<float> ordered_;  // inputs in the order of their weight's columns
-  AlignedBuffer<float> scratch_;  // [threads][scratch_per_thread_], of float32 activations
+  AlignedBuffer<float> scratch_;  // [threads][scratch_per_thread_], of packed linears
   size_t scratch_per_thread_ = 0;
 };
 

@@ -29,7 +29,7 @@ bool has_nan(const float* x, int64_t n) {
 }  // namespace
 
 template <typename Visit>
-void LogitReader::for_each_row(Session& session, std::span<const size_t> rows, Visit visit) {
+void LogitReader::for_each_row(Session& session, std::span<const size_t> rows, bool to_go_on, Visit visit) {
   const size_t hidden = static_cast<size_t>(session.model().config.hidden_size);
   const size_t vocab = static_cast<size_t>(session.model().config.vocab_size);
   const size_t at_once = static_cast<size_t>(session.logit_rows_at_once());
@@ -41,7 +41,7 @@ void LogitReader::for_each_row(Session& session, std::span<const size_t> rows, V
     for (size_t i = 0; i < count; ++i)
       std::memcpy(hidden_.data() + i * hidden, session.hidden() + rows[begin + i] * hidden,
                   hidden * sizeof(float));
-    session.logits(hidden_.data(), static_cast<int64_t>(count), logits_.data());
+    session.logits(hidden_.data(), static_cast<int64_t>(count), logits_.data(), to_go_on);
     session.pool().parallel_for(count, 1, [&](size_t first, size_t last, int) {
       for (size_t i = first; i < last; ++i) visit(begin + i, logits_.data() + i * vocab);
     });
@@ -61,7 +61,7 @@ void LogitReader::score(Session& session, std::span<const TokenQuestion> questio
   first_question.push_back(questions.size());
   const KernelTable& kernels = session.kernels();
   const int64_t vocab = session.model().config.vocab_size;
-  for_each_row(session, rows, [&](size_t row, float* logits) {
+  for_each_row(session, rows, false, [&](size_t row, float* logits) {
     const bool broken = has_nan(logits, vocab);
     const float max = kernels.max(logits, vocab);
     for (size_t i = first_question[row]; i < first_question[row + 1]; ++i) {
@@ -79,7 +79,7 @@ void LogitReader::score(Session& session, std::span<const TokenQuestion> questio
 void LogitReader::argmax(Session& session, std::span<const size_t> rows, std::span<int32_t> best) {
   NIBBLE_CHECK(rows.size() == best.size());
   const int64_t vocab = session.model().config.vocab_size;
-  for_each_row(session, rows, [&](size_t row, float* logits) {
+  for_each_row(session, rows, true, [&](size_t row, float* logits) {
     float* end = logits + vocab;
     const float* top = std::find(logits, end, session.kernels().max(logits, vocab));
     best[row] = top == end ? 0 : static_cast<int32_t>(top - logits);

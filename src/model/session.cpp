@@ -173,14 +173,16 @@ void Session::block(const Block& b, int layer, const Batch& batch, float* h) {
 
 void Session::forward(const Batch& batch) {
   check(batch);
+  linears_.expect(batch.found);
   embed(batch, residual_.data());
   for (size_t layer = 0; layer < model_->blocks.size(); ++layer)
     block(model_->blocks[layer], static_cast<int>(layer), batch, residual_.data());
   norm(model_->final_norm, residual_.data(), normed_.data(), static_cast<int64_t>(batch.tokens.size()));
 }
 
-void Session::logits(const float* hidden_rows, int64_t rows, float* out) {
+void Session::logits(const float* hidden_rows, int64_t rows, float* out, bool to_go_on) {
   NIBBLE_CHECK(rows <= options_.batch_tokens);
+  linears_.expect(to_go_on ? rows : 0);
   linear(model_->head, hidden_rows, out, rows);
 }
 

@@ -5,8 +5,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <string_view>
 
 #include "base/error.h"
+
+// Of OpenBLAS; null in builds of it for one processor.
+extern "C" {
+[[gnu::weak]] void gotoblas_dynamic_init();
+[[gnu::weak]] void gotoblas_dynamic_quit();
+}
 
 namespace nibble {
 namespace {
@@ -19,9 +27,27 @@ int as_int(int64_t value) {
   return static_cast<int>(value);
 }
 
+// OpenBLAS knows processors by their model numbers, and gives one that is newer than itself the kernels of 2004, ten times
+// slower. This lets it choose again by the instruction set.
+void choose_kernels_again() {
+  const char* name = nullptr;
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    name = "SkylakeX";
+  } else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    name = "Haswell";
+  }
+  if (!name || !gotoblas_dynamic_init || std::getenv("OPENBLAS_CORETYPE")) return;
+  if (std::string_view(openblas_get_corename()) != "Prescott") return;
+  ::setenv("OPENBLAS_CORETYPE", name, 0);
+  gotoblas_dynamic_quit();
+  gotoblas_dynamic_init();
+  ::unsetenv("OPENBLAS_CORETYPE");
+}
+
 // OpenBLAS as it starts takes every processor; its calls are safe from several threads.
 void single_threaded() {
-  static const bool once = (openblas_set_num_threads(1), true);
+  static const bool once = (choose_kernels_again(), openblas_set_num_threads(1), true);
   (void)once;
 }
 
@@ -38,6 +64,11 @@ void multiply(float alpha, const float* a, int64_t lda, const float* b, int64_t 
 }
 
 }  // namespace
+
+std::string_view blas_kernels() {
+  single_threaded();
+  return openblas_get_corename();
+}
 
 void gemm(float alpha, const Factor& a, const Factor& b, float keep, float* c, int64_t ldc, int64_t m,
           int64_t n, int64_t k) {

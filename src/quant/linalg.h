@@ -3,11 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "base/thread_pool.h"
 
 namespace nibble {
+
+// Whose kernels OpenBLAS computes with, as it names them: "Zen", "SkylakeX".
+std::string_view blas_kernels();
 
 // gram[k, k] += xᵀ·x for x [rows, k]; only the upper triangle is right.
 void add_gram(const float* x, int64_t rows, int64_t k, std::vector<float>& gram, ThreadPool& pool);

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/random.h"
+#include "kernels/ops.h"
 #include "quant/gptq.h"
 #include "quant/grid.h"
 #include "quant/layer.h"
@@ -122,6 +123,11 @@ struct Problem {
   int group, bits;
   bool symmetric;
 };
+
+TEST(LinearAlgebra, ItsKernelsAreOfThisProcessor) {
+  if (!kernels_named("avx2")) GTEST_SKIP() << "no AVX2 here";
+  EXPECT_NE(blas_kernels(), "Prescott");
+}
 
 TEST(Gptq, MatchesThePublishedAlgorithm) {
   for (const Problem& p : {Problem{64, 256, 32, 4, false},

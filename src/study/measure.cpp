@@ -140,7 +140,7 @@ BenchTest run_generation_test(Bench& bench, const BenchOptions& options,
 // Seconds that the products of a prompt of so many tokens take at the processor's peak.
 double seconds_at_peak(const Model& model, const BenchOptions& options, const Ceilings& ceilings) {
   const auto seconds = [&](const Linear& l, int tokens) {
-    const bool int8 = l.packed && options.precision.int8;
+    const bool int8 = l.packed && options.precision.int8 && !kernels().packed_bf16;
     return 2.0 * static_cast<double>(l.n) * static_cast<double>(l.k) * tokens /
            (int8 ? ceilings.int8_ops_per_s : ceilings.dense_ops_per_s);
   };

@@ -163,29 +163,47 @@ void axpy(float* y, float a, const float* x, int64_t n) {
   });
 }
 
-// Columns [0, kVectors·lanes) stay in registers over all rows.
-template <class V, int kVectors>
-inline void weighted_columns(const float* weights, const float* rows, int64_t count, float* y, int64_t n) {
-  typename V::F sum[kVectors];
-  NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) sum[v] = V::zero();
+// kSums sums of kVectors·lanes columns stay in registers over all rows.
+template <class V, int kSums, int kVectors>
+inline void weighted_columns(const float* weights, int64_t ldw, const float* rows, int64_t count, float* y,
+                             int64_t n) {
+  typename V::F sum[kSums][kVectors];
+  NIBBLE_UNROLL for (int s = 0; s < kSums; ++s) NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) sum[s][v] = V::zero();
   for (int64_t i = 0; i < count; ++i) {
-    const typename V::F weight = V::set(weights[i]);
-    NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) sum[v] =
-        V::fma(weight, V::load(rows + i * n + v * V::kLanes), sum[v]);
+    typename V::F row[kVectors];
+    NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) row[v] = V::load(rows + i * n + v * V::kLanes);
+    NIBBLE_UNROLL for (int s = 0; s < kSums; ++s) {
+      const typename V::F weight = V::set(weights[s * ldw + i]);
+      NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) sum[s][v] = V::fma(weight, row[v], sum[s][v]);
+    }
   }
-  NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) V::store(y + v * V::kLanes, sum[v]);
+  NIBBLE_UNROLL for (int s = 0; s < kSums; ++s) NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v)
+      V::store(y + s * n + v * V::kLanes, sum[s][v]);
+}
+
+template <class V, int kSums>
+void weighted_sums_of(const float* weights, int64_t ldw, const float* rows, int64_t count, float* y, int64_t n) {
+  constexpr int kVectors = V::kLanes == 16 ? 4 : kSums == 1 ? 4 : 2;
+  int64_t c = 0;
+  for (; c + kVectors * V::kLanes <= n; c += kVectors * V::kLanes)
+    weighted_columns<V, kSums, kVectors>(weights, ldw, rows + c, count, y + c, n);
+  for (; c + V::kLanes <= n; c += V::kLanes)
+    weighted_columns<V, kSums, 1>(weights, ldw, rows + c, count, y + c, n);
+  if (c == n) return;
+  for (int s = 0; s < kSums; ++s) {
+    typename V::F sum = V::zero();
+    for (int64_t i = 0; i < count; ++i)
+      sum = V::fma(V::set(weights[s * ldw + i]), V::load(rows + i * n + c, n - c), sum);
+    V::store(y + s * n + c, sum, n - c);
+  }
 }
 
 template <class V>
-void weighted_sum(const float* weights, const float* rows, int64_t count, float* y, int64_t n) {
-  int64_t c = 0;
-  for (; c + 4 * V::kLanes <= n; c += 4 * V::kLanes)
-    weighted_columns<V, 4>(weights, rows + c, count, y + c, n);
-  for (; c + V::kLanes <= n; c += V::kLanes) weighted_columns<V, 1>(weights, rows + c, count, y + c, n);
-  if (c == n) return;
-  typename V::F sum = V::zero();
-  for (int64_t i = 0; i < count; ++i) sum = V::fma(V::set(weights[i]), V::load(rows + i * n + c, n - c), sum);
-  V::store(y + c, sum, n - c);
+void weighted_sums(const float* weights, int64_t ldw, int64_t m, const float* rows, int64_t count, float* y,
+                   int64_t n) {
+  int64_t i = 0;
+  for (; i + 4 <= m; i += 4) weighted_sums_of<V, 4>(weights + i * ldw, ldw, rows, count, y + i * n, n);
+  for (; i < m; ++i) weighted_sums_of<V, 1>(weights + i * ldw, ldw, rows, count, y + i * n, n);
 }
 
 template <class V>

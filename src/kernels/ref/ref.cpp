@@ -169,11 +169,14 @@ void axpy(float* y, float a, const float* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
 }
 
-void weighted_sum(const float* weights, const float* rows, int64_t count, float* y, int64_t n) {
-  for (int64_t c = 0; c < n; ++c) {
-    double sum = 0;
-    for (int64_t i = 0; i < count; ++i) sum += double{weights[i]} * double{rows[i * n + c]};
-    y[c] = static_cast<float>(sum);
+void weighted_sums(const float* weights, int64_t ldw, int64_t m, const float* rows, int64_t count, float* y,
+                   int64_t n) {
+  for (int64_t r = 0; r < m; ++r) {
+    for (int64_t c = 0; c < n; ++c) {
+      double sum = 0;
+      for (int64_t i = 0; i < count; ++i) sum += double{weights[r * ldw + i]} * double{rows[i * n + c]};
+      y[r * n + c] = static_cast<float>(sum);
+    }
   }
 }
 
@@ -234,7 +237,7 @@ const KernelTable isa::kRef = {
     .max = max_of,
     .scale_add = scale_add,
     .axpy = axpy,
-    .weighted_sum = weighted_sum,
+    .weighted_sums = weighted_sums,
     .products_i16 = products_i16,
     .peak_i8 = peak<int32_t>,
     .peak_dense = peak<float>,

@@ -1,0 +1,215 @@
+// The products by tiles against float64 loops: with tiles that plain code plays, on every machine with AVX2, and with
+// the processor's own where it has them.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/cpu/simd_avx2.h"
+#include "kernels/cpu/table_avx2.h"
+#include "kernels/cpu/tiles_impl.h"
+#include "random_matrices.h"
+
+namespace nibble {
+namespace {
+
+// What the instructions do, as far as the kernels use them: AmxTiles of kernels_amx.cpp.
+struct PlayedTiles {
+  static inline thread_local uint32_t data[8][16][16];
+  static inline thread_local int64_t rows[8];
+
+  static void configure(int64_t few, int64_t more) {
+    const int64_t all[8] = {few, few, more, more, few, more, 16, 16};
+    std::copy_n(all, 8, rows);
+    std::memset(data, 0x7f, sizeof data);  // NaN: what was not loaded must not be used
+  }
+  static void release() { std::fill_n(rows, 8, 0); }
+  template <int kTile>
+  static void zero() {
+    std::memset(data[kTile], 0, sizeof data[kTile]);
+  }
+  template <int kTile>
+  static void load(const void* from, int64_t apart) {
+    for (int64_t r = 0; r < rows[kTile]; ++r)
+      std::memcpy(data[kTile][r], static_cast<const char*>(from) + r * apart, 64);
+  }
+  template <int kTile>
+  static void store(float* to) {
+    for (int64_t r = 0; r < rows[kTile]; ++r) std::memcpy(to + r * 16, data[kTile][r], 64);
+  }
+  template <int kSums, int kX, int kW>
+  static void dot() {
+    for (int64_t r = 0; r < rows[kSums]; ++r) {
+      for (int c = 0; c < 16; ++c) {
+        float sum;
+        std::memcpy(&sum, &data[kSums][r][c], 4);
+        for (int p = 0; p < 16; ++p) {
+          const uint32_t x = data[kX][r][p], w = data[kW][p][c];
+          sum = std::fma(half(x, 0), half(w, 0), sum);
+          sum = std::fma(half(x, 16), half(w, 16), sum);
+        }
+        std::memcpy(&data[kSums][r][c], &sum, 4);
+      }
+    }
+  }
+  static float half(uint32_t pair, int at) { return bf16_to_float(static_cast<uint16_t>(pair >> at)); }
+
+  static void pairs_of_rows(const uint16_t* from, int64_t apart, int64_t count, int64_t inputs, uint32_t* out) {
+    for (int64_t r = 0; r < 16; ++r) {
+      for (int64_t p = 0; p < 16; ++p) {
+        const auto value = [&](int64_t c) { return r < count && c < inputs ? uint32_t{from[r * apart + c]} : 0u; };
+        out[p * 16 + r] = value(2 * p) | value(2 * p + 1) << 16;
+      }
+    }
+  }
+  static float round_group(const float* x, int64_t count, uint16_t* out) {
+    float sum = 0;
+    for (int64_t i = 0; i < (count + 15) / 16 * 16; ++i) {
+      const int64_t from = i / 4 * 4 + (i % 4 == 1 ? 2 : i % 4 == 2 ? 1 : i % 4);
+      out[i] = from < count ? float_to_bf16(x[from]) : uint16_t{0};
+      sum += bf16_to_float(out[i]);
+    }
+    return sum;
+  }
+};
+
+const KernelTable& played() {
+  static const KernelTable table = [] {
+    KernelTable t = avx2_table_of<Avx2>("played");
+    t.dense_bf16_bf16 = dense_by_tiles<PlayedTiles, Avx2>;
+    t.packed_bf16 = packed_bf16<PlayedTiles, Avx2>;
+    t.tile_rows = tile_rows<PlayedTiles>;
+    return t;
+  }();
+  return table;
+}
+
+class Tiles : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == "played" && !isa::avx2()) GTEST_SKIP() << "this processor has no AVX2";
+    table_ = GetParam() == "played" ? &played() : kernels_named(GetParam());
+    if (!table_) GTEST_SKIP() << "this processor has no " << GetParam();
+  }
+
+  struct Rows {
+    std::vector<uint16_t> values;
+    std::vector<float> sums;
+    ActBf16View view;
+  };
+  Rows rows_of(const std::vector<float>& x, int64_t m, const PackedFormat& f) const {
+    Rows rows;
+    const int64_t stride = act_bf16_stride(f.k);
+    rows.values.resize(static_cast<size_t>(m * stride), uint16_t{0x7fc0});  // NaN
+    rows.sums.resize(static_cast<size_t>(m * f.groups()));
+    table_->tile_rows(x.data(), f.k, m, f.k, f.group(), rows.values.data(), rows.sums.data());
+    rows.view = {rows.values.data(), rows.sums.data(), stride, f.groups()};
+    return rows;
+  }
+  std::vector<float> packed(const PackedView& w, const ActBf16View& x, int64_t m, const float* bias) const {
+    const int64_t panels = w.format.panels(), middle = panels / 2;
+    std::vector<float> y(static_cast<size_t>(m * w.format.n), -1);
+    std::vector<float> scratch(static_cast<size_t>(packed_scratch(w.format.k)));
+    table_->packed_bf16(w, x, bias, y.data(), w.format.n, m, 0, middle, scratch.data());
+    table_->packed_bf16(w, x, bias, y.data(), w.format.n, m, middle, panels, scratch.data());
+    return y;
+  }
+
+  const KernelTable* table_ = nullptr;
+};
+
+TEST_P(Tiles, PackedMatchesFloat64ForEveryFormat) {
+  for (const int bits : {2, 3, 4, 6, 8}) {
+    for (const int group : {16, 32, 48, 128, 0}) {
+      for (const bool symmetric : {false, true}) {
+        for (const auto& [n, k] :
+             std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {17, 100}, {33, 256}, {8, 600}, {50, 1300}}) {
+          const auto q = random_quantized(bits, group, symmetric, n, k, static_cast<uint64_t>(bits * 1000 + group), n == 17);
+          const PackedBuffers packed_weights = pack(q);
+          const auto bias = normals(static_cast<size_t>(n), 7);
+          for (const int64_t m : {1, 7, 33, 48}) {
+            if (k == 1300 && m == 48 && bits != 4) continue;  // the played tiles are slow
+            const auto x = normals(static_cast<size_t>(m * k), 8);
+            const Rows rows = rows_of(x, m, q.format);
+            const auto y = packed(packed_weights.view(q.format), rows.view, m, bias.data());
+            for (int64_t i = 0; i < m; ++i) {
+              for (int64_t j = 0; j < n; ++j) {
+                double sum = bias[static_cast<size_t>(j)], size = std::fabs(sum), added = 0;
+                for (int64_t c = 0; c < k; ++c) {
+                  const double v = bf16_to_float(float_to_bf16(x[static_cast<size_t>(i * k + c)]));
+                  const double p = double{q.value(j, c)} * v;
+                  sum += p;
+                  size += std::fabs(p);
+                  // What is added to the codes is taken away again: its rounding stays.
+                  added += 128 * std::fabs(v * double{q.scales[static_cast<size_t>(j * q.format.groups() + c / q.format.group())]});
+                }
+                ASSERT_NEAR(y[static_cast<size_t>(i * n + j)], sum, 1e-6 * size + 1e-6 * added)
+                    << bits << " bits g" << group << " n" << n << " k" << k << " m" << m;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Tiles, RowsDoNotDependOnBatchOrPartition) {
+  const int64_t n = 72, k = 1320, m = 83;
+  const auto x = normals(static_cast<size_t>(m * k), 9);
+  const auto q = random_quantized(4, 32, false, n, k, 11);
+  const PackedBuffers weights = pack(q);
+  const auto wf = normals(static_cast<size_t>(n * k), 10);
+  std::vector<uint16_t> w(wf.size()), half(x.size());
+  table_->to_bf16(wf.data(), w.data(), n * k);
+  table_->to_bf16(x.data(), half.data(), m * k);
+  const auto dense = [&](const uint16_t* rows, int64_t count, int64_t middle) {
+    std::vector<float> y(static_cast<size_t>(count * n));
+    const DenseView view{DType::kBF16, w.data(), n, k};
+    table_->dense_bf16_bf16(view, rows, k, nullptr, y.data(), n, count, 0, middle);
+    table_->dense_bf16_bf16(view, rows, k, nullptr, y.data(), n, count, middle, n);
+    return y;
+  };
+  const auto all = packed(weights.view(q.format), rows_of(x, m, q.format).view, m, nullptr);
+  const auto all_dense = dense(half.data(), m, 48);
+  for (int64_t i = 0; i < m; ++i) {
+    const std::vector<float> row(x.begin() + i * k, x.begin() + (i + 1) * k);
+    const auto one = packed(weights.view(q.format), rows_of(row, 1, q.format).view, 1, nullptr);
+    ASSERT_EQ(0, std::memcmp(one.data(), all.data() + i * n, static_cast<size_t>(n) * sizeof(float))) << i;
+    const auto one_dense = dense(half.data() + i * k, 1, 16);
+    ASSERT_EQ(0, std::memcmp(one_dense.data(), all_dense.data() + i * n, static_cast<size_t>(n) * sizeof(float))) << i;
+  }
+}
+
+TEST_P(Tiles, DenseMatchesFloat64OnOddShapes) {
+  for (const int64_t k : {1, 31, 33, 600, 2100}) {
+    for (const int64_t n : {5, 16, 41}) {
+      for (const int64_t m : {1, 9, 33}) {
+        const auto xf = normals(static_cast<size_t>(m * k), 4), wf = normals(static_cast<size_t>(n * k), 5);
+        const auto bias = normals(static_cast<size_t>(n), 6);
+        std::vector<uint16_t> x(xf.size()), w(wf.size());
+        table_->to_bf16(xf.data(), x.data(), m * k);
+        table_->to_bf16(wf.data(), w.data(), n * k);
+        std::vector<float> y(static_cast<size_t>(m * n));
+        table_->dense_bf16_bf16({DType::kBF16, w.data(), n, k}, x.data(), k, bias.data(), y.data(), n, m, 0, n);
+        for (int64_t i = 0; i < m; ++i) {
+          for (int64_t j = 0; j < n; ++j) {
+            double sum = bias[static_cast<size_t>(j)], size = std::fabs(sum);
+            for (int64_t c = 0; c < k; ++c) {
+              const double p = double{bf16_to_float(x[static_cast<size_t>(i * k + c)])} *
+                               double{bf16_to_float(w[static_cast<size_t>(j * k + c)])};
+              sum += p;
+              size += std::fabs(p);
+            }
+            ASSERT_NEAR(y[static_cast<size_t>(i * n + j)], sum, 1e-6 * size) << "n" << n << " k" << k << " m" << m;
+          }
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, Tiles, ::testing::Values("played", "amx"), [](const auto& parameter) { return parameter.param; });
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,43 @@
+// Matrices of random numbers for tests of kernels.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "base/random.h"
+#include "tensor/dtype.h"
+#include "tensor/packed.h"
+
+namespace nibble {
+
+inline float normal(Random& random) {
+  const double u = random.uniform() + 1e-12, v = random.uniform();
+  return static_cast<float>(std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * v));
+}
+
+inline std::vector<float> normals(size_t n, uint64_t seed, float scale = 1) {
+  Random random(seed);
+  std::vector<float> values(n);
+  for (float& v : values) v = scale * normal(random);
+  return values;
+}
+
+// wide: scales that fp16 cannot hold, and zero points up to one above the codes.
+inline QuantizedMatrix random_quantized(int bits, int group, bool symmetric, int64_t n, int64_t k, uint64_t seed,
+                                 bool wide = false) {
+  PackedFormat f{bits, group, symmetric, n, k};
+  f.float_scales = wide;
+  f.wide_zeros = wide && bits <= 4;
+  QuantizedMatrix q(f);
+  Random random(seed);
+  for (auto& c : q.codes) c = static_cast<uint8_t>(random.below(static_cast<uint64_t>(f.max_code()) + 1));
+  for (auto& s : q.scales)
+    s = wide ? 0.01f * normal(random) : fp16_to_float(float_to_fp16(0.01f * normal(random)));
+  if (!symmetric)
+    for (auto& z : q.zeros)
+      z = static_cast<uint8_t>(random.below(static_cast<uint64_t>(f.max_code()) + (f.wide_zeros ? 2 : 1)));
+  return q;
+}
+
+}  // namespace nibble
