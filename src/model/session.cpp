@@ -33,12 +33,13 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
   scratch_per_thread_ = attention_scratch(c.head_dim, repeats);
   scratch_per_thread_ = (scratch_per_thread_ + 15) / 16 * 16;
   thread_scratch_ = AlignedBuffer<float>(scratch_per_thread_ * static_cast<size_t>(pool_.size()));
+  positions_.reserve(tokens);
   work_.reserve((tokens / kAttentionQueries + tokens + 1) * static_cast<size_t>(c.n_kv_heads));
 }
 
 uint64_t Session::workspace_bytes() const {
   uint64_t total = reader_.bytes() + rope_.bytes() + linears_.bytes() + thread_scratch_.bytes() +
-                   work_.capacity() * sizeof(Work);
+                   work_.capacity() * sizeof(Work) + positions_.capacity() * sizeof(Position);
   for (const AlignedBuffer<float>* b : {&residual_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_})
     total += b->bytes();
   return total;
@@ -79,25 +80,27 @@ void Session::add(float* y, const float* x, int64_t n) {
   });
 }
 
-void Session::rotate(float* x, int heads, const Batch& batch, float scale) {
+void Session::find_positions(const Batch& batch) {
+  positions_.clear();
+  for (const Segment& s : batch.segments) {
+    for (int i = 0; i < s.count; ++i) positions_.push_back({s.slot, s.start + i});
+  }
+}
+
+void Session::rotate(float* x, int heads, int64_t token, float scale) {
   const ModelConfig& c = model_->config;
   const int64_t half = c.rope_dims / 2, head_dim = c.head_dim, width = int64_t{heads} * head_dim;
-  int64_t token = 0;
-  for (const Segment& s : batch.segments) {
-    for (int i = 0; i < s.count; ++i, ++token) {
-      const float* table = rope_.data() + int64_t{s.start + i} * half * 2;
-      for (int64_t h = 0; h < heads; ++h) {
-        float* head = x + token * width + h * head_dim;
-        for (int64_t j = 0; j < half; ++j) {
-          const float cos = table[2 * j] * scale, sin = table[2 * j + 1] * scale;
-          const float a = head[j], b = head[j + half];
-          head[j] = a * cos - b * sin;
-          head[j + half] = b * cos + a * sin;
-        }
-        if (scale != 1.0f) {
-          for (int64_t j = 2 * half; j < head_dim; ++j) head[j] *= scale;
-        }
-      }
+  const float* table = rope_.data() + int64_t{positions_[static_cast<size_t>(token)].at} * half * 2;
+  for (int64_t h = 0; h < heads; ++h) {
+    float* head = x + token * width + h * head_dim;
+    for (int64_t j = 0; j < half; ++j) {
+      const float cos = table[2 * j] * scale, sin = table[2 * j + 1] * scale;
+      const float a = head[j], b = head[j + half];
+      head[j] = a * cos - b * sin;
+      head[j + half] = b * cos + a * sin;
+    }
+    if (scale != 1.0f) {
+      for (int64_t j = 2 * half; j < head_dim; ++j) head[j] *= scale;
     }
   }
 }
@@ -106,14 +109,16 @@ void Session::attention(const Block& block, int layer, const Batch& batch, const
   const ModelConfig& c = model_->config;
   const LinearCall calls[] = {{&block.q, q_.data()}, {&block.k, k_.data()}, {&block.v, v_.data()}};
   linears_.run(calls, x, static_cast<int64_t>(batch.tokens.size()));
-  rotate(q_.data(), c.n_heads, batch, 1.0f / std::sqrt(static_cast<float>(c.head_dim)));
-  rotate(k_.data(), c.n_kv_heads, batch, 1.0f);
-  int64_t token = 0;
-  for (const Segment& s : batch.segments) {
-    for (int i = 0; i < s.count; ++i, ++token)
-      cache_.write(layer, s.slot, s.start + i, k_.data() + token * c.kv_size(),
-                   v_.data() + token * c.kv_size());
-  }
+  find_positions(batch);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  pool_.parallel_for(positions_.size(), 4, [&](size_t begin, size_t end, int) {
+    for (int64_t token = static_cast<int64_t>(begin); token < static_cast<int64_t>(end); ++token) {
+      rotate(q_.data(), c.n_heads, token, scale);
+      rotate(k_.data(), c.n_kv_heads, token, 1.0f);
+      const auto [slot, position] = positions_[static_cast<size_t>(token)];
+      cache_.write(layer, slot, position, k_.data() + token * c.kv_size(), v_.data() + token * c.kv_size());
+    }
+  });
   attend(layer, batch, a);
 }
 

@@ -53,7 +53,8 @@ class Session : public ForwardPass {
   void block(const Block& block, int layer, const Batch& batch, float* h);
 
  private:
-  void rotate(float* x, int heads, const Batch& batch, float scale);
+  void find_positions(const Batch& batch);
+  void rotate(float* x, int heads, int64_t token, float scale);  // a token's heads
   void attend(int layer, const Batch& batch, float* out);
 
   ThreadPool& pool_;
@@ -64,6 +65,10 @@ class Session : public ForwardPass {
   AlignedBuffer<float> residual_, normed_, q_, k_, v_, attended_, gate_, up_;
   AlignedBuffer<float> thread_scratch_;  // [threads][scratch_per_thread_], of attention
   size_t scratch_per_thread_ = 0;
+  struct Position {
+    int slot, at;
+  };
+  std::vector<Position> positions_;  // of the batch's tokens
   struct Work {
     int segment, kv_head, first, count;  // queries [first, first+count) of the segment
     int64_t token;                       // index of the segment's first token in the batch
