@@ -113,10 +113,13 @@ struct KernelTable {
   void (*weighted_sums)(const float* weights, int64_t ldw, int64_t m, const float* rows, int64_t count, float* y,
                         int64_t n) = nullptr;
 
-  // out[16, 16]: for every column of a panel a and every column of a panel b the sum of the products of
-  // their values. A panel is 16 columns of int16 as [pairs][16][2], two rows after the other; the
-  // caller keeps the sums within int32, which is exact.
-  void (*products_i16)(const int16_t* a, const int16_t* b, int64_t pairs, int32_t* out) = nullptr;
+  // Products of columns of int16, the tiles of a Gram matrix. Columns come as [pairs][16][2], two rows after the other,
+  // pairs a multiple of gram_pairs; gram_panel makes of them what products_i16 reads, gram_bytes a pair.
+  int64_t gram_pairs = 1, gram_bytes = 64;
+  void (*gram_panel)(const int16_t* columns, int64_t pairs, uint8_t* panel) = nullptr;
+  // out[panels][16, 16]: for every column of panel a and every column of `panels` panels that lie one after the other in
+  // b the sum of the products of their values. The caller keeps the sums within int32, which is exact.
+  void (*products_i16)(const uint8_t* a, const uint8_t* b, int64_t panels, int64_t pairs, int32_t* out) = nullptr;
 
   // `rounds` of products in registers, as fast as the processor can; returns the operations done, two a
   // product: as packed_i8 multiplies, and as dense_bf16_bf16 where it is there, else dense_f32.

@@ -10,6 +10,7 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kPieceRows = 512;
+constexpr int64_t kBlockPanels = 16;
 constexpr float kFarAway = 128;  // times a column's mean |x|: its tokens then keep 16 steps
 
 }  // namespace
@@ -59,13 +60,16 @@ void GramSum::add_piece(const float* x, int64_t rows) {
 }
 
 void GramSum::add_integers(const float* x, int64_t rows, const std::vector<uint8_t>& apart) {
-  const int64_t pairs = (rows + 1) / 2, panels = (k_ + kGramPanel - 1) / kGramPanel;
-  const int64_t panel_size = pairs * kGramPanel * 2;
-  // Sums of 2·pairs products of at most limit² stay within int32.
+  const KernelTable& kernel = kernels();
+  const int64_t panels = (k_ + kGramPanel - 1) / kGramPanel;
+  const int64_t pairs = (rows + 2 * kernel.gram_pairs - 1) / (2 * kernel.gram_pairs) * kernel.gram_pairs;
+  const int64_t panel_size = pairs * kernel.gram_bytes;
+  // Sums of `rows` products of at most limit² stay within int32.
   const float limit =
-      std::min(32767.0f, std::floor(std::sqrt(2147483000.0f / static_cast<float>(2 * pairs))));
+      std::min(32767.0f, std::floor(std::sqrt(2147483000.0f / static_cast<float>(rows + rows % 2))));
   packed_.resize(static_cast<size_t>(panels * panel_size));
   pool_.parallel_for(static_cast<size_t>(panels), 1, [&](size_t begin, size_t end, int) {
+    std::vector<int16_t> columns(static_cast<size_t>(pairs) * kGramPanel * 2);
     for (int64_t panel = static_cast<int64_t>(begin); panel < static_cast<int64_t>(end); ++panel) {
       const int64_t first = panel * kGramPanel, count = std::min<int64_t>(kGramPanel, k_ - first);
       float largest[kGramPanel] = {}, per_value[kGramPanel] = {};
@@ -79,9 +83,8 @@ void GramSum::add_integers(const float* x, int64_t rows, const std::vector<uint8
         if (!std::isfinite(per_value[c])) per_value[c] = 0;  // subnormal columns: nothing
         step_[static_cast<size_t>(first + c)] = per_value[c] > 0 ? largest[c] / limit : 0;
       }
-      int16_t* to = packed_.data() + panel * panel_size;
       for (int64_t r = 0; r < 2 * pairs; ++r) {
-        int16_t* out = to + r / 2 * kGramPanel * 2 + r % 2;
+        int16_t* out = columns.data() + r / 2 * kGramPanel * 2 + r % 2;
         const bool there = r < rows && !apart[static_cast<size_t>(r)];
         float values[kGramPanel] = {};
         if (there) std::copy_n(x + r * k_ + first, count, values);
@@ -90,24 +93,33 @@ void GramSum::add_integers(const float* x, int64_t rows, const std::vector<uint8
           out[c * 2] =
               static_cast<int16_t>(static_cast<int32_t>((values[c] * per_value[c] + 0x1.8p23f) - 0x1.8p23f));
       }
+      kernel.gram_panel(columns.data(), pairs, packed_.data() + panel * panel_size);
     }
   });
-  const KernelTable& kernel = kernels();
-  pool_.parallel_each(static_cast<size_t>(panels), [&](size_t index, int) {
-    const int64_t i = static_cast<int64_t>(index) * kGramPanel, below = std::min<int64_t>(kGramPanel, k_ - i);
-    alignas(64) int32_t sums[kGramPanel * kGramPanel];
-    for (int64_t panel = static_cast<int64_t>(index); panel < panels; ++panel) {
-      const int64_t j = panel * kGramPanel, beside = std::min<int64_t>(kGramPanel, k_ - j);
-      kernel.products_i16(packed_.data() + static_cast<int64_t>(index) * panel_size,
-                          packed_.data() + panel * panel_size, pairs, sums);
-      for (int64_t r = 0; r < below; ++r) {
-        const float scale = step_[static_cast<size_t>(i + r)];
-        float* to = gram_.data() + (i + r) * k_ + j;
-        for (int64_t c = 0; c < beside; ++c)
-          to[c] += scale * step_[static_cast<size_t>(j + c)] * static_cast<float>(sums[r * kGramPanel + c]);
-      }
+  // Tasks are squares of panels, so that what they read stays in the second-level cache.
+  const int64_t blocks = (panels + kBlockPanels - 1) / kBlockPanels;
+  pool_.parallel_each(static_cast<size_t>(blocks * blocks), [&](size_t task, int) {
+    const int64_t above = static_cast<int64_t>(task) / blocks * kBlockPanels;
+    const int64_t beside = static_cast<int64_t>(task) % blocks * kBlockPanels;
+    alignas(64) int32_t sums[kBlockPanels * kGramPanel * kGramPanel];
+    for (int64_t panel = above; panel < std::min(panels, above + kBlockPanels); ++panel) {
+      const int64_t first = std::max(panel, beside), count = std::min(panels, beside + kBlockPanels) - first;
+      if (count <= 0) continue;
+      kernel.products_i16(packed_.data() + panel * panel_size, packed_.data() + first * panel_size, count, pairs, sums);
+      for (int64_t p = 0; p < count; ++p) add_tile(panel, first + p, sums + p * kGramPanel * kGramPanel);
     }
   });
+}
+
+void GramSum::add_tile(int64_t above, int64_t beside, const int32_t* sums) {
+  const int64_t i = above * kGramPanel, j = beside * kGramPanel;
+  const int64_t height = std::min<int64_t>(kGramPanel, k_ - i), width = std::min<int64_t>(kGramPanel, k_ - j);
+  for (int64_t r = 0; r < height; ++r) {
+    const float scale = step_[static_cast<size_t>(i + r)];
+    float* to = gram_.data() + (i + r) * k_ + j;
+    for (int64_t c = 0; c < width; ++c)
+      to[c] += scale * step_[static_cast<size_t>(j + c)] * static_cast<float>(sums[r * kGramPanel + c]);
+  }
 }
 
 std::vector<float> GramSum::take() {

@@ -22,13 +22,15 @@ class GramSum {
  private:
   void add_piece(const float* x, int64_t rows);
   void add_integers(const float* x, int64_t rows, const std::vector<uint8_t>& apart);
+  // Adds the products of two panels of columns, [16, 16].
+  void add_tile(int64_t above, int64_t beside, const int32_t* sums);
 
   int64_t k_;
   ThreadPool& pool_;
   std::vector<float> gram_;         // upper triangle
   std::vector<float> mean_, step_;  // of a piece's columns: mean |x|, value of an integer's step
   std::vector<float> apart_rows_;
-  std::vector<int16_t> packed_;  // [panels][pairs][16][2]
+  std::vector<uint8_t> packed_;  // panels as KernelTable::products_i16 reads them
 };
 
 }  // namespace nibble

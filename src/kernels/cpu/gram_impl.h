@@ -11,9 +11,13 @@
 namespace nibble {
 namespace {
 
+inline void copy_columns(const int16_t* columns, int64_t pairs, uint8_t* panel) {
+  __builtin_memcpy(panel, columns, static_cast<size_t>(pairs) * kGramPanel * 2 * sizeof(int16_t));
+}
+
 // A pair of rows of 16 columns fills the vectors of one step; kRows columns of `a` share the loads of `b`.
 template <class V>
-void products_i16(const int16_t* a, const int16_t* b, int64_t pairs, int32_t* out) {
+void products_i16_of(const int16_t* a, const int16_t* b, int64_t pairs, int32_t* out) {
   constexpr int kVectors = kGramPanel / V::kLanes, kRows = kVectors == 1 ? 16 : 4;
   for (int first = 0; first < kGramPanel; first += kRows) {
     typename V::I sums[kRows][kVectors];
@@ -33,6 +37,12 @@ void products_i16(const int16_t* a, const int16_t* b, int64_t pairs, int32_t* ou
     NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v)
         V::istore(out + (first + r) * kGramPanel + v * V::kLanes, sums[r][v]);
   }
+}
+
+template <class V>
+void products_i16(const uint8_t* a, const uint8_t* b, int64_t panels, int64_t pairs, int32_t* out) {
+  for (int64_t p = 0; p < panels; ++p, b += pairs * 64, out += kGramPanel * kGramPanel)
+    products_i16_of<V>(reinterpret_cast<const int16_t*>(a), reinterpret_cast<const int16_t*>(b), pairs, out);
 }
 
 }  // namespace

@@ -3,9 +3,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "kernels/cpu/gram_tiles_impl.h"
 #include "kernels/cpu/simd_avx512.h"
 #include "kernels/cpu/table_impl.h"
-#include "kernels/cpu/tiles_impl.h"
 
 namespace nibble {
 namespace {
@@ -33,12 +33,25 @@ struct AmxTiles {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(bytes_apart), "i"(kTile) : "memory");
   }
   template <int kTile>
-  static void store(float* to) {
+  static void store(void* to) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(int64_t{64}), "i"(kTile) : "memory");
   }
   template <int kSums, int kX, int kW>
   static void dot() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
+  }
+  // The same of bytes and int32, each factor signed or not.
+  template <int kSums, int kX, int kW, bool kXSigned, bool kWSigned>
+  static void bytes() {
+    if constexpr (kXSigned && kWSigned) {
+      asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
+    } else if constexpr (kXSigned) {
+      asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
+    } else if constexpr (kWSigned) {
+      asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
+    } else {
+      asm volatile("tdpbuud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
+    }
   }
 
   // The pairs of inputs of `rows` rows, `apart` values from each other, as a step: out[pair][row]; zeros behind.
@@ -100,19 +113,17 @@ double peak_of_tiles(int64_t rounds) {
 KernelTable make() {
   KernelTable t = *isa::avx512();
   t.name = "amx";
-  t.dense_bf16_bf16 = dense_by_tiles<AmxTiles, Avx512>;
-  t.packed_bf16 = packed_bf16<AmxTiles, Avx512>;
-  t.tile_rows = tile_rows<AmxTiles>;
+  put_tiles_into<AmxTiles, Avx512>(t);
   t.peak_dense = peak_of_tiles;
   return t;
 }
 
-// What CPUID says of the tiles and of their bf16 products (leaf 7: EDX bits 24 and 22), and whether Linux lends this
+// What CPUID says of the tiles and of their products of bf16 and bytes (leaf 7: EDX bits 24, 22 and 25), and whether Linux lends this
 // process the registers (Documentation/arch/x86/xstate.rst).
 bool there_and_lent() {
   constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   unsigned a = 0, b = 0, c = 0, d = 0;
-  const bool here = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) && (d >> 22 & 1);
+  const bool here = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) && (d >> 22 & 1) && (d >> 25 & 1);
   return here && __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
 

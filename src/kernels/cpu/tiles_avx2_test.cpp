@@ -5,9 +5,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cpu/gram_tiles_impl.h"
 #include "kernels/cpu/simd_avx2.h"
 #include "kernels/cpu/table_avx2.h"
-#include "kernels/cpu/tiles_impl.h"
 #include "random_matrices.h"
 
 namespace nibble {
@@ -34,8 +34,8 @@ struct PlayedTiles {
       std::memcpy(data[kTile][r], static_cast<const char*>(from) + r * apart, 64);
   }
   template <int kTile>
-  static void store(float* to) {
-    for (int64_t r = 0; r < rows[kTile]; ++r) std::memcpy(to + r * 16, data[kTile][r], 64);
+  static void store(void* to) {
+    for (int64_t r = 0; r < rows[kTile]; ++r) std::memcpy(static_cast<char*>(to) + r * 64, data[kTile][r], 64);
   }
   template <int kSums, int kX, int kW>
   static void dot() {
@@ -49,6 +49,21 @@ struct PlayedTiles {
           sum = std::fma(half(x, 16), half(w, 16), sum);
         }
         std::memcpy(&data[kSums][r][c], &sum, 4);
+      }
+    }
+  }
+  template <int kSums, int kX, int kW, bool kXSigned, bool kWSigned>
+  static void bytes() {
+    const auto byte = [](uint32_t four, int at, bool is_signed) {
+      const uint32_t value = four >> (8 * at) & 255u;
+      return is_signed && value > 127 ? value - 256 : value;
+    };
+    for (int64_t r = 0; r < rows[kSums]; ++r) {
+      for (int c = 0; c < 16; ++c) {
+        for (int p = 0; p < 16; ++p) {
+          for (int at = 0; at < 4; ++at)
+            data[kSums][r][c] += byte(data[kX][r][p], at, kXSigned) * byte(data[kW][p][c], at, kWSigned);
+        }
       }
     }
   }
@@ -76,9 +91,7 @@ struct PlayedTiles {
 const KernelTable& played() {
   static const KernelTable table = [] {
     KernelTable t = avx2_table_of<Avx2>("played");
-    t.dense_bf16_bf16 = dense_by_tiles<PlayedTiles, Avx2>;
-    t.packed_bf16 = packed_bf16<PlayedTiles, Avx2>;
-    t.tile_rows = tile_rows<PlayedTiles>;
+    put_tiles_into<PlayedTiles, Avx2>(t);
     return t;
   }();
   return table;
@@ -204,6 +217,33 @@ TEST_P(Tiles, DenseMatchesFloat64OnOddShapes) {
             ASSERT_NEAR(y[static_cast<size_t>(i * n + j)], sum, 1e-6 * size) << "n" << n << " k" << k << " m" << m;
           }
         }
+      }
+    }
+  }
+}
+
+TEST_P(Tiles, ProductsOfInt16ColumnsAreExact) {
+  Random random(40);
+  const int64_t pairs = 96, panels = 3;
+  const size_t size = static_cast<size_t>(pairs) * kGramPanel * 2;
+  const int limit = static_cast<int>(std::sqrt(2147483647.0 / static_cast<double>(2 * pairs)));
+  std::vector<int16_t> columns(size * 4);
+  for (size_t i = 0; i < columns.size(); ++i)
+    columns[i] = static_cast<int16_t>(i % 5 == 0 ? (i % 2 ? limit : -limit) : (random.uniform() * 2 - 1) * limit);
+  const size_t bytes = static_cast<size_t>(pairs * table_->gram_bytes);
+  std::vector<uint8_t> made(4 * bytes);
+  for (size_t p = 0; p < 4; ++p) table_->gram_panel(columns.data() + p * size, pairs, made.data() + p * bytes);
+  std::vector<int32_t> out(static_cast<size_t>(panels) * kGramPanel * kGramPanel);
+  table_->products_i16(made.data(), made.data() + bytes, panels, pairs, out.data());
+  for (size_t p = 0; p < 3; ++p) {
+    for (size_t r = 0; r < kGramPanel; ++r) {
+      for (size_t c = 0; c < kGramPanel; ++c) {
+        int64_t sum = 0;
+        for (size_t i = 0; i < static_cast<size_t>(pairs) * 2; ++i) {
+          const auto at = [&](size_t column) { return (i / 2 * kGramPanel + column) * 2 + i % 2; };
+          sum += int64_t{columns[at(r)]} * columns[(p + 1) * size + at(c)];
+        }
+        ASSERT_EQ(out[(p * kGramPanel + r) * kGramPanel + c], sum);
       }
     }
   }

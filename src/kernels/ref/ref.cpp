@@ -1,6 +1,7 @@
 // The truth: plain loops, sums in float64.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels/ops.h"
@@ -180,15 +181,25 @@ void weighted_sums(const float* weights, int64_t ldw, int64_t m, const float* ro
   }
 }
 
-void products_i16(const int16_t* a, const int16_t* b, int64_t pairs, int32_t* out) {
-  for (int64_t r = 0; r < kGramPanel; ++r) {
-    for (int64_t c = 0; c < kGramPanel; ++c) {
-      int64_t sum = 0;
-      for (int64_t p = 0; p < pairs; ++p) {
-        for (int64_t i = 0; i < 2; ++i)
-          sum += int64_t{a[(p * kGramPanel + r) * 2 + i]} * b[(p * kGramPanel + c) * 2 + i];
+void gram_panel(const int16_t* columns, int64_t pairs, uint8_t* panel) {
+  std::memcpy(panel, columns, static_cast<size_t>(pairs) * kGramPanel * 2 * sizeof(int16_t));
+}
+
+void products_i16(const uint8_t* a, const uint8_t* b, int64_t panels, int64_t pairs, int32_t* out) {
+  const auto value = [](const uint8_t* panel, int64_t pair, int64_t column, int64_t row) {
+    int16_t v;
+    std::memcpy(&v, panel + ((pair * kGramPanel + column) * 2 + row) * 2, sizeof v);
+    return int64_t{v};
+  };
+  for (int64_t p = 0; p < panels; ++p, b += pairs * 64, out += kGramPanel * kGramPanel) {
+    for (int64_t r = 0; r < kGramPanel; ++r) {
+      for (int64_t c = 0; c < kGramPanel; ++c) {
+        int64_t sum = 0;
+        for (int64_t pair = 0; pair < pairs; ++pair) {
+          for (int64_t i = 0; i < 2; ++i) sum += value(a, pair, r, i) * value(b, pair, c, i);
+        }
+        out[r * kGramPanel + c] = static_cast<int32_t>(sum);
       }
-      out[r * kGramPanel + c] = static_cast<int32_t>(sum);
     }
   }
 }
@@ -238,6 +249,7 @@ const KernelTable isa::kRef = {
     .scale_add = scale_add,
     .axpy = axpy,
     .weighted_sums = weighted_sums,
+    .gram_panel = gram_panel,
     .products_i16 = products_i16,
     .peak_i8 = peak<int32_t>,
     .peak_dense = peak<float>,
