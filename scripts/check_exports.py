@@ -5,14 +5,17 @@ usage: scripts/check_exports.py [MODEL …] [--work DIR] [--llama DIR]
 
 MODEL: names or directories, default the three bundled models. Each is quantized (--method rtn: the proof is of the
 format, not of the method), exported, and read by
-  transformers + compressed-tensors         compressed-tensors, symmetric; asymmetric by its decompressor alone
-  transformers + optimum + GPTQModel        gptq, gptq_v2; awq by GPTQModel's dequantization
-  transformers 4 + optimum + auto-gptq      gptq alone: what PyTorch 1.13 can run, which Debian has as a small package
+  transformers 5 + compressed-tensors       compressed-tensors, symmetric; asymmetric by its decompressor alone
+  transformers 4 + compressed-tensors 0.13  compressed-tensors, symmetric or not
+  transformers 5 + optimum + GPTQModel      gptq, gptq_v2; awq by GPTQModel's dequantization
+  transformers 4 + optimum + auto-gptq      gptq alone
+  transformers 4 + AutoAWQ                  awq by AutoAWQ's dequantization
+                                            (4: what PyTorch 1.13 can run, which Debian has as a small package)
   llama.cpp                                 gguf: the same tokens, and the same greedy text, as nibble's own; and the tokens of
                                             a fixture with a tokenizer of SentencePiece's kind
   gguf                                      gguf: its weights are those of every other export, bit for bit, which numpy
                                             unpacks here by the formulas of their formats
-the first two on the CPU in float32; printed is the largest difference of a logit over the tokens of a text, and the
+transformers on the CPU in float32; printed is the largest difference of a logit over the tokens of a text, and the
 share of positions with the same first token. Fails when a difference is above 2e-3 or a token, greedy text or weight
 differs. A reader that is not installed is named as not run; --require NAME … makes that a failure. What the installed
 version of a reader does not read is named, too.
@@ -20,14 +23,15 @@ version of a reader does not read is named, too.
 needs: pip install numpy safetensors, and of these what shall read
          torch transformers compressed-tensors accelerate optimum gptqmodel   (several gigabytes), or
          of Debian 12 python3-torch, then for /usr/bin/python3, with --no-deps where these name a newer torch:
-           'numpy<2' transformers==4.46.3 compressed-tensors==0.8.1 accelerate==0.34.2 optimum==1.23.3 peft==0.12.0
-           auto-gptq==0.7.1
+           'numpy<2' transformers==4.46.3 compressed-tensors==0.13.0 loguru accelerate==0.34.2 optimum==1.23.3
+           peft==0.12.0 auto-gptq==0.7.1 autoawq==0.2.7.post3
          gguf
          cyllama, which holds llama.cpp; or llama-completion and llama-tokenize in --llama (bench/compare_llama_cpp.py)
 """
 import argparse
 import contextlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import os
@@ -74,8 +78,8 @@ def version(package):
         return None
 
 
-def major(package):
-    return int(version(package).split(".")[0])
+def numbers(package):
+    return tuple(int(part) for part in version(package).split(".")[:2])
 
 
 class Placeholder(types.ModuleType):
@@ -88,17 +92,40 @@ class Placeholder(types.ModuleType):
 
 
 def for_old_torch():
-    """compressed-tensors names types that PyTorch 1.13 has not, for formats of no export here; optimum and auto-gptq import
-    what only quantizing needs."""
+    """compressed-tensors names types and a decorator that PyTorch 1.13 has not, for formats of no export here, and what only
+    transformers 5 has, for attention and cache, which no export here quantizes; optimum and auto-gptq import what only
+    quantizing needs."""
     import torch
     import transformers  # which looks for datasets, too, and must not find the placeholder
 
     if not hasattr(torch, "float8_e4m3fn"):
         torch.float8_e4m3fn = torch.float16
+    if not hasattr(torch, "compile"):
+        torch.compile = lambda function=None, **_: function or torch.compile
+    if importlib.util.find_spec("transformers.masking_utils") is None:
+        for part in ("", ".attention", ".kvcache"):
+            sys.modules["compressed_tensors.modeling" + part] = Placeholder("compressed_tensors.modeling" + part)
     for package in ("datasets", "gekko"):
         if version("auto-gptq") and not version(package):
             sys.modules[package] = Placeholder(package)
     return transformers
+
+
+def awq_dequantization():
+    """The function, and whose it is. Of AutoAWQ without what its package imports first, models of newer transformers; and
+    with the whole numbers that PyTorch 1.13 takes for an index, 64 bits."""
+    if version("gptqmodel"):
+        from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+
+        return dequantize_gemm, "GPTQModel's dequantize_gemm, into transformers"
+    import torch
+
+    if "awq" not in sys.modules:
+        sys.modules["awq"] = importlib.util.module_from_spec(importlib.util.find_spec("awq"))
+    from awq.utils import packing_utils
+
+    packing_utils.torch = types.SimpleNamespace(**{**vars(torch), "int32": torch.int64})
+    return packing_utils.dequantize_gemm, "AutoAWQ's dequantize_gemm, into transformers"
 
 
 def unread(label, model):
@@ -109,9 +136,11 @@ def unread(label, model):
     if form == "compressed-tensors":
         if version("compressed-tensors") is None:
             return "not run: compressed-tensors not installed"
-        if label == form and major("transformers") < 5:
+        if label == form and numbers("compressed-tensors") < (0, 13):
             return f"not read by compressed-tensors {version('compressed-tensors')}: packed zero points"
         return None
+    if form == "awq":
+        return None if version("gptqmodel") or version("autoawq") else "not run: neither gptqmodel nor autoawq installed"
     if version("optimum") is None or (version("gptqmodel") or version("auto-gptq")) is None:
         return "not run: optimum, gptqmodel not installed"
     if version("gptqmodel") is None and form != "gptq":
@@ -137,12 +166,18 @@ def logits_of(model, ids):
         return model(torch.tensor([ids])).logits[0].float().numpy()
 
 
+def float32():
+    import torch
+
+    return {"dtype" if numbers("transformers") >= (5,) else "torch_dtype": torch.float32}
+
+
 def by_transformers(folder, ids, form):
-    """Logits by transformers' own reader of the format, and the class of the layers that did it."""
+    """Logits by transformers' own reader of the format, and whose class the layers have that did it."""
     import torch
     from transformers import AutoModelForCausalLM, GPTQConfig
 
-    options = {"dtype" if major("transformers") >= 5 else "torch_dtype": torch.float32}
+    options = float32()
     # The plain kernels: what `auto` takes on this processor multiplies bf16.
     if form.startswith("gptq"):
         plain = {"backend": "gptq_torch"} if version("gptqmodel") else {"use_exllama": False}
@@ -152,14 +187,15 @@ def by_transformers(folder, ids, form):
         for module in model.modules():
             if hasattr(module, "qweight"):
                 module.scales = module.scales.float()  # they multiply in the scales' type, fp16
-    return logits_of(model, ids), type(model.model.layers[0].self_attn.q_proj).__name__
+    layer = type(model.model.layers[0].self_attn.q_proj)
+    return logits_of(model, ids), f"transformers, {layer.__name__} of {layer.__module__.split('.')[0]}"
 
 
 def load_dense(config, kept, dense, ids):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), **float32())
     absent, unknown = model.load_state_dict({**{k: v.float() for k, v in kept.items()}, **dense}, strict=False)
     if unknown or set(absent) - {"lm_head.weight"}:
         raise RuntimeError(f"missing {absent}, unknown {unknown}")
@@ -189,14 +225,13 @@ def by_decompressor(folder, ids):
         part = {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix + "weight_")}
         part["weight_scale"] = part["weight_scale"].float()
         dense[prefix + "weight"] = PackedQuantizationCompressor.decompress(part, scheme)["weight"]
-    return load_dense(config, tensors, dense, ids), "compressed-tensors' decompressor"
+    return load_dense(config, tensors, dense, ids), "compressed-tensors' decompressor, into transformers"
 
 
 def by_awq_dequantization(folder, ids):
-    """Linears dequantized by GPTQModel's AWQ routine in float32. The CPU kernels that transformers would take are less
-    exact than the limit (docs/formats.md)."""
-    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
-
+    """Linears dequantized by AWQ's routine in float32. The CPU kernels that transformers would take are less exact than the
+    limit (docs/formats.md); AutoAWQ's multiply in fp16, which PyTorch 1.13 cannot on a CPU."""
+    dequantize_gemm, whose = awq_dequantization()
     config, quantization, tensors = read_export(folder)
     dense = {}
     for key in [k for k in tensors if k.endswith(".qweight")]:
@@ -204,7 +239,7 @@ def by_awq_dequantization(folder, ids):
         codes, zeros, scales = (tensors.pop(prefix + part) for part in ("qweight", "qzeros", "scales"))
         weight = dequantize_gemm(codes, zeros, scales.float(), quantization["bits"], quantization["group_size"])
         dense[prefix + "weight"] = weight.float().T
-    return load_dense(config, tensors, dense, ids), "GPTQModel's AWQ dequantization"
+    return load_dense(config, tensors, dense, ids), whose
 
 
 def check_transformers(args, model, name, work):
@@ -222,7 +257,7 @@ def check_transformers(args, model, name, work):
         ids, ours = nibble_logits(args.nibble, out, work)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                if label == "compressed-tensors":
+                if label == "compressed-tensors" and numbers("transformers") >= (5,):
                     theirs, layer = by_decompressor(out, ids)
                 elif form == "awq":
                     theirs, layer = by_awq_dequantization(out, ids)
@@ -423,7 +458,7 @@ def main():
     args.work.mkdir(parents=True)
     (args.work / "plan.toml").write_text(PLAN)
     packages = ", ".join(f"{p} {version(p)}" for p in
-                         ("transformers", "compressed-tensors", "gptqmodel", "auto-gptq", "optimum", "torch", "gguf", "cyllama") if version(p))
+                         ("transformers", "compressed-tensors", "gptqmodel", "auto-gptq", "autoawq", "optimum", "torch", "gguf", "cyllama") if version(p))
     print(f"{nibble(args.nibble, '--version').strip()}; {packages}")
     print("\n| model | export | read by | result |\n|---|---|---|---|")
     row = check_sentencepiece(args, args.work)

@@ -257,7 +257,8 @@ TEST_F(Cli, APlanIsSolvedFromAnAnalysisAndKeepsItsSize) {
   EXPECT_EQ(read_json_file(sensitivities).at("linears").size(), 42u);
   const std::string out = (dir_ / "planned").string();
   const Outcome o = run(fmt::format(
-      "quantize llama-mini {} --method rtn --target-bpw 4.5 --analysis {} --json", out, sensitivities));
+      "quantize llama-mini {} --method rtn --samples 2 --seqlen 64 --target-bpw 4.5 --analysis {} --json",
+      out, sensitivities));
   ASSERT_EQ(o.exit_code, 0) << o.err;
   EXPECT_NE(o.err.find("bits a weight in the linear layers"), std::string::npos) << o.err;
   const Json plan = parse_json(o.out, "stdout").at("plan");
@@ -266,14 +267,17 @@ TEST_F(Cli, APlanIsSolvedFromAnAnalysisAndKeepsItsSize) {
   EXPECT_TRUE(fs::exists(fs::path(out) / "plan.toml"));
   const std::string small = (dir_ / "small").string();
   const Outcome sized = run(fmt::format(
-      "quantize llama-mini {} --method rtn --target-size 3.2MB --analysis {}", small, sensitivities));
+      "quantize llama-mini {} --method rtn --samples 2 --seqlen 64 --target-size 3.2MB --analysis {}", small,
+      sensitivities));
   ASSERT_EQ(sized.exit_code, 0) << sized.err;
   EXPECT_LE(fs::file_size(fs::path(small) / "model.safetensors"), 3'200'000u);
   EXPECT_GT(fs::file_size(fs::path(small) / "model.safetensors"), 2'700'000u);
-  EXPECT_EQ(run(fmt::format("quantize llama-mini {} --method rtn --target-size 1MB --analysis {}", small,
-                            sensitivities))
-                .exit_code,
-            1);
+  EXPECT_EQ(
+      run(fmt::format(
+              "quantize llama-mini {} --method rtn --samples 2 --seqlen 64 --target-size 1MB --analysis {}",
+              small, sensitivities))
+          .exit_code,
+      1);
 }
 
 TEST_F(Cli, BenchMeasuresPromptsAndGeneration) {

@@ -44,7 +44,7 @@ class PageInBrowser : public ::testing::Test {
                        const std::vector<std::string>& analysed = {}) {
     const fs::path out = dir_ / "study";
     ASSERT_EQ(run(fmt::format("'{}' study {} --samples 2 --seqlen 32 --bench-prompt 16 --bench-generate 4 "
-                              "--bench-repetitions 1 --out '{}'",
+                              "--bench-repetitions 1 --kl-windows 2 --out '{}'",
                               NIBBLE_PROGRAM, options, out.string())),
               0)
         << output_;

@@ -10,7 +10,7 @@
 namespace nibble {
 namespace {
 
-constexpr std::array<std::string_view, 2> kChoices = {" No", " Yes"};
+constexpr std::array<std::string_view, 2> kJudgements = {" No", " Yes"};
 constexpr size_t kRankDepth = 10;
 
 std::string prompt_of(const MarcoQuery& query, size_t passage) {
@@ -31,7 +31,7 @@ std::vector<std::string> draw_prompts(const std::vector<MarcoQuery>& train, cons
   for (const size_t t : draw_examples(train.size(), shots, random, excluded, query.where)) {
     const auto pair = train[t].draw_pair(random);
     const bool yes = random.below(2) == 1;
-    examples.push_back(prompt_of(train[t], yes ? pair->first : pair->second) + std::string(kChoices[yes]));
+    examples.push_back(prompt_of(train[t], yes ? pair->first : pair->second) + std::string(kJudgements[yes]));
   }
   return examples;
 }
@@ -59,8 +59,8 @@ Sample make_sample(size_t query, size_t passage, bool selected, const ChoiceScor
   sample.cluster = std::to_string(query);
   sample.key = fmt::format("{}/{}", query, passage);
   sample.score = answer == static_cast<int>(selected);
-  sample.prediction = answer < 0 ? "" : kChoices[static_cast<size_t>(answer)].substr(1);
-  sample.gold = kChoices[selected].substr(1);
+  sample.prediction = answer < 0 ? "" : kJudgements[static_cast<size_t>(answer)].substr(1);
+  sample.gold = kJudgements[selected].substr(1);
   sample.prompt = prompt;
   sample.output = sample.prediction;
   sample.detail = {{"loglik_no", json_number(score.loglik[0])},
@@ -105,7 +105,7 @@ void run_msmarco(LanguageModel& model, const TaskOptions& options, const Progres
          queries.size());
   }
 
-  const ChoiceScores scores = score_choices(model, prompts, kChoices, progress);
+  const ChoiceScores scores = score_choices(model, prompts, kJudgements, progress);
   std::vector<double> ranks, correct;
   std::vector<std::string> correct_clusters;
   double selected_all = 0, no_all = 0;

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <map>
 #include <set>
 
 #include "base/file.h"
@@ -28,21 +27,16 @@ double divergence(std::span<const float> base, std::span<const float> changed) {
   return total;
 }
 
-const Analysis& analysis(const std::string& name) {
-  static std::map<std::string, Analysis> done;
-  if (!done.contains(name)) {
-    ThreadPool pool(2);
-    const auto model = load_model(testing::mini_dir() / "models" / name);
-    const Calibration text = load_calibration(
-        {.files = bundled_calibration(testing::mini_dir() / "data"), .samples = 3, .seqlen = 256},
-        model->load_tokenizer());
-    AnalysisOptions options;
-    options.bits = {2, 4, 8};
-    options.group_sizes = {16, 64, 128};
-    options.kl_tokens = 256;
-    done[name] = analyze_model(model, text, options, divergence, pool, {});
-  }
-  return done[name];
+Analysis analysis(const std::shared_ptr<const Model>& model) {
+  ThreadPool pool(2);
+  const Calibration text = load_calibration(
+      {.files = bundled_calibration(testing::mini_dir() / "data"), .samples = 3, .seqlen = 256},
+      model->load_tokenizer());
+  AnalysisOptions options;
+  options.bits = {2, 4, 8};
+  options.group_sizes = {16, 64, 128};
+  options.kl_tokens = 256;
+  return analyze_model(model, text, options, divergence, pool, {});
 }
 
 int64_t bytes_at(const Analysis& a, double bits) {
@@ -51,13 +45,9 @@ int64_t bytes_at(const Analysis& a, double bits) {
   return static_cast<int64_t>(static_cast<double>(weights) * bits / 8);
 }
 
-class AnalysisOf : public ::testing::TestWithParam<const char*> {};
-
-TEST_P(AnalysisOf, EveryLinearLosesMoreWithFewerBits) {
-  const Analysis& a = analysis(GetParam());
-  const auto model = load_model(testing::mini_dir() / "models" / GetParam());
-  ASSERT_EQ(a.linears.size(), model->linears().size());
-  ASSERT_EQ(a.layers.size(), static_cast<size_t>(model->config.n_layers));
+void every_linear_loses_more_with_fewer_bits(const Analysis& a, const Model& model) {
+  ASSERT_EQ(a.linears.size(), model.linears().size());
+  ASSERT_EQ(a.layers.size(), static_cast<size_t>(model.config.n_layers));
   EXPECT_EQ(a.kl_positions, 128);
   int finer_is_better = 0;
   for (const LinearAnalysis& l : a.linears) {
@@ -80,8 +70,7 @@ TEST_P(AnalysisOf, EveryLinearLosesMoreWithFewerBits) {
   EXPECT_LT(fine, coarse);
 }
 
-TEST_P(AnalysisOf, AFileSaysTheSame) {
-  const Analysis& a = analysis(GetParam());
+void a_file_says_the_same(const Analysis& a) {
   const Analysis back = analysis_from_json(parse_json(to_json(a).dump(), "test"), "test");
   ASSERT_EQ(back.linears.size(), a.linears.size());
   for (size_t i = 0; i < a.linears.size(); ++i) {
@@ -96,8 +85,7 @@ TEST_P(AnalysisOf, AFileSaysTheSame) {
   EXPECT_THROW(analysis_from_json(broken, "test"), Error);
 }
 
-TEST_P(AnalysisOf, APlanLosesNoMoreThanAUniformOneOfItsSize) {
-  const Analysis& a = analysis(GetParam());
+void a_plan_loses_no_more_than_a_uniform_one_of_its_size(const Analysis& a) {
   double last = INFINITY;
   for (const int bits : {2, 4, 8}) {
     for (const int group : {128, 64, 16}) {
@@ -120,8 +108,7 @@ TEST_P(AnalysisOf, APlanLosesNoMoreThanAUniformOneOfItsSize) {
   EXPECT_THROW(solve_plan(a, 1000, "rtn"), Error);
 }
 
-TEST_P(AnalysisOf, RulesAndTheirFileGiveThePlanBack) {
-  const Analysis& a = analysis(GetParam());
+void rules_and_their_file_give_the_plan_back(const Analysis& a) {
   const SizePlan solved = solve_plan(a, bytes_at(a, 3.5), "rtn");
   EXPECT_LE(solved.bits_per_weight(), 3.5);
   const auto file = std::filesystem::temp_directory_path() / fmt::format("nibble-plan-{}.toml", ::getpid());
@@ -140,6 +127,18 @@ TEST_P(AnalysisOf, RulesAndTheirFileGiveThePlanBack) {
     }
   }
   EXPECT_GT(bits.size(), 1u);
+}
+
+class AnalysisOf : public ::testing::TestWithParam<const char*> {};
+
+// One test: to analyse the model is most of the time.
+TEST_P(AnalysisOf, SensitivitiesFilesPlansAndRules) {
+  const auto model = load_model(testing::mini_dir() / "models" / GetParam());
+  const Analysis a = analysis(model);
+  every_linear_loses_more_with_fewer_bits(a, *model);
+  a_file_says_the_same(a);
+  a_plan_loses_no_more_than_a_uniform_one_of_its_size(a);
+  rules_and_their_file_give_the_plan_back(a);
 }
 
 INSTANTIATE_TEST_SUITE_P(Mini, AnalysisOf, ::testing::Values("llama-mini", "phi-mini"),

@@ -13,7 +13,7 @@ namespace {
 
 // Shares of each end of a group's range that are tried: every pair of them for an asymmetric grid.
 constexpr std::array<float, 5> kShares = {1.0f, 0.95f, 0.9f, 0.85f, 0.8f};
-constexpr int kSweeps = 3;
+constexpr int kRefineSweeps = 3;
 // Of the mean diagonal. At 0.01 SmolLM2-135M lost more than by rounding (KL 0.31 against 0.20): the few
 // directions that carry most of the input were served at the cost of all others.
 constexpr double kRefineDamp = 1.0;
@@ -110,7 +110,7 @@ Quantized quantize_clipped(std::span<const float> weight, const InputStatistics&
       }
     });
   }
-  refine_codes(weight, input, kRefineDamp, kSweeps, m, pool);
+  refine_codes(weight, input, kRefineDamp, kRefineSweeps, m, pool);
   return out;
 }
 

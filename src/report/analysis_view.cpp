@@ -8,7 +8,7 @@ namespace nibble::report {
 namespace {
 
 // A number of `object`, or NaN for null: what JSON has no number for.
-double number(const Json& object, const char* key, const std::string& where) {
+double number_or_nan(const Json& object, const char* key, const std::string& where) {
   return json_get_or<double>(object, key, std::nan(""), where);
 }
 
@@ -39,11 +39,11 @@ AnalysisView read_analysis(const Json& json, const std::string& where) {
     AnalyzedLinear& linear = view.linears.emplace_back();
     linear.name = json_get<std::string>(entry, "name", where);
     linear.layer = json_get<int>(entry, "layer", where);
-    linear.kl = number(entry, "kl", where);
+    linear.kl = number_or_nan(entry, "kl", where);
     const Json errors = json_get<Json>(entry, "errors", where);
     for (const auto& [bits, group] : view.choices) {
       const Json by_group = json_get<Json>(errors, std::to_string(bits).c_str(), where);
-      linear.errors.push_back(number(by_group, std::to_string(group).c_str(), where));
+      linear.errors.push_back(number_or_nan(by_group, std::to_string(group).c_str(), where));
     }
   }
   for (const Json& entry : json_get<std::vector<Json>>(json, "layers", where)) {
@@ -52,7 +52,8 @@ AnalysisView read_analysis(const Json& json, const std::string& where) {
     view.group_sizes = groups;
     AnalysisView::Layer& layer = view.layers.emplace_back();
     layer.layer = json_get<int>(entry, "layer", where);
-    for (const int group : groups) layer.kl.push_back(number(kl, std::to_string(group).c_str(), where));
+    for (const int group : groups)
+      layer.kl.push_back(number_or_nan(kl, std::to_string(group).c_str(), where));
   }
   if (view.linears.empty()) fail("{}: names no linear", where);
   return view;

@@ -19,13 +19,13 @@ Value text(std::string s) {
   value.text = std::move(s);
   return value;
 }
-Value number(std::string s, double n) {
+Value figure(std::string s, double n) {
   Value value = text(std::move(s));
   value.number = n;
   return value;
 }
-Value number(std::string s, double n, double ci_low, double ci_high) {
-  Value value = number(std::move(s), n);
+Value figure(std::string s, double n, double ci_low, double ci_high) {
+  Value value = figure(std::move(s), n);
   value.ci_low = ci_low;
   value.ci_high = ci_high;
   return value;
@@ -35,7 +35,7 @@ Value missing(std::string why) {
   value.missing = std::move(why);
   return value;
 }
-Value count(double n) { return number(fixed(n, 0), n); }
+Value count(double n) { return figure(fixed(n, 0), n); }
 
 Value model(const ColumnRow& row) { return text(row.model.name); }
 Value configuration(const ColumnRow& row) { return text(row.variant.label()); }
@@ -61,7 +61,7 @@ template <typename F>
 Value of_bench_memory(const ColumnRow& row, F f) {
   if (const MemoryBytes* memory = bench_memory(row.variant)) {
     const double bytes = f(*memory);
-    return number(megabytes(bytes), bytes);
+    return figure(megabytes(bytes), bytes);
   }
   const TaskView* bench = row.variant.find("bench");
   return missing(!bench                    ? "bench not planned"
@@ -82,7 +82,7 @@ Value score(const ColumnRow& row) {
   return of_result(row, [&](const TaskResult& r) {
     const Metric* m = row.task->primary();
     if (!m) return missing(fmt::format("no metric '{}'", r.primary));
-    return number(is_perplexity(r) ? perplexity(m->value) : percent(m->value), m->value, m->ci_low,
+    return figure(is_perplexity(r) ? perplexity(m->value) : percent(m->value), m->value, m->ci_low,
                   m->ci_high);
   });
 }
@@ -99,7 +99,7 @@ Value score_interval(const ColumnRow& row) {
 
 Value difference(const ColumnRow& row) {
   return of_comparison(
-      row, [](const Comparison& c) { return number(difference_text(c), c.difference, c.ci_low, c.ci_high); });
+      row, [](const Comparison& c) { return figure(difference_text(c), c.difference, c.ci_low, c.ci_high); });
 }
 
 Value significance(const ColumnRow& row) {
@@ -108,7 +108,7 @@ Value significance(const ColumnRow& row) {
 
 Value detectable(const ColumnRow& row) {
   return of_comparison(row,
-                       [](const Comparison& c) { return number(detectable_text(c), c.smallest_detectable); });
+                       [](const Comparison& c) { return figure(detectable_text(c), c.smallest_detectable); });
 }
 
 Value flips(const ColumnRow& row, int Comparison::*member) {
@@ -118,17 +118,17 @@ Value flips(const ColumnRow& row, int Comparison::*member) {
 Value right_to_wrong(const ColumnRow& row) { return flips(row, &Comparison::right_to_wrong); }
 Value wrong_to_right(const ColumnRow& row) { return flips(row, &Comparison::wrong_to_right); }
 Value p_plain(const ColumnRow& row) {
-  return of_comparison(row, [](const Comparison& c) { return number(p_value(c.p), c.p); });
+  return of_comparison(row, [](const Comparison& c) { return figure(p_value(c.p), c.p); });
 }
 Value p_holm(const ColumnRow& row) {
-  return of_comparison(row, [](const Comparison& c) { return number(p_value(c.p_holm), c.p_holm); });
+  return of_comparison(row, [](const Comparison& c) { return figure(p_value(c.p_holm), c.p_holm); });
 }
 
 // A measurement of time or speed that a task of another kind does not have is 0 in the store.
 Value positive(const ColumnRow& row, double (*get)(const TaskResult&)) {
   return of_result(row, [&](const TaskResult& r) {
     const double v = get(r);
-    return v > 0 ? number(three_digits(v), v) : not_applicable();
+    return v > 0 ? figure(three_digits(v), v) : not_applicable();
   });
 }
 Value latency_p50(const ColumnRow& row) {
@@ -156,12 +156,12 @@ Value task_peak(const ColumnRow& row) {
   if (!row.task->missing.empty()) return missing(row.task->missing);
   if (!row.task->memory) return missing("no memory stored");
   const double bytes = static_cast<double>(row.task->memory->peak_rss);
-  return number(megabytes(bytes), bytes);
+  return figure(megabytes(bytes), bytes);
 }
 
 Value file_bytes(const ColumnRow& row) {
   return of_facts(row, [](const VariantFacts& f) {
-    return number(megabytes(static_cast<double>(f.file_bytes)), static_cast<double>(f.file_bytes));
+    return figure(megabytes(static_cast<double>(f.file_bytes)), static_cast<double>(f.file_bytes));
   });
 }
 
@@ -169,7 +169,7 @@ Value bits_per_weight(const ColumnRow& row) {
   return of_facts(row, [](const VariantFacts& f) {
     if (f.file_bytes == 0 || f.parameters == 0) return missing("file size or parameter count not stored");
     const double bits = 8.0 * static_cast<double>(f.file_bytes) / static_cast<double>(f.parameters);
-    return number(fixed(bits, 2), bits);
+    return figure(fixed(bits, 2), bits);
   });
 }
 
@@ -183,7 +183,7 @@ Value compression(const ColumnRow& row, int bits) {
     if (!row.variant.variant.is_baseline() && ratio > most) {
       return text(fmt::format("impossible ({}× > {}×)", fixed(ratio, 2), fixed(most, 2)));
     }
-    return number(fixed(ratio, 2) + "×", ratio);
+    return figure(fixed(ratio, 2) + "×", ratio);
   });
 }
 Value against_bf16(const ColumnRow& row) { return compression(row, 16); }
@@ -200,20 +200,20 @@ Value of_distance(const ColumnRow& row, Value (*print)(const Distance&)) {
 }
 Value kl(const ColumnRow& row) {
   return of_distance(row, [](const Distance& d) {
-    return number(
+    return figure(
         fmt::format("{} {}", three_digits(d.kl), interval(three_digits(d.kl_low), three_digits(d.kl_high))),
         d.kl, d.kl_low, d.kl_high);
   });
 }
 Value top1_agreement(const ColumnRow& row) {
   return of_distance(row,
-                     [](const Distance& d) { return number(percent(d.top1_agreement), d.top1_agreement); });
+                     [](const Distance& d) { return figure(percent(d.top1_agreement), d.top1_agreement); });
 }
 
 Value bench_speed(const ColumnRow& row, std::string_view prefix) {
   if (const auto rate = bench_rate(row.variant, prefix)) {
     Value value =
-        number(fmt::format("{} ± {}", three_digits(rate->mean), three_digits(rate->sd)), rate->mean);
+        figure(fmt::format("{} ± {}", three_digits(rate->mean), three_digits(rate->sd)), rate->mean);
     value.sd = rate->sd;
     return value;
   }
@@ -234,7 +234,7 @@ Value bench_latency(const ColumnRow& row, const char* percentile) {
     return missing("no latency stored");
   }
   const double ms = latency->at(percentile).get<double>();
-  return number(three_digits(ms), ms);
+  return figure(three_digits(ms), ms);
 }
 Value bench_p50(const ColumnRow& row) { return bench_latency(row, "p50"); }
 Value bench_p95(const ColumnRow& row) { return bench_latency(row, "p95"); }
@@ -258,7 +258,7 @@ Value memory_peak(const ColumnRow& row) {
 Value quantize_seconds(const ColumnRow& row) {
   if (!row.variant.variant.is_made_here()) return not_applicable();
   return of_facts(
-      row, [](const VariantFacts& f) { return number(fixed(f.quantize_seconds, 1), f.quantize_seconds); });
+      row, [](const VariantFacts& f) { return figure(fixed(f.quantize_seconds, 1), f.quantize_seconds); });
 }
 
 constexpr Column kScore[] = {

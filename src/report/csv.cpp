@@ -20,7 +20,7 @@ std::string csv_field(std::string_view text) {
   return out + "\"";
 }
 
-std::string number(std::optional<double> value) {
+std::string shortest(std::optional<double> value) {
   if (!value || std::isnan(*value)) return "";
   return fmt::format("{}", *value);  // the shortest text that reads back as the same number
 }
@@ -33,11 +33,11 @@ class Writer {
     const TaskResult* r = cell && cell->result ? &*cell->result : nullptr;
     const std::string setting =
         r ? fmt::format("{},{},{},{}", csv_field(r->split), r->shots, r->seed, r->rows) : ",,,";
-    out_ += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", csv_field(v.model),
-                        csv_field(v.method), v.bits, v.group_size, cell ? csv_field(cell->task) : "", setting,
-                        csv_field(measure), number(value.number), number(value.sd), number(value.ci_low),
-                        number(value.ci_high), value.missing.empty() ? "done" : "missing",
-                        csv_field(value.missing), csv_field(v.source));
+    out_ += fmt::format(
+        "{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", csv_field(v.model), csv_field(v.method), v.bits,
+        v.group_size, cell ? csv_field(cell->task) : "", setting, csv_field(measure), shortest(value.number),
+        shortest(value.sd), shortest(value.ci_low), shortest(value.ci_high),
+        value.missing.empty() ? "done" : "missing", csv_field(value.missing), csv_field(v.source));
   }
   void plain(const VariantView& variant, const TaskView* cell, const std::string& measure, double number) {
     Value value;

@@ -18,7 +18,7 @@ constexpr double kOneRunMemory = 0.02;
 constexpr double kOneRunTime = 0.10;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-Figure missing(std::string reason) {
+Figure no_figure(std::string reason) {
   Figure figure;
   figure.missing = std::move(reason);
   return figure;
@@ -45,7 +45,8 @@ Figure size_of(const VariantView& variant) {
     const auto bytes = static_cast<double>(variant.facts->file_bytes);
     return measured(bytes, bytes, bytes, "the model's files");
   }
-  return missing(reason_or(variant.tasks.empty() ? nullptr : &variant.tasks.front(), "file size not stored"));
+  return no_figure(
+      reason_or(variant.tasks.empty() ? nullptr : &variant.tasks.front(), "file size not stored"));
 }
 
 // The cells whose process a deployment resembles: a perplexity is nobody's workload unless it is asked for.
@@ -64,12 +65,12 @@ std::vector<const TaskView*> workload(const VariantView& variant, const Specific
 Figure memory_of(const VariantView& variant, const std::vector<const TaskView*>& cells) {
   const TaskView* highest = nullptr;
   for (const TaskView* cell : cells) {
-    if (!cell->missing.empty()) return missing(fmt::format("{}: {}", cell->task, cell->missing));
+    if (!cell->missing.empty()) return no_figure(fmt::format("{}: {}", cell->task, cell->missing));
     if (!cell->memory || cell->memory->peak_rss == 0)
-      return missing(fmt::format("{}: peak memory not stored", cell->task));
+      return no_figure(fmt::format("{}: peak memory not stored", cell->task));
     if (!highest || cell->memory->peak_rss > highest->memory->peak_rss) highest = cell;
   }
-  if (!highest) return missing(fmt::format("no cell of {} measured it", variant.label()));
+  if (!highest) return no_figure(fmt::format("no cell of {} measured it", variant.label()));
   return one_run(static_cast<double>(highest->memory->peak_rss), kOneRunMemory,
                  fmt::format("peak of the process, highest in {}", highest->task));
 }
@@ -80,12 +81,12 @@ Figure decode_of(const VariantView& variant, const std::vector<const TaskView*>&
                     "bench, one sequence at a time");
   }
   if (const TaskView* bench = variant.find(kBench); bench && !bench->missing.empty())
-    return missing(fmt::format("bench: {}", bench->missing));
+    return no_figure(fmt::format("bench: {}", bench->missing));
   for (const TaskView* cell : cells) {
     if (cell->result && cell->result->output_tokens_per_s > 0)
       return one_run(cell->result->output_tokens_per_s, kOneRunTime, "over all of " + cell->task);
   }
-  return missing("no generation measured: neither bench nor a task that generates");
+  return no_figure("no generation measured: neither bench nor a task that generates");
 }
 
 void judge(Check& check) {
@@ -124,7 +125,7 @@ class Checks {
     check.key = "score";
     check.name = "score";
     check.task = task;
-    check.figure = missing(std::move(reason));
+    check.figure = no_figure(std::move(reason));
   }
 
  private:
@@ -133,7 +134,7 @@ class Checks {
 
 Figure latency_of(const TaskView& cell) {
   const double p95 = cell.result->latency_ms.p95;
-  if (!(p95 > 0)) return missing("not stored");
+  if (!(p95 > 0)) return no_figure("not stored");
   return one_run(p95, kOneRunTime, "95 % of the responses");
 }
 
@@ -145,11 +146,11 @@ Figure accuracy_of(const TaskView& cell) {
 // Of the baseline's accuracy, by the paired interval of the difference.
 Figure accuracy_kept(const TaskScore& score, bool is_baseline) {
   if (is_baseline) return measured(1, 1, 1, "itself");
-  if (!score.baseline) return missing("the baseline has no result");
+  if (!score.baseline) return no_figure("the baseline has no result");
   const Comparison& c = score.cell->to_baseline;
-  if (!c.comparable()) return missing(c.not_comparable);
+  if (!c.comparable()) return no_figure(c.not_comparable);
   const double base = score.baseline->primary()->value;
-  if (!(base > 0)) return missing("the baseline has nothing right");
+  if (!(base > 0)) return no_figure("the baseline has nothing right");
   // Without any flip the interval is [0, 0], which says less than the number of rows does.
   const bool no_flips = c.right_to_wrong + c.wrong_to_right == 0;
   const double low = no_flips ? -c.smallest_detectable : c.ci_low;
@@ -160,7 +161,7 @@ Figure accuracy_kept(const TaskScore& score, bool is_baseline) {
 Figure perplexity_ratio(const TaskScore& score, bool is_baseline) {
   if (is_baseline) return measured(1, 1, 1, "itself");
   const Comparison& c = score.cell->to_baseline;
-  if (!c.comparable()) return missing(c.not_comparable);
+  if (!c.comparable()) return no_figure(c.not_comparable);
   return measured(std::exp(c.difference), std::exp(c.ci_low), std::exp(c.ci_high), "paired 95 % interval");
 }
 

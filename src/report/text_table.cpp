@@ -9,7 +9,7 @@ namespace nibble::report {
 namespace {
 
 constexpr std::string_view kGap = "  ";
-constexpr size_t kNarrowest = 8;
+constexpr size_t kNarrowestColumn = 8;
 
 bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
 
@@ -141,7 +141,7 @@ std::string to_terminal(const TextTable& table, size_t width) {
   while (total() > width) {
     size_t widest = widths.size();
     for (size_t c = 0; c < widths.size(); ++c) {
-      if (shown.heads[c].align != Align::kLeft || widths[c] <= kNarrowest) continue;
+      if (shown.heads[c].align != Align::kLeft || widths[c] <= kNarrowestColumn) continue;
       if (widest == widths.size() || widths[c] > widths[widest]) widest = c;
     }
     if (widest == widths.size()) break;
