@@ -32,7 +32,7 @@ struct QuantizeArguments {
   std::optional<double> target_bpw;        // of the linear layers
   std::optional<std::string> target_size;  // of the weights' file
   QuantizeOptions quantize;
-  std::string tuned = "none";  // "scales", "zeros", "scales+zeros"
+  std::string tuned = "none";  // "scales", "rounding+scales+zeros", …
   TuneOptions tune;
   int tune_save_every = 0;
   bool force = false, dequantize = false;
@@ -64,6 +64,34 @@ std::string method_help() {
   return text;
 }
 
+std::string render_tuning(const OrderedJson& tune) {
+  const auto number = [](const OrderedJson& value) { return report::fixed(value.get<double>(), 5); };
+  std::string text;
+  if (tune.contains("rounding")) {
+    const OrderedJson& rounding = tune["rounding"];
+    double before = 0, after = 0;
+    for (const OrderedJson& block : rounding["blocks"]) {
+      before += block["error_before"].get<double>();
+      after += block["error_after"].get<double>();
+    }
+    text += fmt::format(
+        "rounding learned for {} steps a block in {:.0f} s: blocks' held-out output error ×{:.3f}, KL {} → "
+        "{}{}\n",
+        rounding["steps"].get<int>(), rounding["seconds"].get<double>(), after / before,
+        number(rounding["kl_before"]), number(rounding["kl_after"]),
+        rounding["kept"].get<bool>() ? "" : ", no lower: left as it was");
+  }
+  if (!tune.contains("checks")) return text;
+  const int best = tune["best_step"].get<int>();
+  const OrderedJson& checks = tune["checks"];
+  text += fmt::format("{} tuned for {} steps in {:.0f} s: held-out KL {}", tune["parts"].get<std::string>(),
+                      tune["steps"].get<int>(), tune["seconds"].get<double>(), number(checks.front()["kl"]));
+  for (const OrderedJson& check : checks) {
+    if (best > 0 && check["step"] == best) text += " → " + number(check["kl"]);
+  }
+  return text + (best > 0 ? "\n" : ", which no step lowered: left as they were\n");
+}
+
 // The worst layers and every fallback; the whole table stands in the report.
 std::string render(const OrderedJson& report, const std::string& out, const std::string& format) {
   constexpr size_t kWorst = 5;
@@ -87,18 +115,7 @@ std::string render(const OrderedJson& report, const std::string& out, const std:
     text += fmt::format("  {:<40} {:.2e}  ({:.2e})\n", layer["name"].get<std::string>(),
                         layer["error"].get<double>(), layer["rtn_error"].get<double>());
   }
-  if (report.contains("tune")) {
-    const OrderedJson& tune = report["tune"];
-    const int best = tune["best_step"].get<int>();
-    const OrderedJson& checks = tune["checks"];
-    text += fmt::format("{} tuned for {} steps in {:.0f} s: held-out KL {}", tune["parts"].get<std::string>(),
-                        tune["steps"].get<int>(), tune["seconds"].get<double>(),
-                        report::fixed(checks.front()["kl"].get<double>(), 5));
-    for (const OrderedJson& check : checks) {
-      if (best > 0 && check["step"] == best) text += " → " + report::fixed(check["kl"].get<double>(), 5);
-    }
-    text += best > 0 ? "\n" : ", which no step lowered: left as they were\n";
-  }
+  if (report.contains("tune")) text += render_tuning(report["tune"]);
   for (const OrderedJson* layer : fallbacks)
     text += fmt::format("  {}: {} ({})\n", (*layer)["name"].get<std::string>(),
                         (*layer)["fallback"].get<std::string>(), (*layer)["reason"].get<std::string>());
@@ -136,24 +153,36 @@ SizePlan planned(const QuantizeArguments& options, std::shared_ptr<const Model> 
 // What --tune names, into the options; false: nothing.
 bool read_tuned(const std::string& parts, TuneOptions& tune) {
   if (parts == "none" || parts == "0") return false;
-  tune.scales = parts.starts_with("scales");
-  tune.zeros = parts.ends_with("zeros");
-  if (parts != "scales" && parts != "zeros" && parts != "scales+zeros")
-    throw UsageError(fmt::format("--tune {}: scales, zeros, scales+zeros or none", parts));
+  tune.rounding = tune.scales = tune.zeros = false;
+  for (size_t begin = 0; begin <= parts.size();) {
+    const size_t end = std::min(parts.find('+', begin), parts.size());
+    const std::string part = parts.substr(begin, end - begin);
+    bool* wanted = part == "rounding" ? &tune.rounding
+                   : part == "scales" ? &tune.scales
+                   : part == "zeros"  ? &tune.zeros
+                                      : nullptr;
+    if (!wanted || *wanted)
+      throw UsageError(fmt::format("--tune {}: rounding, scales and zeros, joined by +, or none", parts));
+    *wanted = true;
+    begin = end + 1;
+  }
   tune.validate();
   return true;
 }
 
 OrderedJson tuned(std::shared_ptr<const Model> model, const fs::path& dir, const QuantizeArguments& options,
                   ThreadPool& pool) {
-  Progress progress(stderr, "tune", "steps");
-  return tune_directory(std::move(model), dir, options.quantize.calibration, options.tune, pool,
-                        [&](int done, int total, double kl) {
-                          InterruptGuard::check();
-                          progress.note("KL " + report::fixed(kl, 4));
-                          progress.update(static_cast<size_t>(done), static_cast<size_t>(total));
-                        },
-                        {{}, options.tune_save_every, options.force, NIBBLE_VERSION});
+  Progress rounding(stderr, "rounding", "steps"), progress(stderr, "tune", "steps");
+  const auto show = [](Progress& bar, const char* what, int digits) {
+    return [&bar, what, digits](int done, int total, double value) {
+      InterruptGuard::check();
+      bar.note(what + report::fixed(value, digits));
+      bar.update(static_cast<size_t>(done), static_cast<size_t>(total));
+    };
+  };
+  return tune_directory(
+      std::move(model), dir, options.quantize.calibration, options.tune, pool, show(progress, "KL ", 4),
+      {{}, options.tune_save_every, options.force, NIBBLE_VERSION}, show(rounding, "error ", 6));
 }
 
 int run(QuantizeArguments options, const GlobalOptions& global) {
@@ -256,12 +285,20 @@ Run cmd_quantize(Arguments& verb, const GlobalOptions& global) {
   verb.option("--samples", q.calibration.samples, "calibration samples").show_default();
   verb.option("--seqlen", q.calibration.seqlen, "tokens a sample").show_default();
   verb.option("--seed", q.calibration.seed, "draws the samples").show_default();
-  verb.option(
-          "--tune", options->tuned,
-          "what to move afterwards towards the original model's distributions: scales, zeros, scales+zeros")
+  verb.option("--tune", options->tuned,
+              "what to move afterwards towards the original model, joined by +: rounding (integers and "
+              "ranges, by "
+              "each block's output), scales, zeros (by the distributions)")
       .show_default();
   verb.option("--tune-steps", options->tune.steps, "tuning: steps, one sequence each").show_default();
   verb.option("--tune-tokens", options->tune.tokens, "tuning: tokens a sequence").show_default();
+  verb.option("--tune-block-steps", options->tune.blocks.steps, "tuning the rounding: steps a block")
+      .show_default();
+  verb.option("--tune-batch", options->tune.blocks.batch, "tuning the rounding: sequences a step")
+      .show_default();
+  verb.option("--tune-rounding-rate", options->tune.blocks.rate,
+              "tuning the rounding: part of a code that a step moves a weight at first")
+      .show_default();
   verb.option("--tune-rate", options->tune.rate, "tuning: share of a scale that a step moves it at first")
       .show_default();
   verb.option("--tune-zero-rate", options->tune.zero_rate,

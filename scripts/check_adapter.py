@@ -2,8 +2,8 @@
 """Proves that transformers' peft loads an adapter of `nibble finetune --adapter` and gives nibble's logits.
 
 usage: check_adapter.py NIBBLE MODEL_DIR [STEPS, default 20]
-Needs torch, transformers, peft and safetensors (pip). Fine-tunes MODEL_DIR twice by the same options, once to an
-adapter and once to a merged model. peft's merge of the adapter, in the merged model's type, is held against that
+Needs torch, transformers, peft and safetensors. Fine-tunes MODEL_DIR twice on data/family2 by the same options, once
+to an adapter and once to a merged model. peft's merge of the adapter, in the merged model's type, is held against that
 model's weights, and its logits against `nibble logits` in float32. Exits 1 where they differ.
 """
 import json
@@ -13,6 +13,7 @@ import sys
 import tempfile
 
 TEXT = "Question: Ada has 12 pencils and gives 5 of them to Bram. How many pencils are left?\nAnswer:"
+DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "family2")
 LOGITS, WEIGHTS = 2e-3, 1e-3  # greatest difference of a logit; share of weights that may round the other way
 
 
@@ -29,15 +30,15 @@ def main(arguments):
     steps = arguments[2] if len(arguments) == 3 else "20"
     with tempfile.TemporaryDirectory() as folder:
         adapter, merged, logits = (os.path.join(folder, name) for name in ("adapter", "merged", "logits.safetensors"))
-        tune = ["--max-steps", steps, "--lr", "2e-3", "--score-rows", "0"]
-        run = lambda *a: subprocess.run([nibble, *a], check=True, capture_output=True, text=True).stdout  # noqa: E731
+        tune = ["--data", DATA, "--max-steps", steps, "--lr", "2e-3", "--score-rows", "0"]
+        run = lambda *a: subprocess.run([nibble, *a], check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: E731
         run("finetune", model, adapter, "--adapter", *tune)
         run("finetune", model, merged, *tune)
         ids = json.loads(run("tokenize", model, "--text", TEXT))
         run("logits", merged, "--ids", json.dumps(ids), "--dtype", "float32", "--out", logits)
         ours = load_file(logits)["logits"]
 
-        base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        base = AutoModelForCausalLM.from_pretrained(model, torch_dtype=torch.float32)
         before = {name: p.clone() for name, p in base.named_parameters()}
         tuned = PeftModel.from_pretrained(base, adapter)
         with torch.no_grad():

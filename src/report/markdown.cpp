@@ -7,6 +7,7 @@
 
 #include "report/columns.h"
 #include "report/fallbacks.h"
+#include "report/finetuning.h"
 #include "report/format.h"
 #include "report/head.h"
 
@@ -292,8 +293,8 @@ std::string reproduce(const StudyView& study) {
 
 std::string render_markdown(const Report& report) {
   return head(report.study) + table_1(report) + deploy(report.choices) + critical_issues(report.issues) +
-         scores(report.study) + efficiency(report.study) + fallbacks(report.study) +
-         sensitivity(report.study) + reproduce(report.study);
+         scores(report.study) + render_fine_tuned(report.study) + efficiency(report.study) +
+         fallbacks(report.study) + sensitivity(report.study) + reproduce(report.study);
 }
 
 }  // namespace nibble::report

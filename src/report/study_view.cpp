@@ -27,8 +27,8 @@ std::string why_missing(const Cell& cell) {
 }
 
 // What the study writes of itself and of its machine.
-constexpr const char* kMetaKeys[] = {"version", "commit", "host", "cpu",     "isa",       "device",
-                                     "threads", "memory", "seed", "started", "study_toml"};
+constexpr const char* kMetaKeys[] = {"version", "commit", "host", "cpu",     "isa",        "device",
+                                     "threads", "memory", "seed", "started", "study_toml", "finetuned"};
 
 TaskView to_task_view(Cell cell, const Store& store) {
   TaskView view;

@@ -160,7 +160,9 @@ MergeOutcome merge_studies(const std::vector<fs::path>& sources, const fs::path&
   const std::string toml = meta(parts.front(), kPlan);
   for (const char* key : kSameEverywhere) target.set_meta(key, meta(parts.front(), key));
   write_file_atomically(dir / "study.toml", toml);
-  target.plan(planned_cells(resolve_plan(parse_study(toml, parts.front().name), {})));
+  const StudyPlan plan = resolve_plan(parse_study(toml, parts.front().name), {});
+  target.plan(planned_cells(plan));
+  target.set_meta("finetuned", finetuned_json(plan));
   target.set_meta(kPlan, toml);
   std::map<CellKey, CellStatus> status;
   for (const Cell& cell : target.cells()) status[{cell.variant, cell.task}] = cell.status;

@@ -79,6 +79,13 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
     if (named != plan.models.end()) plan.models.erase(named);
     plan.quantized.push_back(quantized);
   }
+  for (const FineTunedModel& f : file.finetuned) {
+    const auto named = [&](const std::string& name) {
+      return std::find(plan.models.begin(), plan.models.end(), name) != plan.models.end();
+    };
+    // The command line may leave one of them out.
+    if (!command_line.models || (named(f.model) && named(f.base))) plan.finetuned.push_back(f);
+  }
   plan.tasks = o.tasks.value_or(plan.tasks);
   plan.limit = o.limit;
   plan.shots = o.shots;
@@ -111,6 +118,13 @@ void StudyPlan::validate() const {
     all_models.push_back(q.model);
     if (!q.of.empty() && std::find(models.begin(), models.end(), q.of) == models.end())
       refuse("[[quantized]] {}: 'of' names {}, which is not among the models", q.model, q.of);
+  }
+  for (const FineTunedModel& f : finetuned) {
+    for (const std::string& name : {f.model, f.base}) {
+      if (std::find(models.begin(), models.end(), name) == models.end())
+        refuse("[[finetuned]] {}: {} is not among the models", f.model, name);
+    }
+    if (f.model == f.base) refuse("[[finetuned]] {}: 'base' is the model itself", f.model);
   }
   for (const std::string& model : all_models) check_not_empty("models", model);
   check_no_repeats("models", all_models);

@@ -23,6 +23,12 @@ struct QuantizedModel {
   Variant variant() const { return {of.empty() ? model : of, method, bits, group_size, model}; }
 };
 
+// One of the study's models that was fine-tuned from another of them: the report holds them side by side.
+struct FineTunedModel {
+  std::string model, base;  // as the user named them
+  bool operator==(const FineTunedModel&) const = default;
+};
+
 // What a study file or a command line says; empty: nothing. Meanings as in StudyPlan.
 struct StudyMethod {
   std::string name;
@@ -33,6 +39,7 @@ struct StudyOptions {
   std::optional<std::vector<std::string>> models, tasks;
   std::optional<std::vector<StudyMethod>> methods;
   std::vector<QuantizedModel> quantized;        // file only
+  std::vector<FineTunedModel> finetuned;        // file only
   std::optional<std::vector<int>> group_sizes;  // file: of methods without their own; command line: of all
   std::optional<int> bits;                      // likewise
   std::optional<int64_t> limit, seed;
@@ -55,6 +62,7 @@ struct MethodPlan {
 struct StudyPlan {
   std::vector<std::string> models;        // as the user named them
   std::vector<QuantizedModel> quantized;  // not among `models`
+  std::vector<FineTunedModel> finetuned;  // both among `models`
   std::vector<MethodPlan> methods = {{"gptq"}, {"gsq"}};
   std::vector<std::string> tasks = {"boolq", "msmarco", "gsm8k", "wikitext"};
   std::optional<int64_t> limit;  // rows per task; none: all
@@ -88,6 +96,9 @@ StudyPlan resolve_plan(const StudyOptions& file, const StudyOptions& command_lin
 
 // A study file that resolves to the same plan.
 std::string to_toml(const StudyPlan& plan);
+
+// What results.db keeps of plan.finetuned, under "finetuned": [{"model", "base"}, …].
+std::string finetuned_json(const StudyPlan& plan);
 
 // Per model: the baseline on all tasks, then bench; then each method and group size the same way, with its
 // distance to the baseline ("kl") between the two; then what was quantized before the same way. Last come

@@ -1,6 +1,7 @@
 #include <sstream>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "io/quote_name.h"
 #include "io/toml.h"
 #include "study/plan.h"
@@ -136,6 +137,28 @@ std::vector<QuantizedModel> read_quantized(TableReader& top, std::string_view wh
   return all;
 }
 
+std::vector<FineTunedModel> read_finetuned(TableReader& top, std::string_view where) {
+  const toml::node* node = top.find("finetuned");
+  std::vector<FineTunedModel> all;
+  if (!node) return all;
+  const toml::array* tables = node->as_array();
+  if (!tables || !tables->is_array_of_tables())
+    refuse("{}: write [[finetuned]]", top.place("finetuned", *node));
+  for (const toml::node& table : *tables) {
+    TableReader reader(*table.as_table(), where);
+    const auto text = [&](const char* key) {
+      const auto value = reader.read<std::string>(key, check_not_empty);
+      if (!value) refuse("{}: '{}' is missing", top.place("[[finetuned]]", table), key);
+      return *value;
+    };
+    FineTunedModel& f = all.emplace_back();
+    f.model = text("model");
+    f.base = text("base");
+    reader.finish();
+  }
+  return all;
+}
+
 std::string quoted(const std::string& text) {
   std::ostringstream out;
   out << toml::value<std::string>(text);
@@ -165,6 +188,7 @@ StudyOptions parse_study(std::string_view text, std::string_view where) {
       "tasks", [&](const std::string& at, const std::string& name) { check_task(at, name); });
   o.methods = read_methods(top, where);
   o.quantized = read_quantized(top, where);
+  o.finetuned = read_finetuned(top, where);
   o.group_sizes = top.group_sizes();
   o.bits = top.bits();
   o.limit =
@@ -247,6 +271,11 @@ std::string to_toml(const StudyPlan& plan) {
     line("bits", fmt::format("{}", q.bits));
     line("group_size", fmt::format("{}", q.group_size));
   }
+  for (const FineTunedModel& f : plan.finetuned) {
+    text += "\n[[finetuned]]\n";
+    line("model", quoted(f.model));
+    line("base", quoted(f.base));
+  }
   text += "\n[bench]\n";
   line("prompt", fmt::format("{}", plan.bench_prompt));
   line("generate", fmt::format("{}", plan.bench_generate));
@@ -255,6 +284,12 @@ std::string to_toml(const StudyPlan& plan) {
   line("windows", fmt::format("{}", plan.kl_windows));
   line_if("window", plan.kl_window);
   return text;
+}
+
+std::string finetuned_json(const StudyPlan& plan) {
+  Json all = Json::array();
+  for (const FineTunedModel& f : plan.finetuned) all.push_back({{"model", f.model}, {"base", f.base}});
+  return all.dump();
 }
 
 }  // namespace nibble

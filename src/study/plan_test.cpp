@@ -153,6 +153,14 @@ bits = 8
   EXPECT_EQ(named.quantized[0], plan.quantized[1]);
 
   EXPECT_THROW(planned_cells(plan_of("[[quantized]]\nmodel = 'x'")), Error);  // nobody has looked at it
+  const std::string pair = "models = ['a', 'b']\n[[finetuned]]\nmodel = 'b'\nbase = ";
+  const StudyPlan tuned = plan_of((pair + "'a'").c_str());
+  EXPECT_EQ(tuned.finetuned, (std::vector<FineTunedModel>{{"b", "a"}}));
+  EXPECT_EQ(plan_of(to_toml(tuned).c_str()).finetuned, tuned.finetuned);
+  EXPECT_EQ(finetuned_json(tuned), R"([{"base":"a","model":"b"}])");
+  EXPECT_THAT(plan_error((pair + "'c'").c_str()), HasSubstr("[[finetuned]] b: c is not among the models"));
+  EXPECT_THAT(plan_error((pair + "'b'").c_str()), HasSubstr("is the model itself"));
+  EXPECT_THAT(plan_error("[[finetuned]]\nmodel = 'b'"), HasSubstr("'base' is missing"));
   EXPECT_THAT(plan_error("[[quantized]]\nmodel = 'x'\nof = 'y'"),
               HasSubstr("y, which is not among the models"));
   EXPECT_THAT(plan_error("[[quantized]]\nof = 'y'"), HasSubstr("line 1: [[quantized]]: 'model' is missing"));

@@ -123,11 +123,11 @@ Store Runner::open_store() const {
 void Runner::begin() {
   if (const auto before = store_.meta("study_toml")) {
     const std::string where = (dir_ / "results.db").string() + " (study_toml)";
-    check_same_study(resolve_plan(parse_study(*before, where), {}), plan_,
-                     dir_.string());
+    check_same_study(resolve_plan(parse_study(*before, where), {}), plan_, dir_.string());
   }
   const std::string toml = to_toml(plan_);
   store_.set_meta("study_toml", toml);
+  store_.set_meta("finetuned", finetuned_json(plan_));
   store_.set_meta("version", options_.version);
   store_.set_meta("cpu", processor_name());
   store_.set_meta("isa", std::string(kernels().name));

@@ -12,8 +12,9 @@
 namespace nibble {
 namespace {
 
-constexpr int kBatchTokens = 1024;  // of a pass; a step may take several
-constexpr int kChecks = 5;          // of the held-out loss on the way
+constexpr uint64_t kKeptBytes = uint64_t{2} << 30;  // of activations: more are computed again on the way back
+constexpr int kBatchTokens = 1024;                  // of a pass; a step may take several
+constexpr int kChecks = 5;                          // of the held-out loss on the way
 
 int64_t answer_tokens(const TrainingRow& row) { return static_cast<int64_t>(row.tokens.size()) - row.prompt; }
 
@@ -152,7 +153,13 @@ class FineTuning : private TrainingLoop {
         pool_(pool),
         calls_(calls),
         batch_tokens_(std::max(longest_row(text), kBatchTokens)),
-        pass_(trained, {.batch_tokens = batch_tokens_, .context = longest_row(text)}, pool),
+        pass_(trained,
+              {.batch_tokens = batch_tokens_,
+               .context = longest_row(text),
+               .recompute = BlockActivations(trained.config(), 1).bytes() *
+                                static_cast<uint64_t>(batch_tokens_) * trained.blocks.size() >
+                            kKeptBytes},
+              pool),
         loss_(trained.config().vocab_size, pool),
         rows_(pass_, loss_, batch_tokens_),
         order_(text, o),

@@ -219,32 +219,33 @@ void TrainedLinear::collect(std::vector<Parameter*>& to) {
   }
 }
 
+TrainedBlock::TrainedBlock(const Model& model, size_t layer, const TrainedParts& parts, Random& random,
+                           ThreadPool& pool) {
+  const Block& from = model.blocks[layer];
+  const TensorNames& names = model.architecture().names;
+  const std::string prefix = fmt::format("model.layers.{}.", layer);
+  attn_norm = trained_norm(from.attn_norm, prefix + names.attn_norm, parts);
+  if (names.mlp_norm) mlp_norm = trained_norm(from.mlp_norm, prefix + names.mlp_norm, parts);
+  linears.reserve(from.linears().size());  // the pointers stay
+  const auto add = [&](const Linear& linear) -> TrainedLinear* {
+    return linear.present() ? &linears.emplace_back(linear, parts, true, random, pool) : nullptr;
+  };
+  q = add(from.q);
+  k = add(from.k);
+  v = add(from.v);
+  o = add(from.o);
+  gate = add(from.gate);
+  up = add(from.up);
+  down = add(from.down);
+}
+
 TrainedModel::TrainedModel(std::shared_ptr<const Model> model, const TrainedParts& parts, ThreadPool& pool)
     : model_(std::move(model)) {
-  const TensorNames& names = model_->architecture().names;
   Random random(parts.seed);
   if (!config().tied_head) own_embedding_.emplace(model_->embedding, parts, false, random, pool);
   head_.emplace(model_->head, parts, false, random, pool);
-  final_norm = trained_norm(model_->final_norm, names.final_norm, parts);
-  blocks.resize(model_->blocks.size());
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    const Block& from = model_->blocks[i];
-    TrainedBlock& to = blocks[i];
-    const std::string prefix = fmt::format("model.layers.{}.", i);
-    to.attn_norm = trained_norm(from.attn_norm, prefix + names.attn_norm, parts);
-    if (names.mlp_norm) to.mlp_norm = trained_norm(from.mlp_norm, prefix + names.mlp_norm, parts);
-    to.linears.reserve(7);  // the pointers stay
-    const auto add = [&](const Linear& linear) -> TrainedLinear* {
-      return linear.present() ? &to.linears.emplace_back(linear, parts, true, random, pool) : nullptr;
-    };
-    to.q = add(from.q);
-    to.k = add(from.k);
-    to.v = add(from.v);
-    to.o = add(from.o);
-    to.gate = add(from.gate);
-    to.up = add(from.up);
-    to.down = add(from.down);
-  }
+  final_norm = trained_norm(model_->final_norm, model_->architecture().names.final_norm, parts);
+  for (size_t i = 0; i < model_->blocks.size(); ++i) blocks.emplace_back(*model_, i, parts, random, pool);
 }
 
 std::vector<Parameter*> TrainedModel::parameters() {

@@ -87,6 +87,9 @@ struct TrainedNorm {
 };
 
 struct TrainedBlock {
+  TrainedBlock(const Model& model, size_t layer, const TrainedParts& parts, Random& random, ThreadPool& pool);
+  TrainedBlock(TrainedBlock&&) = default;
+
   TrainedNorm attn_norm, mlp_norm;  // mlp_norm empty in a parallel block
   std::vector<TrainedLinear> linears;
   // Of `linears`; gate null where the MLP has none.

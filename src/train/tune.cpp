@@ -18,25 +18,30 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string parts_of(const TuneOptions& o) {
-  return o.scales ? o.zeros ? "scales+zeros" : "scales" : "zeros";
-}
-
-// The directory's weights and configuration with what `trained` holds now.
-void write_tuned(const Model& quantized, TrainedModel& trained, const TuneOptions& options,
-                 const fs::path& dir, ThreadPool& pool) {
-  const Checkpoint& from = quantized.checkpoint();
-  std::vector<std::pair<std::string, TensorView>> all;
-  std::vector<PackedBuffers> buffers;
-  std::set<std::string> replaced;
-  for (TrainedBlock& block : trained.blocks) {
-    for (TrainedLinear& linear : block.linears) {
+// The linears that training moved take what it left, which lies in `buffers`.
+void take_over(const TrainedModel& trained, Model& quantized, std::vector<PackedBuffers>& buffers,
+               ThreadPool& pool) {
+  for (size_t i = 0; i < trained.blocks.size(); ++i) {
+    for (const TrainedLinear& linear : trained.blocks[i].linears) {
       if (!linear.scales.trained() && !linear.zeros.trained()) continue;
       buffers.push_back(pack(linear.stored(), &pool));
-      const PackedView view = buffers.back().view(linear.format());
-      for (const char* part : {".codes", ".scales", ".zeros"}) replaced.insert(linear.name() + part);
-      add_packed_tensors(linear.name(), view, {}, all);
+      for (Linear* to : quantized.blocks[i].linears()) {
+        if (to->name == linear.name()) to->packed = buffers.back().view(linear.format());
+      }
     }
+  }
+}
+
+// The directory's weights and configuration with the model's packed linears.
+void write_tuned(const Model& tuned, const TuneOptions& options, const fs::path& dir) {
+  const Checkpoint& from = tuned.checkpoint();
+  std::vector<std::pair<std::string, TensorView>> all;
+  std::set<std::string> replaced;
+  for (const Linear* linear : tuned.linears()) {
+    if (!linear->packed) continue;
+    NIBBLE_CHECK(!linear->order);
+    for (const char* part : {".codes", ".scales", ".zeros"}) replaced.insert(linear->name + part);
+    add_packed_tensors(linear->name, *linear->packed, {}, all);
   }
   for (const auto& [name, view] : from.tensors) {
     if (!replaced.contains(name)) all.emplace_back(name, view);
@@ -44,14 +49,26 @@ void write_tuned(const Model& quantized, TrainedModel& trained, const TuneOption
   order_for_mapping(all);
   write_safetensors(dir / "model.safetensors", all, {{"format", "nibble"}});
   Json config = from.config;
-  config["quantization_config"]["tuned"] = parts_of(options);
+  config["quantization_config"]["tuned"] = tuned_parts(options);
   write_file_atomically(dir / "config.json", config.dump(2) + "\n");
 }
 
 }  // namespace
 
+std::string tuned_parts(const TuneOptions& o) {
+  std::string parts;
+  const auto add = [&](bool wanted, const char* name) {
+    if (wanted) parts += (parts.empty() ? "" : "+") + std::string(name);
+  };
+  add(o.rounding, "rounding");
+  add(o.scales, "scales");
+  add(o.zeros, "zeros");
+  return parts;
+}
+
 void TuneOptions::validate() const {
-  if (!scales && !zeros) throw UsageError("nothing to tune: scales, zeros or both");
+  if (!scales && !zeros && !rounding) throw UsageError("nothing to tune: rounding, scales or zeros");
+  if (rounding) blocks.validate();
   if (steps < 1 || steps > 1'000'000)
     throw UsageError(fmt::format("--tune-steps {}: expected 1 to 1000000", steps));
   if (tokens < 2 || tokens > 1 << 16)
@@ -65,7 +82,7 @@ void TuneOptions::validate() const {
 OrderedJson to_json(const TuneReport& report, const TuneOptions& o) {
   OrderedJson checks = OrderedJson::array();
   for (const auto& check : report.checks) checks.push_back({{"step", check.step}, {"kl", check.kl}});
-  return {{"parts", parts_of(o)},          {"steps", o.steps},
+  return {{"parts", tuned_parts(o)},       {"steps", o.steps},
           {"tokens", report.tokens},       {"rate", o.rate},
           {"temperature", o.temperature},  {"checks", checks},
           {"best_step", report.best_step}, {"seconds", report.seconds},
@@ -80,7 +97,7 @@ OrderedJson tune_settings(const Model& original, const TrainedModel& trained, co
   return {{"model", checkpoint_outline_sha256(trained.model().checkpoint())},
           {"original model", checkpoint_outline_sha256(original.checkpoint())},
           {"text of --calibration", text.sha256},
-          {"--tune", parts_of(o)},
+          {"--tune", tuned_parts(o)},
           {"--tune-steps", o.steps},
           {"--tune-tokens", o.tokens},
           {"--tune-rate", o.rate},
@@ -88,6 +105,9 @@ OrderedJson tune_settings(const Model& original, const TrainedModel& trained, co
           {"--tune-temperature", o.temperature},
           {"checks", o.checks},
           {"held out", o.held_out},
+          {"--tune-block-steps", o.rounding ? o.blocks.steps : 0},
+          {"--tune-batch", o.rounding ? o.blocks.batch : 0},
+          {"--tune-rounding-rate", o.rounding ? o.blocks.rate : 0},
           {"--threads", threads}};
 }
 
@@ -210,36 +230,59 @@ class Tuning : private TrainingLoop {
 
 }  // namespace
 
+// Sequences of the text that are only looked at.
+static size_t held_out_of(const Calibration& text, const TuneOptions& o) {
+  const size_t held_out = std::min(static_cast<size_t>(o.held_out), text.samples.size() / 2);
+  if (held_out == 0)
+    fail("tuning needs text for two sequences of {} tokens at least; name more files", o.tokens);
+  return held_out;
+}
+
 TuneReport tune(std::shared_ptr<const Model> original, TrainedModel& trained, const Calibration& text,
                 const TuneOptions& o, ThreadPool& pool, const TuneProgress& progress,
                 const KeepOptions& keep) {
   if (original->config.vocab_size != trained.config().vocab_size)
     fail("{}: a vocabulary of {} tokens, the original model has {}", trained.model().name(),
          trained.config().vocab_size, original->config.vocab_size);
-  if (trained.parameters().empty()) fail("{}: no layer has {} to tune", trained.model().name(), parts_of(o));
-  const size_t held_out = std::min(static_cast<size_t>(o.held_out), text.samples.size() / 2);
-  if (held_out == 0)
-    fail("tuning needs text for two sequences of {} tokens at least; name more files", o.tokens);
-  return Tuning(original, trained, text, held_out, o, pool, progress, keep).report();
+  if (trained.parameters().empty())
+    fail("{}: no layer has {} to tune", trained.model().name(), tuned_parts(o));
+  return Tuning(original, trained, text, held_out_of(text, o), o, pool, progress, keep).report();
 }
 
 OrderedJson tune_directory(std::shared_ptr<const Model> original, const fs::path& dir,
                            CalibrationOptions wanted, const TuneOptions& o, ThreadPool& pool,
-                           const TuneProgress& progress, KeepOptions keep) {
+                           const TuneProgress& progress, KeepOptions keep,
+                           const RoundingProgress& rounding_progress) {
   o.validate();
-  wanted.samples = o.steps + o.held_out;
+  const bool by_distributions = o.scales || o.zeros;
+  wanted.samples = std::max(by_distributions ? o.steps : 0, o.rounding ? o.blocks.sequences : 0) + o.held_out;
   wanted.seqlen = std::min(o.tokens, original->config.max_context);
   ++wanted.seed;  // other places of the files than the quantizer's
   const Calibration text = load_calibration(wanted, original->load_tokenizer());
   OrderedJson report = reopen_quantized(dir);
   keep.folder = ResultDirectory(dir, kQuantizationReport).unfinished();
-  const auto quantized = load_model(dir);
-  TrainedModel trained(quantized, {.scales = o.scales, .zeros = o.zeros}, pool);
-  const TuneReport tuned = tune(std::move(original), trained, text, o, pool, progress, keep);
-  report["tune"] = to_json(tuned, o);
-  report["tune"]["text_sha256"] = text.sha256;
-  if (tuned.best_step > 0) {
-    write_tuned(*quantized, trained, o, dir, pool);
+  const auto quantized = std::make_shared<Model>(open_checkpoint(dir));
+  OrderedJson tuned = {{"parts", tuned_parts(o)}};
+  bool better = false;
+  QuantizedTensors rounded;
+  if (o.rounding) {
+    const RoundingReport learned = round_blocks(original, quantized, text, held_out_of(text, o), o.blocks,
+                                                keep.folder / "rounding", pool, rounding_progress, rounded);
+    tuned["rounding"] = to_json(learned, o.blocks);
+    better = learned.kept();
+  }
+  std::vector<PackedBuffers> buffers;
+  if (by_distributions) {
+    TrainedModel trained(quantized, {.scales = o.scales, .zeros = o.zeros}, pool);
+    const TuneReport moved = tune(std::move(original), trained, text, o, pool, progress, keep);
+    tuned.update(to_json(moved, o));
+    if (moved.best_step > 0) take_over(trained, *quantized, buffers, pool);
+    better = better || moved.best_step > 0;
+  }
+  tuned["text_sha256"] = text.sha256;
+  report["tune"] = tuned;
+  if (better) {
+    write_tuned(*quantized, o, dir);
     report["model_sha256"] = checkpoint_sha256(open_checkpoint(dir));
   }
   complete_quantized(dir, report);
