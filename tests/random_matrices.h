@@ -24,8 +24,8 @@ inline std::vector<float> normals(size_t n, uint64_t seed, float scale = 1) {
 }
 
 // wide: scales that fp16 cannot hold, and zero points up to one above the codes.
-inline QuantizedMatrix random_quantized(int bits, int group, bool symmetric, int64_t n, int64_t k, uint64_t seed,
-                                 bool wide = false) {
+inline QuantizedMatrix random_quantized(int bits, int group, bool symmetric, int64_t n, int64_t k,
+                                        uint64_t seed, bool wide = false) {
   PackedFormat f{bits, group, symmetric, n, k};
   f.float_scales = wide;
   f.wide_zeros = wide && bits <= 4;

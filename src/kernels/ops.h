@@ -38,8 +38,8 @@ struct ActI8View {
   int64_t groups = 0;
   int64_t segments() const { return stride / kActSegment; }
 };
-// The same for processors that multiply bf16 by tiles: rounded to bf16, in every four inputs in the order 0 2 1 3,
-// k padded with zeros to the stride.
+// The same for processors that multiply bf16 by tiles: rounded to bf16, in every four inputs in the order 0 2
+// 1 3, k padded with zeros to the stride.
 struct ActBf16View {
   const uint16_t* values = nullptr;  // [m, stride]
   const float* sums = nullptr;       // [m, groups]: Σ value over the inputs of a weight group
@@ -79,8 +79,9 @@ struct KernelTable {
   // each segment, the rest float32.
   void (*packed_i8)(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
                     int64_t m, int64_t panel_begin, int64_t panel_end) = nullptr;
-  // With bf16 activations: a group adds s_w · (Σ q · a − zero · sum), products and sums in float32. Loses less than
-  // packed_i8, and is faster for many rows, slower for few. Null where the processor has no tiles. scratch: as for packed_f32.
+  // With bf16 activations: a group adds s_w · (Σ q · a − zero · sum), products and sums in float32. Loses
+  // less than packed_i8, and is faster for many rows, slower for few. Null where the processor has no tiles.
+  // scratch: as for packed_f32.
   void (*packed_bf16)(const PackedView& w, const ActBf16View& x, const float* bias, float* y, int64_t ldy,
                       int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) = nullptr;
   // Rows [m, k] as ActBf16View says, sums [m, ⌈k/group⌉]; null without packed_bf16.
@@ -110,16 +111,19 @@ struct KernelTable {
   void (*scale_add)(float* y, float scale, const float* x, int64_t n) = nullptr;  // y = y·scale + x
   void (*axpy)(float* y, float a, const float* x, int64_t n) = nullptr;           // y += a·x
   // y[m, n] = weights[m, count] · rows[count, n], sums in the order of the rows.
-  void (*weighted_sums)(const float* weights, int64_t ldw, int64_t m, const float* rows, int64_t count, float* y,
-                        int64_t n) = nullptr;
+  void (*weighted_sums)(const float* weights, int64_t ldw, int64_t m, const float* rows, int64_t count,
+                        float* y, int64_t n) = nullptr;
 
-  // Products of columns of int16, the tiles of a Gram matrix. Columns come as [pairs][16][2], two rows after the other,
-  // pairs a multiple of gram_pairs; gram_panel makes of them what products_i16 reads, gram_bytes a pair.
+  // Products of columns of int16, the tiles of a Gram matrix. Columns come as [pairs][16][2], two rows after
+  // the other, pairs a multiple of gram_pairs; gram_panel makes of them what products_i16 reads, gram_bytes a
+  // pair.
   int64_t gram_pairs = 1, gram_bytes = 64;
   void (*gram_panel)(const int16_t* columns, int64_t pairs, uint8_t* panel) = nullptr;
-  // out[panels][16, 16]: for every column of panel a and every column of `panels` panels that lie one after the other in
-  // b the sum of the products of their values. The caller keeps the sums within int32, which is exact.
-  void (*products_i16)(const uint8_t* a, const uint8_t* b, int64_t panels, int64_t pairs, int32_t* out) = nullptr;
+  // out[panels][16, 16]: for every column of panel a and every column of `panels` panels that lie one after
+  // the other in b the sum of the products of their values. The caller keeps the sums within int32, which is
+  // exact.
+  void (*products_i16)(const uint8_t* a, const uint8_t* b, int64_t panels, int64_t pairs,
+                       int32_t* out) = nullptr;
 
   // `rounds` of products in registers, as fast as the processor can; returns the operations done, two a
   // product: as packed_i8 multiplies, and as dense_bf16_bf16 where it is there, else dense_f32.
@@ -128,7 +132,8 @@ struct KernelTable {
 };
 
 inline constexpr int kGramPanel = 16;  // columns of products_i16
-// Floats of scratch for weights with k inputs: those of a panel, or the bf16 of two, of 1024 inputs or a group.
+// Floats of scratch for weights with k inputs: those of a panel, or the bf16 of two, of 1024 inputs or a
+// group.
 inline int64_t packed_scratch(int64_t k) { return (k < 2048 ? 2048 : (k + 31) / 32 * 32) * kPanelRows; }
 
 // The table of NIBBLE_ISA where set, else the best that this processor can run. Chosen once.
@@ -142,7 +147,7 @@ extern const KernelTable kRef;
 const KernelTable* avx2();     // null unless AVX2, FMA and F16C are there
 const KernelTable* avxvnni();  // null unless AVX-VNNI is there beside these
 const KernelTable* avx512();   // null unless AVX-512 F, BW, VL, DQ and VNNI are there
-const KernelTable* amx();      // null unless AMX's tiles with bf16 are there beside these, and Linux lends them
+const KernelTable* amx();  // null unless AMX's tiles with bf16 are there beside these, and Linux lends them
 }  // namespace isa
 
 }  // namespace nibble

@@ -23,9 +23,9 @@ struct Segment {
   int count = 0;
 };
 
-// Tokens of several sequences, in the order of the segments: first those that were found by the model itself, one
-// a sequence, then those of texts. The two may be computed in ways that differ in their rounding, each of which does
-// not depend on what else the batch holds.
+// Tokens of several sequences, in the order of the segments: first those that were found by the model itself,
+// one a sequence, then those of texts. The two may be computed in ways that differ in their rounding, each of
+// which does not depend on what else the batch holds.
 struct Batch {
   std::vector<int32_t> tokens;
   std::vector<Segment> segments;

@@ -52,7 +52,8 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
     sums_ = AlignedBuffer<float>(rows * static_cast<size_t>(act_i8_stride(widest) / kActSegment));
     int8_ = AlignedBuffer<int8_t>(rows * static_cast<size_t>(act_i8_stride(widest)));
     int8_scales_ = AlignedBuffer<float>(sums_.size());
-    if (kernels.packed_bf16) tiles_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(act_bf16_stride(widest)));
+    if (kernels.packed_bf16)
+      tiles_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(act_bf16_stride(widest)));
   }
   if (any_packed && (!precision.int8 || kernels.packed_bf16)) {
     scratch_per_thread_ = static_cast<size_t>(packed_scratch(widest));
@@ -61,8 +62,8 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
 }
 
 uint64_t Linears::bytes() const {
-  return bf16_.bytes() + ordered_.bytes() + int8_.bytes() + int8_scales_.bytes() + tiles_.bytes() + sums_.bytes() +
-         scratch_.bytes();
+  return bf16_.bytes() + ordered_.bytes() + int8_.bytes() + int8_scales_.bytes() + tiles_.bytes() +
+         sums_.bytes() + scratch_.bytes();
 }
 
 Linears::Form Linears::form_of(const Linear& linear) const {
@@ -72,7 +73,9 @@ Linears::Form Linears::form_of(const Linear& linear) const {
 }
 
 // The rest by tiles.
-int64_t Linears::rows_by_int8(int64_t rows) const { return kernels_.packed_bf16 ? std::min(found_, rows) : rows; }
+int64_t Linears::rows_by_int8(int64_t rows) const {
+  return kernels_.packed_bf16 ? std::min(found_, rows) : rows;
+}
 
 const float* Linears::convert(const Form& form, const float* x, int64_t rows, int64_t k) {
   if (form.order) {
@@ -130,7 +133,8 @@ void Linears::compute(const LinearCall& call, const float* x, int64_t rows, int6
                             .sums = sums_.data() + by_int8 * groups,
                             .stride = stride,
                             .groups = groups};
-      kernels_.packed_bf16(*l.packed, act, bias, call.y + by_int8 * l.n, l.n, rows - by_int8, begin, end, scratch);
+      kernels_.packed_bf16(*l.packed, act, bias, call.y + by_int8 * l.n, l.n, rows - by_int8, begin, end,
+                           scratch);
     }
   } else if (l.packed) {
     kernels_.packed_f32(*l.packed, x, l.k, bias, call.y, l.n, rows, begin, end, scratch);

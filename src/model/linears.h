@@ -27,8 +27,8 @@ class Linears {
           const KernelTable& kernels, ThreadPool& pool);
   uint64_t bytes() const;
 
-  // Of the input of what follows the first `found` rows are tokens that the model found, for which reading the weights
-  // is what takes the time, and the rest is text (Batch).
+  // Of the input of what follows the first `found` rows are tokens that the model found, for which reading
+  // the weights is what takes the time, and the rest is text (Batch).
   void expect(int64_t found) { found_ = found; }
   // y = x · wᵀ + bias for every call; x [rows, k], k the same for all.
   void run(std::span<const LinearCall> calls, const float* x, int64_t rows);
@@ -38,8 +38,8 @@ class Linears {
   void run_gelu(const Linear& up, const float* x, int64_t rows, float* y);
 
  private:
-  // How a linear wants its input: packed ones rounded to int8 (bf16 for tiles) with the sums of a group's inputs, dense ones
-  // in bf16, or float32 as it is; and in which order.
+  // How a linear wants its input: packed ones rounded to int8 (bf16 for tiles) with the sums of a group's
+  // inputs, dense ones in bf16, or float32 as it is; and in which order.
   struct Form {
     int64_t group = 0;
     bool bf16 = false;
@@ -71,8 +71,8 @@ class Linears {
   AlignedBuffer<float> int8_scales_;
   AlignedBuffer<uint16_t> tiles_;  // ActBf16View's values
   AlignedBuffer<float> sums_;      // of groups
-  AlignedBuffer<float> ordered_;  // inputs in the order of their weight's columns
-  AlignedBuffer<float> scratch_;  // [threads][scratch_per_thread_], of packed linears
+  AlignedBuffer<float> ordered_;   // inputs in the order of their weight's columns
+  AlignedBuffer<float> scratch_;   // [threads][scratch_per_thread_], of packed linears
   size_t scratch_per_thread_ = 0;
 };
 

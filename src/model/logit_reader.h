@@ -22,7 +22,8 @@ class LogitReader {
   uint64_t bytes() const { return hidden_.bytes() + logits_.bytes(); }
 
  private:
-  // to_go_on: as Session::logits takes it. visit(index into rows, logits [vocab], which it may overwrite), on the threads of the pool.
+  // to_go_on: as Session::logits takes it. visit(index into rows, logits [vocab], which it may overwrite), on
+  // the threads of the pool.
   template <typename Visit>
   void for_each_row(Session& session, std::span<const size_t> rows, bool to_go_on, Visit visit);
 

@@ -36,8 +36,8 @@ class Session : public ForwardPass {
   void copy_cache(int from, int to, int count) override { cache_.copy(from, to, count); }
   const float* hidden() const { return normed_.data(); }  // [tokens, hidden_size]
 
-  // out[rows, vocab] = head of `rows` rows of [.., hidden_size]; to_go_on: for the token that the model finds there
-  // (Batch).
+  // out[rows, vocab] = head of `rows` rows of [.., hidden_size]; to_go_on: for the token that the model finds
+  // there (Batch).
   void logits(const float* hidden_rows, int64_t rows, float* out, bool to_go_on = false);
 
   // The stages of a block, for calibration. h [tokens, hidden] is the residual stream.

@@ -105,7 +105,8 @@ void GramSum::add_integers(const float* x, int64_t rows, const std::vector<uint8
     for (int64_t panel = above; panel < std::min(panels, above + kBlockPanels); ++panel) {
       const int64_t first = std::max(panel, beside), count = std::min(panels, beside + kBlockPanels) - first;
       if (count <= 0) continue;
-      kernel.products_i16(packed_.data() + panel * panel_size, packed_.data() + first * panel_size, count, pairs, sums);
+      kernel.products_i16(packed_.data() + panel * panel_size, packed_.data() + first * panel_size, count,
+                          pairs, sums);
       for (int64_t p = 0; p < count; ++p) add_tile(panel, first + p, sums + p * kGramPanel * kGramPanel);
     }
   });

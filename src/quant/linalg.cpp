@@ -27,8 +27,8 @@ int as_int(int64_t value) {
   return static_cast<int>(value);
 }
 
-// OpenBLAS knows processors by their model numbers, and gives one that is newer than itself the kernels of 2004, ten times
-// slower. This lets it choose again by the instruction set.
+// OpenBLAS knows processors by their model numbers, and gives one that is newer than itself the kernels of
+// 2004, ten times slower. This lets it choose again by the instruction set.
 void choose_kernels_again() {
   const char* name = nullptr;
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

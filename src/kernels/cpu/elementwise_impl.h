@@ -168,7 +168,8 @@ template <class V, int kSums, int kVectors>
 inline void weighted_columns(const float* weights, int64_t ldw, const float* rows, int64_t count, float* y,
                              int64_t n) {
   typename V::F sum[kSums][kVectors];
-  NIBBLE_UNROLL for (int s = 0; s < kSums; ++s) NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) sum[s][v] = V::zero();
+  NIBBLE_UNROLL for (int s = 0; s < kSums; ++s) NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) sum[s][v] =
+      V::zero();
   for (int64_t i = 0; i < count; ++i) {
     typename V::F row[kVectors];
     NIBBLE_UNROLL for (int v = 0; v < kVectors; ++v) row[v] = V::load(rows + i * n + v * V::kLanes);
@@ -182,7 +183,8 @@ inline void weighted_columns(const float* weights, int64_t ldw, const float* row
 }
 
 template <class V, int kSums>
-void weighted_sums_of(const float* weights, int64_t ldw, const float* rows, int64_t count, float* y, int64_t n) {
+void weighted_sums_of(const float* weights, int64_t ldw, const float* rows, int64_t count, float* y,
+                      int64_t n) {
   constexpr int kVectors = V::kLanes == 16 ? 4 : kSums == 1 ? 4 : 2;
   int64_t c = 0;
   for (; c + kVectors * V::kLanes <= n; c += kVectors * V::kLanes)

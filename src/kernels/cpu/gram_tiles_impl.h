@@ -1,8 +1,8 @@
-// Products of int16 columns by matrix tiles of bytes: a value is 256·h + l, h signed and l not, so a product is four of
-// bytes, whose sums are exact in int32 and so is their sum modulo 2³².
+// Products of int16 columns by matrix tiles of bytes: a value is 256·h + l, h signed and l not, so a product
+// is four of bytes, whose sums are exact in int32 and so is their sum modulo 2³².
 //
-// 64 rows of a panel are four tiles of 1 KB: h and l as [16 columns][64 rows], for the left factor, then h and l as
-// [16 × 4 rows][16 columns][4 rows], for the right one.
+// 64 rows of a panel are four tiles of 1 KB: h and l as [16 columns][64 rows], for the left factor, then h
+// and l as [16 × 4 rows][16 columns][4 rows], for the right one.
 #pragma once
 
 #include <cstdint>

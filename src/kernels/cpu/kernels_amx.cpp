@@ -10,7 +10,8 @@
 namespace nibble {
 namespace {
 
-// Instructions in assembly, since GCC's names for them want literal numbers of tiles. Tiles 0–3: sums of two times 16 rows of x and two panels of w; 4, 5: rows of x; 6, 7: steps of w.
+// Instructions in assembly, since GCC's names for them want literal numbers of tiles. Tiles 0–3: sums of two
+// times 16 rows of x and two panels of w; 4, 5: rows of x; 6, 7: steps of w.
 struct AmxTiles {
   static void configure(int64_t rows, int64_t more_rows) {
     struct alignas(64) {
@@ -54,8 +55,10 @@ struct AmxTiles {
     }
   }
 
-  // The pairs of inputs of `rows` rows, `apart` values from each other, as a step: out[pair][row]; zeros behind.
-  static void pairs_of_rows(const uint16_t* from, int64_t apart, int64_t rows, int64_t inputs, uint32_t* out) {
+  // The pairs of inputs of `rows` rows, `apart` values from each other, as a step: out[pair][row]; zeros
+  // behind.
+  static void pairs_of_rows(const uint16_t* from, int64_t apart, int64_t rows, int64_t inputs,
+                            uint32_t* out) {
     const __mmask32 mask = inputs == kStepInputs ? ~0u : (1u << inputs) - 1u;
     __m512i a[16], b[16];
     NIBBLE_UNROLL for (int r = 0; r < 16; ++r) a[r] =
@@ -118,12 +121,13 @@ KernelTable make() {
   return t;
 }
 
-// What CPUID says of the tiles and of their products of bf16 and bytes (leaf 7: EDX bits 24, 22 and 25), and whether Linux lends this
-// process the registers (Documentation/arch/x86/xstate.rst).
+// What CPUID says of the tiles and of their products of bf16 and bytes (leaf 7: EDX bits 24, 22 and 25), and
+// whether Linux lends this process the registers (Documentation/arch/x86/xstate.rst).
 bool there_and_lent() {
   constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   unsigned a = 0, b = 0, c = 0, d = 0;
-  const bool here = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) && (d >> 22 & 1) && (d >> 25 & 1);
+  const bool here =
+      __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) && (d >> 22 & 1) && (d >> 25 & 1);
   return here && __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
 

@@ -1,5 +1,5 @@
-// The products by tiles against float64 loops: with tiles that plain code plays, on every machine with AVX2, and with
-// the processor's own where it has them.
+// The products by tiles against float64 loops: with tiles that plain code plays, on every machine with AVX2,
+// and with the processor's own where it has them.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -35,7 +35,8 @@ struct PlayedTiles {
   }
   template <int kTile>
   static void store(void* to) {
-    for (int64_t r = 0; r < rows[kTile]; ++r) std::memcpy(static_cast<char*>(to) + r * 64, data[kTile][r], 64);
+    for (int64_t r = 0; r < rows[kTile]; ++r)
+      std::memcpy(static_cast<char*>(to) + r * 64, data[kTile][r], 64);
   }
   template <int kSums, int kX, int kW>
   static void dot() {
@@ -69,10 +70,13 @@ struct PlayedTiles {
   }
   static float half(uint32_t pair, int at) { return bf16_to_float(static_cast<uint16_t>(pair >> at)); }
 
-  static void pairs_of_rows(const uint16_t* from, int64_t apart, int64_t count, int64_t inputs, uint32_t* out) {
+  static void pairs_of_rows(const uint16_t* from, int64_t apart, int64_t count, int64_t inputs,
+                            uint32_t* out) {
     for (int64_t r = 0; r < 16; ++r) {
       for (int64_t p = 0; p < 16; ++p) {
-        const auto value = [&](int64_t c) { return r < count && c < inputs ? uint32_t{from[r * apart + c]} : 0u; };
+        const auto value = [&](int64_t c) {
+          return r < count && c < inputs ? uint32_t{from[r * apart + c]} : 0u;
+        };
         out[p * 16 + r] = value(2 * p) | value(2 * p + 1) << 16;
       }
     }
@@ -137,7 +141,8 @@ TEST_P(Tiles, PackedMatchesFloat64ForEveryFormat) {
       for (const bool symmetric : {false, true}) {
         for (const auto& [n, k] :
              std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {17, 100}, {33, 256}, {8, 600}, {50, 1300}}) {
-          const auto q = random_quantized(bits, group, symmetric, n, k, static_cast<uint64_t>(bits * 1000 + group), n == 17);
+          const auto q = random_quantized(bits, group, symmetric, n, k,
+                                          static_cast<uint64_t>(bits * 1000 + group), n == 17);
           const PackedBuffers packed_weights = pack(q);
           const auto bias = normals(static_cast<size_t>(n), 7);
           for (const int64_t m : {1, 7, 33, 48}) {
@@ -154,7 +159,8 @@ TEST_P(Tiles, PackedMatchesFloat64ForEveryFormat) {
                   sum += p;
                   size += std::fabs(p);
                   // What is added to the codes is taken away again: its rounding stays.
-                  added += 128 * std::fabs(v * double{q.scales[static_cast<size_t>(j * q.format.groups() + c / q.format.group())]});
+                  added += 128 * std::fabs(v * double{q.scales[static_cast<size_t>(j * q.format.groups() +
+                                                                                   c / q.format.group())]});
                 }
                 ASSERT_NEAR(y[static_cast<size_t>(i * n + j)], sum, 1e-6 * size + 1e-6 * added)
                     << bits << " bits g" << group << " n" << n << " k" << k << " m" << m;
@@ -190,7 +196,9 @@ TEST_P(Tiles, RowsDoNotDependOnBatchOrPartition) {
     const auto one = packed(weights.view(q.format), rows_of(row, 1, q.format).view, 1, nullptr);
     ASSERT_EQ(0, std::memcmp(one.data(), all.data() + i * n, static_cast<size_t>(n) * sizeof(float))) << i;
     const auto one_dense = dense(half.data() + i * k, 1, 16);
-    ASSERT_EQ(0, std::memcmp(one_dense.data(), all_dense.data() + i * n, static_cast<size_t>(n) * sizeof(float))) << i;
+    ASSERT_EQ(0,
+              std::memcmp(one_dense.data(), all_dense.data() + i * n, static_cast<size_t>(n) * sizeof(float)))
+        << i;
   }
 }
 
@@ -204,7 +212,8 @@ TEST_P(Tiles, DenseMatchesFloat64OnOddShapes) {
         table_->to_bf16(xf.data(), x.data(), m * k);
         table_->to_bf16(wf.data(), w.data(), n * k);
         std::vector<float> y(static_cast<size_t>(m * n));
-        table_->dense_bf16_bf16({DType::kBF16, w.data(), n, k}, x.data(), k, bias.data(), y.data(), n, m, 0, n);
+        table_->dense_bf16_bf16({DType::kBF16, w.data(), n, k}, x.data(), k, bias.data(), y.data(), n, m, 0,
+                                n);
         for (int64_t i = 0; i < m; ++i) {
           for (int64_t j = 0; j < n; ++j) {
             double sum = bias[static_cast<size_t>(j)], size = std::fabs(sum);
@@ -214,7 +223,8 @@ TEST_P(Tiles, DenseMatchesFloat64OnOddShapes) {
               sum += p;
               size += std::fabs(p);
             }
-            ASSERT_NEAR(y[static_cast<size_t>(i * n + j)], sum, 1e-6 * size) << "n" << n << " k" << k << " m" << m;
+            ASSERT_NEAR(y[static_cast<size_t>(i * n + j)], sum, 1e-6 * size)
+                << "n" << n << " k" << k << " m" << m;
           }
         }
       }
@@ -229,10 +239,12 @@ TEST_P(Tiles, ProductsOfInt16ColumnsAreExact) {
   const int limit = static_cast<int>(std::sqrt(2147483647.0 / static_cast<double>(2 * pairs)));
   std::vector<int16_t> columns(size * 4);
   for (size_t i = 0; i < columns.size(); ++i)
-    columns[i] = static_cast<int16_t>(i % 5 == 0 ? (i % 2 ? limit : -limit) : (random.uniform() * 2 - 1) * limit);
+    columns[i] =
+        static_cast<int16_t>(i % 5 == 0 ? (i % 2 ? limit : -limit) : (random.uniform() * 2 - 1) * limit);
   const size_t bytes = static_cast<size_t>(pairs * table_->gram_bytes);
   std::vector<uint8_t> made(4 * bytes);
-  for (size_t p = 0; p < 4; ++p) table_->gram_panel(columns.data() + p * size, pairs, made.data() + p * bytes);
+  for (size_t p = 0; p < 4; ++p)
+    table_->gram_panel(columns.data() + p * size, pairs, made.data() + p * bytes);
   std::vector<int32_t> out(static_cast<size_t>(panels) * kGramPanel * kGramPanel);
   table_->products_i16(made.data(), made.data() + bytes, panels, pairs, out.data());
   for (size_t p = 0; p < 3; ++p) {
@@ -249,7 +261,8 @@ TEST_P(Tiles, ProductsOfInt16ColumnsAreExact) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Tiles, ::testing::Values("played", "amx"), [](const auto& parameter) { return parameter.param; });
+INSTANTIATE_TEST_SUITE_P(Isa, Tiles, ::testing::Values("played", "amx"),
+                         [](const auto& parameter) { return parameter.param; });
 
 }  // namespace
 }  // namespace nibble

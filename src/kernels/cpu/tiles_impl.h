@@ -1,9 +1,10 @@
-// Products by matrix tiles (AMX): bf16 rows of x times weights, dense bf16 ones as they are and the codes of packed
-// ones as integers, which bf16 holds exactly.
+// Products by matrix tiles (AMX): bf16 rows of x times weights, dense bf16 ones as they are and the codes of
+// packed ones as integers, which bf16 holds exactly.
 //
-// A step is 32 inputs of the 16 rows of a panel as the unit wants them, [16 pairs of inputs][16 rows][2]; steps are
-// made of the weights in scratch and multiplied by 16 or 32 rows of x. The sums of a group leave the tiles once, for
-// its scale. One row of x goes the same way as a thousand, so its result is the same, too.
+// A step is 32 inputs of the 16 rows of a panel as the unit wants them, [16 pairs of inputs][16 rows][2];
+// steps are made of the weights in scratch and multiplied by 16 or 32 rows of x. The sums of a group leave
+// the tiles once, for its scale. One row of x goes the same way as a thousand, so its result is the same,
+// too.
 #pragma once
 
 #include <algorithm>
@@ -15,12 +16,12 @@
 namespace nibble {
 namespace {
 
-constexpr int kTileRows = 16;                       // of x in a tile
+constexpr int kTileRows = 16;                          // of x in a tile
 constexpr int64_t kStepInputs = 32, kStepWords = 256;  // a word: two inputs of a row
-constexpr int64_t kFewRows = 2 * kTileRows;         // up to here a weight is multiplied once after it was read
-constexpr int64_t kFewInputs = 256;                 // that are then in scratch at a time: the first-level cache's
-constexpr int64_t kManyInputs = 1024;               // else: the second-level cache's
-constexpr int64_t kRowsInCache = 512;               // of x, of so many inputs
+constexpr int64_t kFewRows = 2 * kTileRows;  // up to here a weight is multiplied once after it was read
+constexpr int64_t kFewInputs = 256;          // that are then in scratch at a time: the first-level cache's
+constexpr int64_t kManyInputs = 1024;        // else: the second-level cache's
+constexpr int64_t kRowsInCache = 512;        // of x, of so many inputs
 
 inline int64_t steps_of(int64_t inputs) { return (inputs + kStepInputs - 1) / kStepInputs; }
 
@@ -53,7 +54,8 @@ struct PackedSteps {
     using C = Chunk<V, kBits>;
     constexpr int kHalves = kPanelRows / V::kLanes;
     const PackedFormat& f = w.format;
-    const int64_t begin = g * group(), size = std::min(group(), f.k - begin), panel_bytes = f.chunks() * C::kBytes;
+    const int64_t begin = g * group(), size = std::min(group(), f.k - begin),
+                  panel_bytes = f.chunks() * C::kBytes;
     const int64_t there = (size + C::kInputs - 1) / C::kInputs;
     const int64_t wanted = steps_of(size) * (kStepInputs / C::kInputs);
     const uint8_t* chunk = w.codes + panel * panel_bytes + begin / C::kInputs * C::kBytes;
@@ -140,14 +142,14 @@ struct TileInput {
   }
 };
 
-// totals[kM][kN][16][16] += rows [row, row + rows) of x by groups [begin, end) of kN panels, whose steps are in b,
-// `panel_words` apart. The unit is configured for the rows.
+// totals[kM][kN][16][16] += rows [row, row + rows) of x by groups [begin, end) of kN panels, whose steps are
+// in b, `panel_words` apart. The unit is configured for the rows.
 template <class T, int kM, int kN, class Steps>
-void tiles_of_block(const Steps& w, const TileInput& in, const uint32_t* b, int64_t panel_words, int64_t panel,
-                    int64_t begin, int64_t end, int64_t row, int64_t rows, float* totals) {
+void tiles_of_block(const Steps& w, const TileInput& in, const uint32_t* b, int64_t panel_words,
+                    int64_t panel, int64_t begin, int64_t end, int64_t row, int64_t rows, float* totals) {
   constexpr int kTile = kTileRows * kTileRows, kTiles = kM * kN;
-  // While a group is multiplied, the sums of the one in front are added: they must not be read right after they left
-  // the tiles.
+  // While a group is multiplied, the sums of the one in front are added: they must not be read right after
+  // they left the tiles.
   alignas(64) float sums[2][kTiles * kTile];
   const auto add = [&](int64_t g) {
     for (int i = 0; i < kM; ++i) {
@@ -213,21 +215,26 @@ struct TileProduct {
     }
     for (int64_t row = rows_begin; row < rows_end; row += kFewRows) {
       const int64_t rows = std::min(kFewRows, rows_end - row);
-      if (rows != configured) T::configure(std::min<int64_t>(rows, kTileRows), std::max<int64_t>(rows - kTileRows, 1));
+      if (rows != configured)
+        T::configure(std::min<int64_t>(rows, kTileRows), std::max<int64_t>(rows - kTileRows, 1));
       configured = rows;
       if (end == w.groups()) in.take_tail(row, rows);
       alignas(64) float totals[2 * kN * kTileRows * kTileRows];
-      each_part<kN>(panel, row, rows, [&](float* total, float* to, int64_t column, int64_t valid) {
-        V::store(total, begin > 0 ? V::load(to, valid) : load_bias<V>(bias, column, valid));
-      }, totals);
+      each_part<kN>(
+          panel, row, rows,
+          [&](float* total, float* to, int64_t column, int64_t valid) {
+            V::store(total, begin > 0 ? V::load(to, valid) : load_bias<V>(bias, column, valid));
+          },
+          totals);
       if (rows > kTileRows) {
         tiles_of_block<T, 2, kN>(w, in, scratch, panel_words, panel, begin, end, row, rows, totals);
       } else {
         tiles_of_block<T, 1, kN>(w, in, scratch, panel_words, panel, begin, end, row, rows, totals);
       }
-      each_part<kN>(panel, row, rows, [&](const float* total, float* to, int64_t, int64_t valid) {
-        V::store(to, V::load(total), valid);
-      }, totals);
+      each_part<kN>(
+          panel, row, rows,
+          [&](const float* total, float* to, int64_t, int64_t valid) { V::store(to, V::load(total), valid); },
+          totals);
     }
   }
 
@@ -239,7 +246,8 @@ struct TileProduct {
         float* total = totals + ((r / kTileRows * kN + p) * kTileRows + r % kTileRows) * kTileRows;
         for (int64_t lane = 0; lane < kPanelRows; lane += V::kLanes) {
           const int64_t column = (panel + p) * kPanelRows + lane, left = w.rows() - column;
-          if (left > 0) body(total + lane, y + (row + r) * ldy + column, column, std::min<int64_t>(left, V::kLanes));
+          if (left > 0)
+            body(total + lane, y + (row + r) * ldy + column, column, std::min<int64_t>(left, V::kLanes));
         }
       }
     }
@@ -260,10 +268,12 @@ struct TileProduct {
 };
 
 template <class T, class V, class Steps>
-void multiply_by_tiles(const Steps& w, const uint16_t* x, int64_t ldx, int64_t readable, const float* bias, float* y,
-                       int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end, uint32_t* scratch) {
+void multiply_by_tiles(const Steps& w, const uint16_t* x, int64_t ldx, int64_t readable, const float* bias,
+                       float* y, int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end,
+                       uint32_t* scratch) {
   for (int64_t first = 0; first < m; first += kRowsInCache) {
-    TileProduct<T, V, Steps> product{w, {x, ldx, readable}, bias, y, ldy, first, std::min(m, first + kRowsInCache), scratch};
+    TileProduct<T, V, Steps> product{
+        w, {x, ldx, readable}, bias, y, ldy, first, std::min(m, first + kRowsInCache), scratch};
     if (m <= kFewRows) {  // weights in the order of memory
       for (int64_t panel = panel_begin; panel < panel_end; panel += 2) {
         product.each_piece(kFewInputs, [&](int64_t begin, int64_t end) {
@@ -271,22 +281,24 @@ void multiply_by_tiles(const Steps& w, const uint16_t* x, int64_t ldx, int64_t r
         });
       }
     } else {
-      product.each_piece(kManyInputs, [&](int64_t begin, int64_t end) { product.panels(panel_begin, panel_end, begin, end); });
+      product.each_piece(kManyInputs, [&](int64_t begin, int64_t end) {
+        product.panels(panel_begin, panel_end, begin, end);
+      });
     }
   }
   T::release();
 }
 
 template <class T, class V, int kBits>
-void packed_bf16_bits(const PackedView& w, const ActBf16View& x, const float* bias, float* y, int64_t ldy, int64_t m,
-                      int64_t panel_begin, int64_t panel_end, float* scratch) {
-  multiply_by_tiles<T, V>(PackedSteps<V, kBits>{w, x}, x.values, x.stride, x.stride, bias, y, ldy, m, panel_begin, panel_end,
-                          reinterpret_cast<uint32_t*>(scratch));
+void packed_bf16_bits(const PackedView& w, const ActBf16View& x, const float* bias, float* y, int64_t ldy,
+                      int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) {
+  multiply_by_tiles<T, V>(PackedSteps<V, kBits>{w, x}, x.values, x.stride, x.stride, bias, y, ldy, m,
+                          panel_begin, panel_end, reinterpret_cast<uint32_t*>(scratch));
 }
 
 template <class T, class V>
-void packed_bf16(const PackedView& w, const ActBf16View& x, const float* bias, float* y, int64_t ldy, int64_t m,
-                 int64_t panel_begin, int64_t panel_end, float* scratch) {
+void packed_bf16(const PackedView& w, const ActBf16View& x, const float* bias, float* y, int64_t ldy,
+                 int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) {
   const auto run = w.format.bits == 2   ? packed_bf16_bits<T, V, 2>
                    : w.format.bits == 3 ? packed_bf16_bits<T, V, 3>
                    : w.format.bits == 4 ? packed_bf16_bits<T, V, 4>
@@ -297,8 +309,8 @@ void packed_bf16(const PackedView& w, const ActBf16View& x, const float* bias, f
 
 // n_begin is a multiple of 16.
 template <class T, class V>
-void dense_by_tiles(const DenseView& w, const uint16_t* x, int64_t ldx, const float* bias, float* y, int64_t ldy, int64_t m,
-                    int64_t n_begin, int64_t n_end) {
+void dense_by_tiles(const DenseView& w, const uint16_t* x, int64_t ldx, const float* bias, float* y,
+                    int64_t ldy, int64_t m, int64_t n_begin, int64_t n_end) {
   alignas(64) uint32_t scratch[2 * kManyInputs / kStepInputs * kStepWords];
   const DenseView rows{w.dtype, w.data, n_end, w.k};
   multiply_by_tiles<T, V>(DenseSteps<T, V>{rows}, x, ldx, w.k, bias, y, ldy, m, n_begin / kPanelRows,
@@ -307,7 +319,8 @@ void dense_by_tiles(const DenseView& w, const uint16_t* x, int64_t ldx, const fl
 
 // T::round_group writes the values of a group and returns their sum.
 template <class T>
-void tile_rows(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t group, uint16_t* values, float* sums) {
+void tile_rows(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t group, uint16_t* values,
+               float* sums) {
   const int64_t stride = act_bf16_stride(k), groups = (k + group - 1) / group;
   for (int64_t r = 0; r < m; ++r) {
     const float* row = x + r * ldx;
