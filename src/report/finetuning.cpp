@@ -17,17 +17,17 @@ namespace {
 constexpr size_t kMostLayers = 5;
 
 // Of one row: what its 16-bit and its quantized answers got.
-struct Change {
+struct TaskChange {
   double value;
   uint64_t input;
   const std::string* cluster;
 };
 
 // By key: quantized less baseline, NLL a token of perplexities.
-std::map<std::string, Change> changes(const TaskView& base, const TaskView& quantized, bool is_ratio) {
+std::map<std::string, TaskChange> changes(const TaskView& base, const TaskView& quantized, bool is_ratio) {
   std::map<std::string, const Row*> before;
   for (const Row& row : base.rows) before[row.key] = &row;
-  std::map<std::string, Change> found;
+  std::map<std::string, TaskChange> found;
   for (const Row& row : quantized.rows) {
     const auto other = before.find(row.key);
     if (other == before.end()) continue;
