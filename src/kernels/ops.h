@@ -53,6 +53,9 @@ inline int64_t act_i8_stride(int64_t k) { return (k + kActSegment - 1) / kActSeg
 // What the linears compute with.
 enum class Activations { kF32, kBF16, kI8 };
 
+// Columns as they come.
+void copy_columns(const int16_t* columns, int64_t pairs, uint8_t* panel);
+
 struct KernelTable {
   std::string_view name;  // "ref", "avx2", "avxvnni", "avx512", "amx"
 
@@ -118,7 +121,7 @@ struct KernelTable {
   // the other, pairs a multiple of gram_pairs; gram_panel makes of them what products_i16 reads, gram_bytes a
   // pair.
   int64_t gram_pairs = 1, gram_bytes = 64;
-  void (*gram_panel)(const int16_t* columns, int64_t pairs, uint8_t* panel) = nullptr;
+  void (*gram_panel)(const int16_t* columns, int64_t pairs, uint8_t* panel) = copy_columns;
   // out[panels][16, 16]: for every column of panel a and every column of `panels` panels that lie one after
   // the other in b the sum of the products of their values. The caller keeps the sums within int32, which is
   // exact.

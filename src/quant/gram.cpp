@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/ops.h"
+#include "quant/grid.h"
 #include "quant/linalg.h"
 
 namespace nibble {
@@ -88,10 +89,8 @@ void GramSum::add_integers(const float* x, int64_t rows, const std::vector<uint8
         const bool there = r < rows && !apart[static_cast<size_t>(r)];
         float values[kGramPanel] = {};
         if (there) std::copy_n(x + r * k_ + first, count, values);
-        // To the nearest integer, halves to even.
         for (int c = 0; c < kGramPanel; ++c)
-          out[c * 2] =
-              static_cast<int16_t>(static_cast<int32_t>((values[c] * per_value[c] + 0x1.8p23f) - 0x1.8p23f));
+          out[c * 2] = static_cast<int16_t>(static_cast<int32_t>(nearest_integer(values[c] * per_value[c])));
       }
       kernel.gram_panel(columns.data(), pairs, packed_.data() + panel * panel_size);
     }

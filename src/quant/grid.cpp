@@ -17,14 +17,7 @@ constexpr float kSmallestNormal = 0x1.0p-14f;  // fp16: below it steps are lost
 float stored_scale(float scale) {
   if (scale == 0) return 0;
   const float magnitude = std::clamp(std::fabs(scale), kSmallestNormal, 65504.0f);
-  return fp16_to_float(float_to_fp16(std::copysign(magnitude, scale)));
-}
-
-// To the nearest integer, halves to even, for |value| < 2^22; a compiler can do it for several values at
-// once.
-float rounded(float value) {
-  constexpr float kShift = 0x1.8p23f;
-  return (value + kShift) - kShift;
+  return rounded_to_fp16(std::copysign(magnitude, scale));
 }
 
 // Σ weights[i]·(value − rounded)² for a grid of non-zero scale, summed in eight lanes.
@@ -33,7 +26,7 @@ float weighted_error(std::span<const float> values, std::span<const float> weigh
   constexpr size_t kLanes = 8;
   const float low = static_cast<float>(-grid.zero), high = static_cast<float>(max_code - grid.zero);
   const auto error = [&](size_t i) {
-    const float step = rounded(std::min(std::max(values[i] / grid.scale, low), high));
+    const float step = nearest_integer(std::min(std::max(values[i] / grid.scale, low), high));
     const float difference = values[i] - grid.scale * step;
     return weights[i] * difference * difference;
   };
@@ -53,7 +46,7 @@ float weighted_error(std::span<const float> values, std::span<const float> weigh
 int Grid::code(float value, int max_code) const {
   if (scale == 0) return zero;
   const float low = static_cast<float>(-zero), high = static_cast<float>(max_code - zero);
-  return static_cast<int>(rounded(std::clamp(value / scale, low, high))) + zero;
+  return static_cast<int>(nearest_integer(std::clamp(value / scale, low, high))) + zero;
 }
 
 Grid fit_range(std::span<const float> values, const PackedFormat& format, float ratio) {

@@ -8,6 +8,13 @@
 
 namespace nibble {
 
+// To the nearest integer, halves to even, for |value| < 2^22; a compiler can do it for several values at
+// once.
+inline float nearest_integer(float value) {
+  constexpr float kShift = 0x1.8p23f;
+  return (value + kShift) - kShift;
+}
+
 struct Grid {
   float scale = 0;  // exactly representable in fp16; may be negative when symmetric
   int zero = 0;

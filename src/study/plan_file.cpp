@@ -70,6 +70,14 @@ class TableReader {
     const auto sizes = list<int64_t>("group_sizes", check_group_size);
     return sizes ? std::optional(std::vector<int>(sizes->begin(), sizes->end())) : std::nullopt;
   }
+  // [[key]], as often as it stands there; null: not at all.
+  const toml::array* tables(const char* key) {
+    const toml::node* node = find(key);
+    if (!node) return nullptr;
+    const toml::array* array = node->as_array();
+    if (!array || !array->is_array_of_tables()) refuse("{}: write [[{}]]", place(key, *node), key);
+    return array;
+  }
   void finish() const {
     for (const auto& [key, node] : table_) {
       if (!known_.contains(std::string(key.str()))) {
@@ -98,9 +106,7 @@ std::optional<std::vector<StudyMethod>> read_methods(TableReader& top, std::stri
     return methods;
   }
   if (!node) return std::nullopt;
-  const toml::array* tables = node->as_array();
-  if (!tables || !tables->is_array_of_tables()) refuse("{}: write [[method]]", top.place("method", *node));
-  for (const toml::node& table : *tables) {
+  for (const toml::node& table : *top.tables("method")) {
     TableReader reader(*table.as_table(), where);
     const auto name = reader.read<std::string>("name", check);
     if (!name) refuse("{}: 'name' is missing", top.place("[[method]]", table));
@@ -111,12 +117,9 @@ std::optional<std::vector<StudyMethod>> read_methods(TableReader& top, std::stri
 }
 
 std::vector<QuantizedModel> read_quantized(TableReader& top, std::string_view where) {
-  const toml::node* node = top.find("quantized");
   std::vector<QuantizedModel> all;
-  if (!node) return all;
-  const toml::array* tables = node->as_array();
-  if (!tables || !tables->is_array_of_tables())
-    refuse("{}: write [[quantized]]", top.place("quantized", *node));
+  const toml::array* tables = top.tables("quantized");
+  if (!tables) return all;
   for (const toml::node& table : *tables) {
     TableReader reader(*table.as_table(), where);
     const auto text = [&](const char* key) {
@@ -138,12 +141,9 @@ std::vector<QuantizedModel> read_quantized(TableReader& top, std::string_view wh
 }
 
 std::vector<FineTunedModel> read_finetuned(TableReader& top, std::string_view where) {
-  const toml::node* node = top.find("finetuned");
   std::vector<FineTunedModel> all;
-  if (!node) return all;
-  const toml::array* tables = node->as_array();
-  if (!tables || !tables->is_array_of_tables())
-    refuse("{}: write [[finetuned]]", top.place("finetuned", *node));
+  const toml::array* tables = top.tables("finetuned");
+  if (!tables) return all;
   for (const toml::node& table : *tables) {
     TableReader reader(*table.as_table(), where);
     const auto text = [&](const char* key) {

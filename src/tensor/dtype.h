@@ -25,5 +25,6 @@ inline uint16_t float_to_bf16(float value) {
 
 float fp16_to_float(uint16_t bits);
 uint16_t float_to_fp16(float value);  // rounds to nearest even; overflow gives infinity
+inline float rounded_to_fp16(float value) { return fp16_to_float(float_to_fp16(value)); }
 
 }  // namespace nibble

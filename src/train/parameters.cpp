@@ -93,7 +93,7 @@ TrainedLinear::TrainedLinear(const Linear& source, const TrainedParts& parts, bo
 
 float TrainedLinear::stored_scale(size_t i) const {
   const float s = scales.value[i];
-  return !parts_.round_to_stored || format().float_scales ? s : fp16_to_float(float_to_fp16(s));
+  return !parts_.round_to_stored || format().float_scales ? s : rounded_to_fp16(s);
 }
 
 float TrainedLinear::stored_zero(size_t i) const {

@@ -13,14 +13,6 @@ namespace {
 
 constexpr float kEdge = 0.49f;  // of an integer's interval, in steps from its middle
 
-// To the nearest integer, halves to even, for |value| < 2^22; several at once where the compiler can.
-float rounded(float value) {
-  constexpr float kShift = 0x1.8p23f;
-  return (value + kShift) - kShift;
-}
-
-float in_fp16(float scale) { return fp16_to_float(float_to_fp16(scale)); }
-
 // Rows, then columns of `original` take the lengths that those of `like` have.
 void match_lengths(std::vector<float>& original, const std::vector<float>& like, int64_t n, int64_t k) {
   constexpr int kSweeps = 2;
@@ -62,7 +54,7 @@ EndsGradient ends_gradient(std::span<const float> w, std::span<const float> v, s
   const float top = static_cast<float>(format.max_code()), z = static_cast<float>(zero);
   double by_scale = 0, by_zero = 0;
   for (size_t i = 0; i < w.size(); ++i) {
-    const float steps = w[i] / scale, step = rounded(steps + v[i]);
+    const float steps = w[i] / scale, step = nearest_integer(steps + v[i]);
     const bool below = step<-z, above = step> top - z;
     const float code = below ? -z : above ? top - z : step;
     by_scale += double{dw[i]} * double{below || above ? code : code - steps};
@@ -128,7 +120,7 @@ LearnedRounding::LearnedRounding(QuantizedMatrix start, std::vector<float> origi
 LearnedRounding::GroupGrid LearnedRounding::grid(size_t g) const {
   const PackedFormat& f = start_.format;
   if (start_.scales[g] == 0) return {0, start_.zeros[g]};
-  if (f.symmetric) return {in_fp16(low_factor_[g] * low_[g]), f.middle()};
+  if (f.symmetric) return {rounded_to_fp16(low_factor_[g] * low_[g]), f.middle()};
   const Grid grid = fit_ends(low_factor_[g] * low_[g], high_factor_[g] * high_[g], f);
   return {grid.scale, grid.zero};
 }
@@ -143,7 +135,7 @@ void LearnedRounding::values(float* out, ThreadPool& pool) const {
     }
     const float low = static_cast<float>(-zero), high = top + low;
     for (size_t i = first; i < first + count; ++i)
-      out[i] = scale * std::min(std::max(rounded(weights_[i] / scale + shifts_[i]), low), high);
+      out[i] = scale * std::min(std::max(nearest_integer(weights_[i] / scale + shifts_[i]), low), high);
   });
 }
 
@@ -157,7 +149,7 @@ void LearnedRounding::step(const float* dw, float rate, float ends_rate, ThreadP
                                             {dw + first, count}, scale, zero, f);
     const float low = static_cast<float>(-zero), high = top + low, along = scale > 0 ? rate : -rate;
     for (size_t i = first; i < first + count; ++i) {
-      const float step = rounded(weights_[i] / scale + shifts_[i]);
+      const float step = nearest_integer(weights_[i] / scale + shifts_[i]);
       const float move = step < low || step > high || dw[i] == 0 ? 0.0f : dw[i] > 0 ? along : -along;
       shifts_[i] = std::min(std::max(shifts_[i] - move, -0.5f), 0.5f);
     }
@@ -178,11 +170,11 @@ QuantizedMatrix LearnedRounding::stored(ThreadPool& pool) const {
     out.zeros[g] = static_cast<uint8_t>(zero);
     const float low = static_cast<float>(-zero), high = top + low;
     for (size_t i = first; i < first + count; ++i)
-      out.codes[i] =
-          scale == 0
-              ? out.zeros[g]
-              : static_cast<uint8_t>(zero + static_cast<int>(std::clamp(
-                                                rounded(weights_[i] / scale + shifts_[i]), low, high)));
+      out.codes[i] = scale == 0
+                         ? out.zeros[g]
+                         : static_cast<uint8_t>(
+                               zero + static_cast<int>(std::clamp(
+                                          nearest_integer(weights_[i] / scale + shifts_[i]), low, high)));
   });
   return out;
 }

@@ -11,10 +11,6 @@
 namespace nibble {
 namespace {
 
-inline void copy_columns(const int16_t* columns, int64_t pairs, uint8_t* panel) {
-  __builtin_memcpy(panel, columns, static_cast<size_t>(pairs) * kGramPanel * 2 * sizeof(int16_t));
-}
-
 // A pair of rows of 16 columns fills the vectors of one step; kRows columns of `a` share the loads of `b`.
 template <class V>
 void products_i16_of(const int16_t* a, const int16_t* b, int64_t pairs, int32_t* out) {

@@ -10,7 +10,6 @@
 namespace nibble {
 namespace {
 
-constexpr int kReadingRows = 2;                   // up to here a panel takes longer to read than to multiply
 constexpr int64_t kSecondLevelCodes = 640 << 10;  // bytes of int8 activations that a block of rows may take
 
 // The codes of one chunk as vectors of unsigned bytes: byte j of a lane of out[i] is input 4i+j.

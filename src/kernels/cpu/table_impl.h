@@ -33,7 +33,6 @@ constexpr KernelTable table_of() {
   t.scale_add = scale_add<V>;
   t.axpy = axpy<V>;
   t.weighted_sums = weighted_sums<V>;
-  t.gram_panel = copy_columns;
   t.products_i16 = products_i16<V>;
   t.peak_i8 = peak_i8<V>;
   t.peak_dense = peak_f32<V>;

@@ -181,10 +181,6 @@ void weighted_sums(const float* weights, int64_t ldw, int64_t m, const float* ro
   }
 }
 
-void gram_panel(const int16_t* columns, int64_t pairs, uint8_t* panel) {
-  std::memcpy(panel, columns, static_cast<size_t>(pairs) * kGramPanel * 2 * sizeof(int16_t));
-}
-
 void products_i16(const uint8_t* a, const uint8_t* b, int64_t panels, int64_t pairs, int32_t* out) {
   const auto value = [](const uint8_t* panel, int64_t pair, int64_t column, int64_t row) {
     int16_t v;
@@ -249,7 +245,6 @@ const KernelTable isa::kRef = {
     .scale_add = scale_add,
     .axpy = axpy,
     .weighted_sums = weighted_sums,
-    .gram_panel = gram_panel,
     .products_i16 = products_i16,
     .peak_i8 = peak<int32_t>,
     .peak_dense = peak<float>,
