@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "kernels/ops.h"
 #include "tensor/dtype.h"
 #include "tensor/packed.h"
 
@@ -39,5 +40,22 @@ inline QuantizedMatrix random_quantized(int bits, int group, bool symmetric, int
       z = static_cast<uint8_t>(random.below(static_cast<uint64_t>(f.max_code()) + (f.wide_zeros ? 2 : 1)));
   return q;
 }
+
+// Memory for int8 activations of m rows of k values.
+struct Int8Rows {
+  std::vector<int8_t> codes;
+  std::vector<float> scales, units, sums;
+  std::vector<int32_t> steps, counts;
+  ActI8View view;
+
+  Int8Rows(int64_t m, int64_t k, int64_t group) : codes(static_cast<size_t>(m * act_i8_stride(k)), 99) {
+    const size_t segments = codes.size() / kActSegment;
+    for (auto* floats : {&scales, &units, &sums}) floats->resize(segments);
+    for (auto* integers : {&steps, &counts}) integers->resize(segments);
+    view = {
+        codes.data(),     scales.data(),         steps.data(), units.data(), sums.data(), counts.data(), m,
+        act_i8_stride(k), act_i8_block(group, k)};
+  }
+};
 
 }  // namespace nibble

@@ -109,27 +109,23 @@ TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
             const int64_t panels = q.format.panels(), half = panels / 2;
             table_->packed_f32(w, x.data(), k, bias.data(), y.data(), n, m, 0, half, scratch.data());
             table_->packed_f32(w, x.data(), k, bias.data(), y.data(), n, m, half, panels, scratch.data());
-            const size_t segments = static_cast<size_t>(act_i8_stride(k) / kActSegment);
-            std::vector<int8_t> codes(static_cast<size_t>(m * act_i8_stride(k)));
-            std::vector<float> scales(static_cast<size_t>(m) * segments);
-            std::vector<float> sums(static_cast<size_t>(m * q.format.groups()));
-            table_->quantize_i8(x.data(), k, m, k, kActSegment, q.format.group(), codes.data(), scales.data(),
-                                sums.data());
-            const ActI8View act{codes.data(), scales.data(), sums.data(), act_i8_stride(k),
-                                q.format.groups()};
+            Int8Rows acts(m, k, q.format.group());
+            const ActI8View& act = acts.view;
+            for (int64_t i = 0; i < m; ++i) table_->quantize_i8(x.data() + i * k, k, act.row(i));
             std::vector<float> y8(y.size());
-            table_->packed_i8(w, act, bias.data(), y8.data(), n, m, 0, panels);
+            table_->packed_i8(w, act, bias.data(), y8.data(), n, 0, half, scratch.data());
+            table_->packed_i8(w, act, bias.data(), y8.data(), n, half, panels, scratch.data());
             for (int64_t i = 0; i < m; ++i) {
+              const ActI8Row row = act.row(i);
               for (int64_t j = 0; j < n; ++j) {
                 double sum = bias[static_cast<size_t>(j)], size = std::fabs(sum), sum8 = sum;
                 for (int64_t c = 0; c < k; ++c) {
                   const double v = q.value(j, c), p = v * double{x[static_cast<size_t>(i * k + c)]};
                   sum += p;
                   size += std::fabs(p);
+                  const int64_t segment = c / kActSegment * row.tile;
                   sum8 +=
-                      v * codes[static_cast<size_t>(i * act.stride + c)] *
-                      double{
-                          scales[static_cast<size_t>(i) * segments + static_cast<size_t>(c / kActSegment)]};
+                      v * row.codes[segment * kActSegment + c % kActSegment] * double{row.scales[segment]};
                 }
                 const size_t at = static_cast<size_t>(i * n + j);
                 ASSERT_NEAR(y[at], sum, 1e-6 * size)

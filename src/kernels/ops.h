@@ -28,16 +28,68 @@ inline constexpr int kReadingRows = 2;
 // Inputs that share a scale in int8 activations. Few, since the error of a segment grows with its
 // largest value (docs/kernels.md has what 16, 32 and 64 cost); every weight group is a multiple of it.
 inline constexpr int kActSegment = 16;
+// The scales of a block are multiples of its unit, 1 to kActSteps of them: products of a block can be added
+// up as integers, since 8 · 16 · 255 · 127 · 511 fits into 31 bits.
+inline constexpr int kActBlock = 128, kActSteps = 511;
+// Rows of x that a product takes at a time. Their int8 values lie together, so that it reads one stream.
+inline constexpr int kActRows = 8;
 
-// Activations for one linear: symmetric int8, k padded with zeros to whole segments.
-struct ActI8View {
-  const int8_t* codes = nullptr;  // [m, stride]
-  const float* scales = nullptr;  // [m, segments()]
-  const float* sums = nullptr;    // [m, groups]: Σ scale · code over the inputs of a weight group
-  int64_t stride = 0;
-  int64_t groups = 0;
-  int64_t segments() const { return stride / kActSegment; }
+inline int64_t act_i8_stride(int64_t k) { return (k + kActSegment - 1) / kActSegment * kActSegment; }
+// Inputs of a block: at most kActBlock, and every weight group whole blocks.
+inline int64_t act_i8_block(int64_t group, int64_t k) {
+  if (group >= k) return kActBlock;
+  int64_t block = group < kActBlock ? group : kActBlock;
+  while (group % block != 0) block -= kActSegment;
+  return block;
+}
+
+// A row of int8 activations, to be written: the values of the next segment lie `tile` segments on, its scale
+// and step, and a block's unit, sum and count, `tile` places.
+struct ActI8Row {
+  int8_t* codes = nullptr;
+  float* scales = nullptr;
+  int32_t* steps = nullptr;
+  float* units = nullptr;
+  float* sums = nullptr;
+  int32_t* counts = nullptr;
+  int64_t tile = 1;
+  int64_t block = kActBlock;
 };
+
+// Activations for one linear: symmetric int8, k padded with zeros to whole segments. Rows come in tiles of
+// kActRows, the last one smaller; within a tile one segment (or block) of every row comes after the other.
+struct ActI8View {
+  int8_t* codes = nullptr;    // tiles of [segments, rows of the tile, kActSegment]
+  float* scales = nullptr;    // tiles of [segments, rows of the tile]: unit · step
+  int32_t* steps = nullptr;   // likewise: the step, in both halves
+  float* units = nullptr;     // tiles of [blocks, rows of the tile]
+  float* sums = nullptr;      // likewise: Σ scale · code over the block's inputs
+  int32_t* counts = nullptr;  // likewise: Σ step · code
+  int64_t rows = 0;
+  int64_t stride = 0;         // codes of a row, act_i8_stride
+  int64_t block = kActBlock;  // inputs of a block, act_i8_block
+
+  int64_t segments() const { return stride / kActSegment; }
+  int64_t blocks() const { return (stride + block - 1) / block; }
+  int64_t first_of_tile(int64_t row) const { return row / kActRows * kActRows; }
+  int64_t tile(int64_t row) const {  // how many rows are in the row's tile
+    const int64_t left = rows - first_of_tile(row);
+    return left < kActRows ? left : kActRows;
+  }
+  ActI8Row row(int64_t i) const {
+    const int64_t first = first_of_tile(i), in = i - first;
+    const int64_t scale = first * segments() + in, sum = first * blocks() + in;
+    return {codes + first * stride + in * kActSegment,
+            scales + scale,
+            steps + scale,
+            units + sum,
+            sums + sum,
+            counts + sum,
+            tile(i),
+            block};
+  }
+};
+
 // The same for processors that multiply bf16 by tiles: rounded to bf16, in every four inputs in the order 0 2
 // 1 3, k padded with zeros to the stride.
 struct ActBf16View {
@@ -47,8 +99,6 @@ struct ActBf16View {
   int64_t groups = 0;
 };
 inline int64_t act_bf16_stride(int64_t k) { return ((k + 15) / 16 * 16 + 16 + 31) / 32 * 32; }
-
-inline int64_t act_i8_stride(int64_t k) { return (k + kActSegment - 1) / kActSegment * kActSegment; }
 
 // What the linears compute with.
 enum class Activations { kF32, kBF16, kI8 };
@@ -78,10 +128,11 @@ struct KernelTable {
   void (*packed_f32)(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y,
                      int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end,
                      float* scratch) = nullptr;
-  // The same with int8 activations: a group adds s_w · (Σ s_a · dot − zero · sum), with an int32 dot for
-  // each segment, the rest float32.
+  // The same with int8 activations: a block adds s_w · (Σ s_a · dot − zero · sum), with an int32 dot for
+  // each segment; its sum in int32 by the steps or in float32 by the scales, the rest float32. scratch: as
+  // for packed_f32.
   void (*packed_i8)(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
-                    int64_t m, int64_t panel_begin, int64_t panel_end) = nullptr;
+                    int64_t panel_begin, int64_t panel_end, float* scratch) = nullptr;
   // With bf16 activations: a group adds s_w · (Σ q · a − zero · sum), products and sums in float32. Loses
   // less than packed_i8, and is faster for many rows, slower for few. Null where the processor has no tiles.
   // scratch: as for packed_f32.
@@ -90,10 +141,10 @@ struct KernelTable {
   // Rows [m, k] as ActBf16View says, sums [m, ⌈k/group⌉]; null without packed_bf16.
   void (*tile_rows)(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t group, uint16_t* values,
                     float* sums) = nullptr;
-  // Rows [m, k] to int8, padded as ActI8View says: scale = max|x|/127 per segment, round to nearest even.
-  // sums [m, ⌈k/group⌉], where group is a multiple of the segment; null where not wanted.
-  void (*quantize_i8)(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int64_t group,
-                      int8_t* codes, float* scales, float* sums) = nullptr;
+  // k values as ActI8View says: step the least with which no code exceeds 127, round to nearest even.
+  void (*quantize_i8)(const float* x, int64_t k, const ActI8Row& row) = nullptr;
+  // y[n] = x / scale, round to nearest even; returns scale = max|x|/127.
+  float (*to_i8)(const float* x, int8_t* y, int64_t n) = nullptr;
 
   void (*to_bf16)(const float* x, uint16_t* y, int64_t n) = nullptr;  // round to nearest even
   void (*to_f16)(const float* x, uint16_t* y, int64_t n) = nullptr;   // round to nearest even

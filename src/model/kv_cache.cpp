@@ -5,7 +5,7 @@
 namespace nibble {
 namespace {
 
-// int8: codes padded as quantize_i8 writes them, then the scale.
+// int8: codes, padded to a multiple of 16, then the scale.
 size_t bytes_a_row(CacheType type, int head_dim) {
   const size_t n = static_cast<size_t>(head_dim);
   switch (type) {
@@ -90,9 +90,7 @@ void KvCache::write(int layer, int slot, int position, const float* keys, const 
           kernels_.to_f16(from, reinterpret_cast<uint16_t*>(to), head_dim_);
           break;
         case CacheType::kI8: {
-          float scale;
-          kernels_.quantize_i8(from, head_dim_, 1, head_dim_, head_dim_, head_dim_,
-                               reinterpret_cast<int8_t*>(to), &scale, nullptr);
+          const float scale = kernels_.to_i8(from, reinterpret_cast<int8_t*>(to), head_dim_);
           std::memcpy(to + row_bytes_ - sizeof scale, &scale, sizeof scale);
           break;
         }

@@ -49,21 +49,25 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
     bf16_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(widest));
   if (any_order) ordered_ = AlignedBuffer<float>(rows * static_cast<size_t>(widest));
   if (any_packed && precision.int8) {
-    sums_ = AlignedBuffer<float>(rows * static_cast<size_t>(act_i8_stride(widest) / kActSegment));
-    int8_ = AlignedBuffer<int8_t>(rows * static_cast<size_t>(act_i8_stride(widest)));
-    int8_scales_ = AlignedBuffer<float>(sums_.size());
-    if (kernels.packed_bf16)
+    const size_t codes = rows * static_cast<size_t>(act_i8_stride(widest)), segments = codes / kActSegment;
+    int8_ = AlignedBuffer<int8_t>(codes);
+    for (auto* floats : {&int8_scales_, &int8_units_, &int8_sums_}) *floats = AlignedBuffer<float>(segments);
+    for (auto* integers : {&int8_steps_, &int8_counts_}) *integers = AlignedBuffer<int32_t>(segments);
+    if (kernels.packed_bf16) {
       tiles_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(act_bf16_stride(widest)));
+      tile_sums_ = AlignedBuffer<float>(segments);
+    }
   }
-  if (any_packed && (!precision.int8 || kernels.packed_bf16)) {
+  if (any_packed) {
     scratch_per_thread_ = static_cast<size_t>(packed_scratch(widest));
     scratch_ = AlignedBuffer<float>(scratch_per_thread_ * static_cast<size_t>(pool.size()));
   }
 }
 
 uint64_t Linears::bytes() const {
-  return bf16_.bytes() + ordered_.bytes() + int8_.bytes() + int8_scales_.bytes() + tiles_.bytes() +
-         sums_.bytes() + scratch_.bytes();
+  return bf16_.bytes() + ordered_.bytes() + int8_.bytes() + int8_scales_.bytes() + int8_units_.bytes() +
+         int8_sums_.bytes() + int8_steps_.bytes() + int8_counts_.bytes() + tiles_.bytes() +
+         tile_sums_.bytes() + scratch_.bytes();
 }
 
 Linears::Form Linears::form_of(const Linear& linear) const {
@@ -75,6 +79,18 @@ Linears::Form Linears::form_of(const Linear& linear) const {
 // The rest by tiles.
 int64_t Linears::rows_by_int8(int64_t rows) const {
   return kernels_.packed_bf16 ? std::min(found_, rows) : rows;
+}
+
+ActI8View Linears::int8_view(int64_t k, int64_t group, int64_t rows) {
+  return {.codes = int8_.data(),
+          .scales = int8_scales_.data(),
+          .steps = int8_steps_.data(),
+          .units = int8_units_.data(),
+          .sums = int8_sums_.data(),
+          .counts = int8_counts_.data(),
+          .rows = rows,
+          .stride = act_i8_stride(k),
+          .block = act_i8_block(group, k)};
 }
 
 const float* Linears::convert(const Form& form, const float* x, int64_t rows, int64_t k) {
@@ -92,19 +108,15 @@ const float* Linears::convert(const Form& form, const float* x, int64_t rows, in
       kernels_.to_bf16(x + begin, bf16_.data() + begin, static_cast<int64_t>(end - begin));
     });
   } else if (form.group > 0) {
-    const int64_t groups = (k + form.group - 1) / form.group;
-    const int64_t stride = act_i8_stride(k), segments = stride / kActSegment, by_int8 = rows_by_int8(rows);
+    const int64_t groups = (k + form.group - 1) / form.group, by_int8 = rows_by_int8(rows);
+    const ActI8View act = int8_view(k, form.group, by_int8);
     pool_.parallel_for(static_cast<size_t>(rows), 4, [&](size_t begin, size_t end, int) {
       const int64_t first = static_cast<int64_t>(begin), last = static_cast<int64_t>(end);
       const int64_t middle = std::clamp(by_int8, first, last);
-      if (first < middle) {
-        kernels_.quantize_i8(x + first * k, k, middle - first, k, kActSegment, form.group,
-                             int8_.data() + first * stride, int8_scales_.data() + first * segments,
-                             sums_.data() + first * groups);
-      }
+      for (int64_t r = first; r < middle; ++r) kernels_.quantize_i8(x + r * k, k, act.row(r));
       if (middle < last) {
         kernels_.tile_rows(x + middle * k, k, last - middle, k, form.group,
-                           tiles_.data() + middle * act_bf16_stride(k), sums_.data() + middle * groups);
+                           tiles_.data() + middle * act_bf16_stride(k), tile_sums_.data() + middle * groups);
       }
     });
   }
@@ -120,17 +132,13 @@ void Linears::compute(const LinearCall& call, const float* x, int64_t rows, int6
   if (form.group > 0) {
     const int64_t groups = l.packed->format.groups(), by_int8 = rows_by_int8(rows);
     if (by_int8 > 0) {
-      const ActI8View act{.codes = int8_.data(),
-                          .scales = int8_scales_.data(),
-                          .sums = sums_.data(),
-                          .stride = act_i8_stride(l.k),
-                          .groups = groups};
-      kernels_.packed_i8(*l.packed, act, bias, call.y, l.n, by_int8, begin, end);
+      kernels_.packed_i8(*l.packed, int8_view(l.k, form.group, by_int8), bias, call.y, l.n, begin, end,
+                         scratch);
     }
     if (by_int8 < rows) {
       const int64_t stride = act_bf16_stride(l.k);
       const ActBf16View act{.values = tiles_.data() + by_int8 * stride,
-                            .sums = sums_.data() + by_int8 * groups,
+                            .sums = tile_sums_.data() + by_int8 * groups,
                             .stride = stride,
                             .groups = groups};
       kernels_.packed_bf16(*l.packed, act, bias, call.y + by_int8 * l.n, l.n, rows - by_int8, begin, end,

@@ -48,6 +48,7 @@ class Linears {
   };
   Form form_of(const Linear& linear) const;
   int64_t rows_by_int8(int64_t rows) const;
+  ActI8View int8_view(int64_t k, int64_t group, int64_t rows);  // of what convert leaves
   // Makes the linears' input of x; returns what takes its place for those that read float32.
   const float* convert(const Form& form, const float* x, int64_t rows, int64_t k);
   // Rows [16·begin, 16·end) of the output.
@@ -68,11 +69,12 @@ class Linears {
   std::unordered_map<const Linear*, std::vector<const Linear*>> next_;
   AlignedBuffer<uint16_t> bf16_;
   AlignedBuffer<int8_t> int8_;
-  AlignedBuffer<float> int8_scales_;
+  AlignedBuffer<float> int8_scales_, int8_units_, int8_sums_;
+  AlignedBuffer<int32_t> int8_steps_, int8_counts_;
   AlignedBuffer<uint16_t> tiles_;  // ActBf16View's values
-  AlignedBuffer<float> sums_;      // of groups
-  AlignedBuffer<float> ordered_;   // inputs in the order of their weight's columns
-  AlignedBuffer<float> scratch_;   // [threads][scratch_per_thread_], of packed linears
+  AlignedBuffer<float> tile_sums_;
+  AlignedBuffer<float> ordered_;  // inputs in the order of their weight's columns
+  AlignedBuffer<float> scratch_;  // [threads][scratch_per_thread_], of packed linears
   size_t scratch_per_thread_ = 0;
 };
 

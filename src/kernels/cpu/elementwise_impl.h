@@ -226,33 +226,58 @@ void from_i8(const int8_t* x, float scale, float* y, int64_t n) {
 }
 
 template <class V>
-void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int64_t group, int8_t* codes,
-                 float* scales, float* sums) {
-  const int64_t stride = act_i8_stride(k), segments = (k + segment - 1) / segment;
-  const int64_t groups = (k + group - 1) / group, segments_per_group = (group + segment - 1) / segment;
-  for (int64_t i = 0; i < m; ++i, codes += stride) {
-    for (int64_t g = 0, s = 0; g < groups; ++g) {
-      typename V::F sum = V::zero();
-      for (const int64_t end = (g + 1) * segments_per_group; s < end && s < segments; ++s) {
-        const int64_t begin = s * segment, size = k - begin < segment ? k - begin : segment;
-        const float* from = x + i * ldx + begin;
-        typename V::F top = V::zero();
-        for_vectors<V>(
-            size, [&](int64_t c, int64_t count) { top = V::max(top, V::abs(V::load(from + c, count))); });
-        const float largest = lane_max<V>(top);
-        const typename V::F inverse = V::set(largest > 0 ? 127.0f / largest : 0.0f);
-        const float scale = largest / 127.0f;
-        for_vectors<V>(size, [&](int64_t c, int64_t count) {
-          const typename V::I q = V::to_int(V::mul(V::load(from + c, count), inverse));
-          V::store_i8(codes + begin + c, q, count);
-          sum = V::fma(V::to_float(q), V::set(scale), sum);
-        });
-        scales[i * segments + s] = scale;
-      }
-      if (sums) sums[i * groups + g] = lane_sum<V>(sum);
+float largest_of(const float* x, int64_t n) {
+  typename V::F top = V::zero();
+  for_vectors<V>(n, [&](int64_t c, int64_t count) { top = V::max(top, V::abs(V::load(x + c, count))); });
+  return lane_max<V>(top);
+}
+
+template <class V>
+void quantize_i8(const float* x, int64_t k, const ActI8Row& row) {
+  int64_t segment = 0;
+  for (int64_t begin = 0, b = 0; begin < k; begin += row.block, ++b) {
+    const int64_t end = k - begin < row.block ? k : begin + row.block;
+    float tops[kActBlock / kActSegment], top = 0;
+    int count = 0;
+    for (int64_t c = begin; c < end; c += kActSegment, ++count) {
+      tops[count] = largest_of<V>(x + c, end - c < kActSegment ? end - c : kActSegment);
+      top = top < tops[count] ? tops[count] : top;
     }
-    for (int64_t c = k; c < stride; ++c) codes[c] = 0;
+    const float unit = top / (127.0f * kActSteps), steps_per_value = top > 0 ? kActSteps / top : 0.0f;
+    typename V::F sum = V::zero(), steps = V::zero();  // Σ step · code < 2^24: exact in float32
+    for (int i = 0; i < count; ++i, ++segment) {
+      const int64_t from = begin + i * kActSegment,
+                    size = end - from < kActSegment ? end - from : kActSegment;
+      int32_t step = static_cast<int32_t>(tops[i] * steps_per_value);
+      step += step < kActSteps && static_cast<float>(step) < tops[i] * steps_per_value;
+      if (step < 1) step = 1;
+      const float scale = unit * static_cast<float>(step);
+      const typename V::F inverse = V::set(scale > 0 ? 1.0f / scale : 0.0f);
+      int8_t* to = row.codes + segment * row.tile * kActSegment;
+      for_vectors<V>(size, [&](int64_t c, int64_t lanes) {
+        const typename V::I q = V::to_int(V::mul(V::load(x + from + c, lanes), inverse));
+        V::store_i8(to + c, q, lanes);
+        sum = V::fma(V::to_float(q), V::set(scale), sum);
+        steps = V::fma(V::to_float(q), V::set(static_cast<float>(step)), steps);
+      });
+      for (int64_t c = size; c < kActSegment; ++c) to[c] = 0;
+      row.scales[segment * row.tile] = scale;
+      row.steps[segment * row.tile] = step * 0x10001;
+    }
+    row.units[b * row.tile] = unit;
+    row.sums[b * row.tile] = lane_sum<V>(sum);
+    row.counts[b * row.tile] = static_cast<int32_t>(lane_sum<V>(steps));
   }
+}
+
+template <class V>
+float to_i8(const float* x, int8_t* y, int64_t n) {
+  const float top = largest_of<V>(x, n);
+  const typename V::F inverse = V::set(top > 0 ? 127.0f / top : 0.0f);
+  for_vectors<V>(n, [&](int64_t c, int64_t count) {
+    V::store_i8(y + c, V::to_int(V::mul(V::load(x + c, count), inverse)), count);
+  });
+  return top / 127.0f;
 }
 
 }  // namespace

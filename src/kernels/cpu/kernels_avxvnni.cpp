@@ -9,6 +9,7 @@ namespace {
 
 struct AvxVnni : Avx2 {
   static constexpr int kPeakSums = 8;
+  static constexpr bool kSteps = false;
 
   template <int kBits>
   static I dot16(I sum, const I (&u)[4], const int8_t* s) {

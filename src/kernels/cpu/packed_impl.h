@@ -58,18 +58,18 @@ struct Chunk {
   }
 };
 
+// The zero points and scales of a half panel's group; at = panel · groups + group.
 template <class V, int kBits>
-typename V::F load_zeros(const PackedView& w, int64_t panel, int64_t group, int half) {
-  if (w.format.symmetric) return V::set(static_cast<float>(w.format.middle()));
-  const uint8_t* zeros = w.zeros + (panel * w.format.groups() + group) * w.format.zero_bytes_per_group();
-  if (kBits > 4 || w.format.wide_zeros) return V::to_float(V::load_u8(zeros + half * 8));
-  return V::to_float(V::load_zero_nibbles(zeros, half));
+inline typename V::I load_zeros(const PackedView& w, int64_t at, int half) {
+  if (w.format.symmetric) return V::iset(w.format.middle());
+  const uint8_t* zeros = w.zeros + at * w.format.zero_bytes_per_group();
+  return kBits > 4 || w.format.wide_zeros ? V::load_u8(zeros + half * 8) : V::load_zero_nibbles(zeros, half);
 }
 
 template <class V>
-typename V::F load_scales(const PackedView& w, int64_t panel, int64_t group, int half) {
-  const int64_t at = (panel * w.format.groups() + group) * kPanelRows + half * 8;
-  return w.format.float_scales ? V::load(w.float_scales + at) : V::load_f16(w.scales + at);
+inline typename V::F load_scales(const PackedView& w, int64_t at, int half) {
+  const int64_t first = at * kPanelRows + half * 8;
+  return w.format.float_scales ? V::load(w.float_scales + first) : V::load_f16(w.scales + first);
 }
 
 template <class V>
@@ -102,7 +102,7 @@ void decode_half(const PackedView& w, int64_t panel, int half, float* scratch) {
   typename V::F zero = V::zero();
   for (int64_t c = 0, group = 0, until = 0; c < f.chunks(); ++c, chunk += C::kBytes) {
     if (c == until) {
-      zero = load_zeros<V, kBits>(w, panel, group++, half);
+      zero = V::to_float(load_zeros<V, kBits>(w, panel * f.groups() + group++, half));
       until += per_group;
     }
     typename V::I codes[C::kVectors];
@@ -133,7 +133,7 @@ void packed_f32_tile(const PackedView& w, int64_t panel, int half, const float* 
       const typename V::F q = V::load(decoded + c * V::kLanes);
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::fma(V::set(x[r * ldx + c]), q, sum[r]);
     }
-    const typename V::F scale = load_scales<V>(w, panel, group, half);
+    const typename V::F scale = load_scales<V>(w, panel * f.groups() + group, half);
     NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = V::fma(scale, sum[r], total[r]);
   }
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
@@ -180,76 +180,150 @@ inline const uint8_t* load_segment(const uint8_t* chunk, int half, int64_t chunk
   return chunk;
 }
 
+// What a group's sums are multiplied with, [2][lanes]: its scales, and its zero points as integers where
+// products are added as such, else times the scales.
+template <class V, int kBits>
+inline void group_factors(const PackedView& w, int64_t at, int half, float* factors) {
+  const typename V::F scale = load_scales<V>(w, at, half);
+  const typename V::I zeros = load_zeros<V, kBits>(w, at, half);
+  V::store(factors, scale);
+  if constexpr (V::kSteps) {
+    V::istore(factors + V::kLanes, zeros);
+  } else {
+    V::store(factors + V::kLanes, V::mul(scale, V::to_float(zeros)));
+  }
+}
+
+// factors: those of all groups, or null with few rows, which read them as they come.
 template <class V, int kBits, int kRows>
-void packed_i8_tile(const PackedView& w, int64_t panel, int half, const ActI8View& x, int64_t first,
-                    typename V::F start, float* y, int64_t ldy, int64_t valid) {
+void packed_i8_tile(const PackedView& w, int64_t panel, int half, const float* factors, const ActI8View& x,
+                    int64_t first, typename V::F start, float* y, int64_t ldy, int64_t valid) {
   using C = Chunk<V, kBits>;
   constexpr int64_t kHalves = kPanelRows / V::kLanes, kWhole = kActSegment / C::kInputs;  // chunks a segment
   const PackedFormat& f = w.format;
-  const int8_t* acts = x.codes + first * x.stride;
-  const float* scales = x.scales + first * x.segments();
-  const float* sums = x.sums + first * x.groups;
+  ActI8Row acts = x.row(first);  // of kRows rows
   const int64_t chunks = f.chunks(), panel_bytes = chunks * C::kBytes;
   const uint8_t* chunk = w.codes + panel * panel_bytes;
   // With few rows the memory is the limit: every half brings in its share of the next panel's codes, so that
   // reading never pauses.
   const uint8_t* ahead = chunk + panel_bytes + half * panel_bytes / kHalves;
-  typename V::F total[kRows];
-  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = start;
-  const int64_t segments = x.segments(), segments_per_group = (f.group() + kActSegment - 1) / kActSegment;
-  for (int64_t group = 0, s = 0; group < x.groups; ++group) {
+  constexpr bool kManyRows =
+      kRows > 4;  // then totals stay in memory: registers are for the sums and codes of a block
+  alignas(64) float total[kRows][V::kLanes];
+  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(total[r], start);
+  const int64_t segments = x.segments(), block_segments = x.block / kActSegment;
+  alignas(64) float own[2 * V::kLanes];
+  int64_t left = chunks, until = 0, group = panel * f.groups();
+  for (int64_t s = 0; s < segments;) {
+    if (s * kActSegment >= until) {
+      if constexpr (kRows <= kReadingRows) {
+        group_factors<V, kBits>(w, group++, half, own);
+        factors = own;
+      } else if (s > 0) {
+        factors += 2 * V::kLanes;
+      }
+      until += f.group();
+    }
+    typename V::I whole[kRows];
     typename V::F sum[kRows];
-    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
-    const int64_t end = s + segments_per_group < segments ? s + segments_per_group : segments;
-    for (; s < end; ++s, acts += kActSegment) {
+    if constexpr (V::kSteps) {
+      const typename V::I zero = V::iload(factors + V::kLanes);
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) whole[r] =
+          V::isub(V::izero(), V::imul(zero, V::iset(acts.counts[r])));
+    } else {
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
+    }
+    const int64_t end = s + block_segments < segments ? s + block_segments : segments;
+    for (; s < end;
+         ++s, left -= kWhole, acts.codes += kRows * kActSegment, acts.steps += kRows, acts.scales += kRows) {
       if constexpr (kRows <= kReadingRows) {
         NIBBLE_UNROLL for (int64_t at = 0; at < kWhole * C::kBytes / kHalves; at += 64) {
           __builtin_prefetch(ahead + at, 0, 2);
         }
         ahead += kWhole * C::kBytes / kHalves;
       }
+      if constexpr (V::kSteps && kBits == 4 && kRows == kActRows) {
+        if (left >= kWhole) {
+          V::tile_dot16(whole, chunk + half * 32, acts.codes, acts.steps);
+          chunk += kWhole * C::kBytes;
+          continue;
+        }
+      }
       typename V::I codes[kActSegment / 4];
-      const int64_t left = chunks - s * kWhole;
       chunk = left >= kWhole ? load_segment<V, kBits>(chunk, half, kWhole, codes)
                              : load_segment<V, kBits>(chunk, half, left, codes);
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
-        const typename V::I dot = V::template dot16<kBits>(V::izero(), codes, acts + r * x.stride);
-        sum[r] = V::fma(V::to_float(dot), V::set(scales[r * segments + s]), sum[r]);
+        const int8_t* act = acts.codes + r * kActSegment;
+        if constexpr (V::kSteps) {
+          whole[r] = V::template dot16<kBits>(whole[r], codes, act, V::iset(acts.steps[r]));
+        } else {
+          const typename V::I dot = V::template dot16<kBits>(V::izero(), codes, act);
+          sum[r] = V::fma(V::to_float(dot), V::set(acts.scales[r]), sum[r]);
+        }
       }
     }
-    const typename V::F scale = load_scales<V>(w, panel, group, half);
-    const typename V::F offset = V::mul(scale, load_zeros<V, kBits>(w, panel, group, half));
-    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] =
-        V::fnma(offset, V::set(sums[r * x.groups + group]), V::fma(scale, sum[r], total[r]));
+    const typename V::F scale = V::load(factors);
+    if constexpr (kManyRows) asm volatile("" : "+m"(total));
+    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
+      if constexpr (V::kSteps) {
+        const typename V::F by_unit = V::mul(V::to_float(whole[r]), V::set(acts.units[r]));
+        V::store(total[r], V::fma(scale, by_unit, V::load(total[r])));
+      } else {
+        const typename V::F sums = V::set(acts.sums[r]);
+        V::store(total[r],
+                 V::fnma(V::load(factors + V::kLanes), sums, V::fma(scale, sum[r], V::load(total[r]))));
+      }
+    }
+    if constexpr (kManyRows) asm volatile("" : "+m"(total));
+    acts.units += kRows, acts.sums += kRows, acts.counts += kRows;
   }
-  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
+  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
+    if (valid == V::kLanes) {
+      V::store(y + r * ldy, V::load(total[r]));
+    } else {
+      V::store(y + r * ldy, V::load(total[r]), valid);
+    }
+  }
 }
 
-template <class V, int kBits, int kRows = V::kIntRows>
-void packed_i8_rows(int rows, const PackedView& w, int64_t panel, int half, const ActI8View& x, int64_t first,
-                    typename V::F start, float* y, int64_t ldy, int64_t valid) {
+template <class V, int kBits, int kRows = kActRows>
+void packed_i8_rows(int rows, const PackedView& w, int64_t panel, int half, const float* factors,
+                    const ActI8View& x, int64_t first, typename V::F start, float* y, int64_t ldy,
+                    int64_t valid) {
   if constexpr (kRows > 1) {
     if (rows < kRows)
-      return packed_i8_rows<V, kBits, kRows - 1>(rows, w, panel, half, x, first, start, y, ldy, valid);
+      return packed_i8_rows<V, kBits, kRows - 1>(rows, w, panel, half, factors, x, first, start, y, ldy,
+                                                 valid);
   }
-  packed_i8_tile<V, kBits, kRows>(w, panel, half, x, first, start, y, ldy, valid);
+  packed_i8_tile<V, kBits, kRows>(w, panel, half, factors, x, first, start, y, ldy, valid);
 }
 
 template <class V, int kBits>
 void packed_i8_bits(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
-                    int64_t m, int64_t panel_begin, int64_t panel_end) {
-  int64_t rows_at_once = kSecondLevelCodes / x.stride / V::kIntRows * V::kIntRows;
-  if (rows_at_once < V::kIntRows) rows_at_once = V::kIntRows;
-  for (int64_t begin = 0; begin < m; begin += rows_at_once) {
-    const int64_t end = begin + rows_at_once < m ? begin + rows_at_once : m;
-    for_each_half<V>(
-        w.format, panel_begin, panel_end, [&](int64_t panel, int half, int64_t row, int64_t valid) {
-          const typename V::F start = load_bias<V>(bias, row, valid);
-          for (int64_t i = begin; i < end; i += V::kIntRows) {
-            const int rows = static_cast<int>(end - i < V::kIntRows ? end - i : V::kIntRows);
-            packed_i8_rows<V, kBits>(rows, w, panel, half, x, i, start, y + i * ldy + row, ldy, valid);
-          }
-        });
+                    int64_t panel_begin, int64_t panel_end, float* scratch) {
+  constexpr int kHalves = kPanelRows / V::kLanes;
+  const int64_t groups = w.format.groups();
+  int64_t rows_at_once = kSecondLevelCodes / x.stride / kActRows * kActRows;
+  if (rows_at_once < kActRows) rows_at_once = kActRows;
+  for (int64_t begin = 0; begin < x.rows; begin += rows_at_once) {
+    const int64_t end = begin + rows_at_once < x.rows ? begin + rows_at_once : x.rows;
+    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+      for (int half = 0; half < kHalves && end - begin > kReadingRows; ++half) {
+        for (int64_t group = 0; group < groups; ++group)
+          group_factors<V, kBits>(w, panel * groups + group, half,
+                                  scratch + (half * groups + group) * 2 * V::kLanes);
+      }
+      for (int64_t i = begin; i < end; i += kActRows) {
+        const int rows = static_cast<int>(end - i < kActRows ? end - i : kActRows);
+        for (int half = 0; half < kHalves; ++half) {
+          const int64_t row = panel * kPanelRows + half * V::kLanes, left = w.format.n - row;
+          if (left <= 0) break;
+          const int64_t valid = left < V::kLanes ? left : V::kLanes;
+          packed_i8_rows<V, kBits>(rows, w, panel, half, scratch + half * groups * 2 * V::kLanes, x, i,
+                                   load_bias<V>(bias, row, valid), y + i * ldy + row, ldy, valid);
+        }
+      }
+    }
   }
 }
 
@@ -265,14 +339,14 @@ void packed_f32(const PackedView& w, const float* x, int64_t ldx, const float* b
 }
 
 template <class V>
-void packed_i8(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy, int64_t m,
-               int64_t panel_begin, int64_t panel_end) {
+void packed_i8(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
+               int64_t panel_begin, int64_t panel_end, float* scratch) {
   const auto run = w.format.bits == 2   ? packed_i8_bits<V, 2>
                    : w.format.bits == 3 ? packed_i8_bits<V, 3>
                    : w.format.bits == 4 ? packed_i8_bits<V, 4>
                    : w.format.bits == 6 ? packed_i8_bits<V, 6>
                                         : packed_i8_bits<V, 8>;
-  run(w, x, bias, y, ldy, m, panel_begin, panel_end);
+  run(w, x, bias, y, ldy, panel_begin, panel_end, scratch);
 }
 
 }  // namespace

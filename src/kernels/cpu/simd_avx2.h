@@ -14,7 +14,6 @@ struct Avx2 {
   static constexpr int kLanes = 8;
   static constexpr int kMaxRows = 3;  // 3·4 sums + 3 + 1 of 16 registers
   static constexpr int kPackedRows = 6;
-  static constexpr int kIntRows = 8;
   static constexpr int kPeakSums = 4;  // of packed products at full speed: 4 + 4 codes + 4 inputs + 3
 
   static F zero() { return _mm256_setzero_ps(); }
@@ -70,6 +69,7 @@ struct Avx2 {
   static void istore(void* p, I v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
   static I iand(I a, I b) { return _mm256_and_si256(a, b); }
   static I ior(I a, I b) { return _mm256_or_si256(a, b); }
+  static I isub(I a, I b) { return _mm256_sub_epi32(a, b); }
   static I imul(I a, I b) { return _mm256_mullo_epi32(a, b); }
   template <int N>
   static I shr(I a) {
@@ -107,17 +107,19 @@ struct Avx2 {
     if (half) bytes = _mm_srli_epi16(bytes, 4);
     return _mm256_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15)));
   }
-  // sum + the products of 16 inputs: byte j of a lane of u[i] is input 4i+j's code, s[4i+j] its activation.
-  // Pairs of products are added in int16 while they fit: 4 · 2·15·127 with up to 4 bits, 2 · 2·63·127 with 6;
-  // 8-bit codes are split into nibbles.
+  // sum + factor · the products of 16 inputs: byte j of a lane of u[i] is input 4i+j's code, s[4i+j] its
+  // activation, the factor in both halves of every lane. Pairs of products are added in int16 while they fit:
+  // 4 · 2·15·127 with up to 4 bits, 2 · 2·63·127 with 6; 8-bit codes are split into nibbles.
+  static constexpr bool kSteps = true;
   template <int kBits>
-  static I dot16(I sum, const I (&u)[4], const int8_t* s) {
-    const I ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
+  static I dot16(I sum, const I (&u)[4], const int8_t* s, I factor = _mm256_set1_epi16(1)) {
+    const I low = _mm256_set1_epi8(15);
     const auto pairs = [&](I codes, int i) { return _mm256_maddubs_epi16(codes, ibroadcast(s + 4 * i)); };
     const auto plus = [](I a, I b) { return _mm256_add_epi16(a, b); };
-    const auto wide = [&](I a) { return _mm256_madd_epi16(a, ones); };
+    const auto wide = [&](I a) { return _mm256_madd_epi16(a, factor); };
     if constexpr (kBits <= 4) {
-      const I all = plus(plus(pairs(u[0], 0), pairs(u[1], 1)), plus(pairs(u[2], 2), pairs(u[3], 3)));
+      I all = pairs(u[0], 0);  // in a row: two registers beside the sums and the codes
+      for (int i = 1; i < 4; ++i) all = plus(all, pairs(u[i], i));
       return _mm256_add_epi32(sum, wide(all));
     } else if constexpr (kBits <= 6) {
       const I a = wide(plus(pairs(u[0], 0), pairs(u[1], 1))), b = wide(plus(pairs(u[2], 2), pairs(u[3], 3)));
@@ -132,6 +134,39 @@ struct Avx2 {
       const I b = wide(plus(plus(hi[0], hi[1]), plus(hi[2], hi[3])));
       return _mm256_add_epi32(sum, _mm256_add_epi32(a, _mm256_slli_epi32(b, 4)));
     }
+  }
+  // The same for a tile of 8 rows and a segment of 4-bit codes as it lies in its panel (half of two chunks):
+  // sum[r] += steps[r] · the products of s[16r …]. In the processor's own words, since compilers keep some of
+  // the sums in memory here.
+  static void tile_dot16(I (&sum)[8], const uint8_t* codes, const int8_t* s, const int32_t* steps) {
+    const I mask = _mm256_set1_epi8(15);
+#define NIBBLE_ROW(R)                                                     \
+  "vpbroadcastd 16*" #R                                                   \
+  "(%[s]), %%ymm12\n vpmaddubsw %%ymm12, %%ymm8, %%ymm12\n"               \
+  "vpbroadcastd 16*" #R                                                   \
+  "+4(%[s]), %%ymm13\n vpmaddubsw %%ymm13, %%ymm9, %%ymm13\n"             \
+  "vpaddw %%ymm13, %%ymm12, %%ymm12\n"                                    \
+  "vpbroadcastd 16*" #R                                                   \
+  "+8(%[s]), %%ymm13\n vpmaddubsw %%ymm13, %%ymm10, %%ymm13\n"            \
+  "vpbroadcastd 16*" #R                                                   \
+  "+12(%[s]), %%ymm14\n vpmaddubsw %%ymm14, %%ymm11, %%ymm14\n"           \
+  "vpaddw %%ymm14, %%ymm13, %%ymm13\n vpaddw %%ymm13, %%ymm12, %%ymm12\n" \
+  "vpbroadcastd 4*" #R                                                    \
+  "(%[t]), %%ymm13\n vpmaddwd %%ymm13, %%ymm12, %%ymm12\n"                \
+  "vpaddd %%ymm12, %[sum" #R "], %[sum" #R "]\n"
+    asm("vmovdqu (%[w]), %%ymm8\n vmovdqu 64(%[w]), %%ymm10\n"
+        "vpsrld $4, %%ymm8, %%ymm9\n vpsrld $4, %%ymm10, %%ymm11\n"
+        "vpand %[mask], %%ymm8, %%ymm8\n vpand %[mask], %%ymm9, %%ymm9\n"
+        "vpand %[mask], %%ymm10, %%ymm10\n vpand %[mask], %%ymm11, %%ymm11\n"  //
+        NIBBLE_ROW(0) NIBBLE_ROW(1) NIBBLE_ROW(2) NIBBLE_ROW(3)                //
+        NIBBLE_ROW(4) NIBBLE_ROW(5) NIBBLE_ROW(6) NIBBLE_ROW(7)
+        : [sum0] "+x"(sum[0]), [sum1] "+x"(sum[1]), [sum2] "+x"(sum[2]), [sum3] "+x"(sum[3]),
+          [sum4] "+x"(sum[4]), [sum5] "+x"(sum[5]), [sum6] "+x"(sum[6]), [sum7] "+x"(sum[7])
+        : [w] "r"(codes), [s] "r"(s), [t] "r"(steps), [mask] "x"(mask),
+          "m"(*reinterpret_cast<const uint8_t(*)[96]>(codes)),
+          "m"(*reinterpret_cast<const int8_t(*)[128]>(s)), "m"(*reinterpret_cast<const int32_t(*)[8]>(steps))
+        : "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14");
+#undef NIBBLE_ROW
   }
   // acc + Σ over the two int16 of each lane.
   static I dot16(I acc, I a, I b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }

@@ -20,6 +20,7 @@ constexpr KernelTable table_of() {
   t.packed_f32 = packed_f32<V>;
   t.packed_i8 = packed_i8<V>;
   t.quantize_i8 = quantize_i8<V>;
+  t.to_i8 = to_i8<V>;
   t.to_f16 = to_f16<V>;
   t.from_f16 = from_f16<V>;
   t.from_i8 = from_i8<V>;

@@ -81,8 +81,9 @@ struct PackedSteps {
   // totals += scale · (sums − (added + zero) · Σ x), for rows [first, first + count) of x.
   void add(int64_t panel, int64_t g, const float* sums, int64_t first, int64_t count, float* totals) const {
     NIBBLE_UNROLL for (int half = 0; half < kPanelRows / V::kLanes; ++half) {
-      const typename V::F scale = load_scales<V>(w, panel, g, half);
-      const typename V::F zero = V::add(load_zeros<V, kBits>(w, panel, g, half), V::set(kAdded));
+      const typename V::F scale = load_scales<V>(w, panel * w.format.groups() + g, half);
+      const typename V::F zero =
+          V::add(V::to_float(load_zeros<V, kBits>(w, panel * w.format.groups() + g, half)), V::set(kAdded));
       const float* from = sums + half * V::kLanes;
       float* to = totals + half * V::kLanes;
       const float* of_x = x.sums + first * x.groups + g;

@@ -62,49 +62,70 @@ void packed_f32(const PackedView& w, const float* x, int64_t ldx, const float* b
   }
 }
 
-void packed_i8(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy, int64_t m,
-               int64_t panel_begin, int64_t panel_end) {
+void packed_i8(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
+               int64_t panel_begin, int64_t panel_end, float*) {
   const PackedFormat& f = w.format;
   const int64_t end = std::min(f.n, panel_end * kPanelRows);
   for (int64_t j = panel_begin * kPanelRows; j < end; ++j) {
-    for (int64_t i = 0; i < m; ++i) {
+    for (int64_t i = 0; i < x.rows; ++i) {
+      const ActI8Row row = x.row(i);
       double sum = bias ? bias[j] : 0.0;
       for (int64_t s = 0; s < x.segments(); ++s) {
         const int64_t begin = s * kActSegment, stop = std::min(f.k, begin + kActSegment);
+        const int8_t* codes = row.codes + s * row.tile * kActSegment;
         int64_t dot = 0;
-        for (int64_t c = begin; c < stop; ++c) dot += packed_code(w, j, c) * x.codes[i * x.stride + c];
-        sum += double{packed_scale(w, j, begin / f.group())} * double{x.scales[i * x.segments() + s]} *
+        for (int64_t c = begin; c < stop; ++c) dot += packed_code(w, j, c) * codes[c - begin];
+        sum += double{packed_scale(w, j, begin / f.group())} * double{row.scales[s * row.tile]} *
                static_cast<double>(dot);
       }
-      for (int64_t g = 0; g < x.groups; ++g)
-        sum -= double{packed_scale(w, j, g)} * packed_zero(w, j, g) * double{x.sums[i * x.groups + g]};
+      for (int64_t b = 0; b < x.blocks(); ++b) {
+        const int64_t group = b * x.block / f.group();
+        sum -= double{packed_scale(w, j, group)} * packed_zero(w, j, group) * double{row.sums[b * row.tile]};
+      }
       y[i * ldy + j] = static_cast<float>(sum);
     }
   }
 }
 
-void quantize_i8(const float* x, int64_t ldx, int64_t m, int64_t k, int segment, int64_t group, int8_t* codes,
-                 float* scales, float* sums) {
-  const int64_t stride = act_i8_stride(k), segments = (k + segment - 1) / segment;
-  const int64_t groups = (k + group - 1) / group;
-  if (sums) std::fill(sums, sums + m * groups, 0.0f);
-  for (int64_t i = 0; i < m; ++i) {
-    int8_t* row = codes + i * stride;
-    std::fill(row + k, row + stride, int8_t{0});
-    for (int64_t s = 0; s < segments; ++s) {
-      const int64_t begin = s * segment, end = std::min(k, begin + segment);
-      float largest = 0;
-      for (int64_t c = begin; c < end; ++c) largest = std::max(largest, std::fabs(x[i * ldx + c]));
-      const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-      int32_t sum = 0;
-      for (int64_t c = begin; c < end; ++c) {
-        row[c] = static_cast<int8_t>(std::nearbyintf(x[i * ldx + c] * inverse));
-        sum += row[c];
+float largest_of(const float* x, int64_t n) {
+  float largest = 0;
+  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(x[i]));
+  return largest;
+}
+
+void quantize_i8(const float* x, int64_t k, const ActI8Row& row) {
+  for (int64_t b = 0; b * row.block < k; ++b) {
+    const int64_t begin = b * row.block, end = std::min(k, begin + row.block);
+    const float unit = largest_of(x + begin, end - begin) / (127.0f * kActSteps);
+    float sum = 0;
+    int32_t count = 0;
+    for (int64_t from = begin; from < end; from += kActSegment) {
+      const int64_t s = from / kActSegment, size = std::min<int64_t>(kActSegment, end - from);
+      const float steps = unit > 0 ? std::ceil(largest_of(x + from, size) / (127.0f * unit)) : 0.0f;
+      const int32_t step = std::clamp(static_cast<int32_t>(steps), 1, kActSteps);
+      const float scale = unit * static_cast<float>(step), inverse = scale > 0 ? 1.0f / scale : 0.0f;
+      int8_t* to = row.codes + s * row.tile * kActSegment;
+      std::fill(to, to + kActSegment, int8_t{0});
+      int32_t total = 0;
+      for (int64_t c = 0; c < size; ++c) {
+        to[c] = static_cast<int8_t>(std::nearbyintf(x[from + c] * inverse));
+        total += to[c];
       }
-      scales[i * segments + s] = largest / 127.0f;
-      if (sums) sums[i * groups + begin / group] += scales[i * segments + s] * static_cast<float>(sum);
+      row.scales[s * row.tile] = scale;
+      row.steps[s * row.tile] = step * 0x10001;
+      sum += scale * static_cast<float>(total);
+      count += step * total;
     }
+    row.units[b * row.tile] = unit;
+    row.sums[b * row.tile] = sum;
+    row.counts[b * row.tile] = count;
   }
+}
+
+float to_i8(const float* x, int8_t* y, int64_t n) {
+  const float largest = largest_of(x, n), inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  for (int64_t i = 0; i < n; ++i) y[i] = static_cast<int8_t>(std::nearbyintf(x[i] * inverse));
+  return largest / 127.0f;
 }
 
 void to_bf16(const float* x, uint16_t* y, int64_t n) {
@@ -231,6 +252,7 @@ const KernelTable isa::kRef = {
     .packed_f32 = packed_f32,
     .packed_i8 = packed_i8,
     .quantize_i8 = quantize_i8,
+    .to_i8 = to_i8,
     .to_bf16 = to_bf16,
     .to_f16 = to_f16,
     .from_f16 = from_f16,
