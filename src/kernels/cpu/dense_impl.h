@@ -2,7 +2,8 @@
 //
 // A tile is up to V::kMaxRows rows of x times 4 rows of w. k is cut at fixed places so that a
 // block of w stays in the first-level cache; a sum is always made in the same order, whatever
-// the tile, so a row's result does not depend on m.
+// the tile, so a row's result does not depend on m. 16-bit weights of a block are widened once for all rows
+// of x.
 #pragma once
 
 #include <immintrin.h>
@@ -16,7 +17,7 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kBlockBytes = 2048;             // of one row of x
-constexpr int64_t kSecondLevelBytes = 384 << 10;  // of x that a block of rows may take
+constexpr int64_t kSecondLevelBytes = 192 << 10;  // of x that blocks of rows may take
 
 // How one vector's worth of products is loaded and summed: float32 sums of x · w.
 template <class V>
@@ -109,23 +110,45 @@ void dense_linear(const DenseView& weight, const typename D::X* x, int64_t ldx, 
   const W* weights = static_cast<const W*>(weight.data);
   const int64_t k = weight.k;
   constexpr int64_t kBlock = kBlockBytes / static_cast<int64_t>(sizeof(typename D::X));
-  int64_t rows_at_once = kSecondLevelBytes / (k * static_cast<int64_t>(sizeof(typename D::X)) + 1);
-  rows_at_once = rows_at_once < V::kMaxRows ? V::kMaxRows : rows_at_once / V::kMaxRows * V::kMaxRows;
+  constexpr int64_t kRowsAtOnce = kSecondLevelBytes / kBlockBytes / V::kMaxRows * V::kMaxRows;
+  // Rows [m0, m1) of x by four rows of w as they come or widened, `count` columns from c.
+  const auto products = [&](auto d, const auto* const w[4], int64_t c, int64_t count, int64_t n, int valid,
+                            int64_t m0, int64_t m1) {
+    for (int64_t i = m0; i < m1; i += V::kMaxRows) {
+      const int rows = static_cast<int>(m1 - i < V::kMaxRows ? m1 - i : V::kMaxRows);
+      float out[V::kMaxRows][4];
+      dense_rows<V, decltype(d)>(rows, w, x + i * ldx + c, ldx, count, 4 * k, out);
+      for (int r = 0; r < rows; ++r) {
+        float* to = y + (i + r) * ldy + n;
+        if (valid == 4) {
+          const __m128 before = c > 0 ? _mm_loadu_ps(to) : bias ? _mm_loadu_ps(bias + n) : _mm_setzero_ps();
+          _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(out[r]), before));
+        } else {
+          for (int j = 0; j < valid; ++j) to[j] = out[r][j] + (c > 0 ? to[j] : bias ? bias[n + j] : 0.0f);
+        }
+      }
+    }
+  };
   // Columns [c, c + kBlock) of four rows of w by rows [m0, m1) of x.
   const auto tile = [&](int64_t c, int64_t n, int64_t m0, int64_t m1) {
     const int64_t count = k - c < kBlock ? k - c : kBlock;
     const int valid = static_cast<int>(n_end - n < 4 ? n_end - n : 4);
     const W* w[4];
     NIBBLE_UNROLL for (int j = 0; j < 4; ++j) w[j] = weights + (n + (j < valid ? j : valid - 1)) * k + c;
-    for (int64_t i = m0; i < m1; i += V::kMaxRows) {
-      const int rows = static_cast<int>(m1 - i < V::kMaxRows ? m1 - i : V::kMaxRows);
-      float out[V::kMaxRows][4];
-      dense_rows<V, D>(rows, w, x + i * ldx + c, ldx, count, 4 * k, out);
-      for (int r = 0; r < rows; ++r) {
-        float* to = y + (i + r) * ldy + n;
-        for (int j = 0; j < valid; ++j) to[j] = out[r][j] + (c > 0 ? to[j] : bias ? bias[n + j] : 0.0f);
+    if constexpr (sizeof(W) < sizeof(typename D::X)) {
+      if (m1 - m0 > 2 * V::kMaxRows) {
+        alignas(64) float wide[4][kBlock];
+        for (int j = 0; j < 4; ++j) {
+          for (int64_t i = 0; i < count; i += D::kStep) {
+            const int64_t left = count - i;
+            V::store(wide[j] + i, left < D::kStep ? D::load_w(w[j] + i, left) : D::load_w(w[j] + i));
+          }
+        }
+        const float* const rows[4] = {wide[0], wide[1], wide[2], wide[3]};
+        return products(DotF32<V>{}, rows, c, count, n, valid, m0, m1);
       }
     }
+    products(D{}, w, c, count, n, valid, m0, m1);
   };
   if (m <= kReadingRows) {  // w in the order of memory
     for (int64_t n = n_begin; n < n_end; n += 4) {
@@ -133,8 +156,8 @@ void dense_linear(const DenseView& weight, const typename D::X* x, int64_t ldx, 
     }
     return;
   }
-  for (int64_t m0 = 0; m0 < m; m0 += rows_at_once) {
-    const int64_t m1 = m0 + rows_at_once < m ? m0 + rows_at_once : m;
+  for (int64_t m0 = 0; m0 < m; m0 += kRowsAtOnce) {
+    const int64_t m1 = m0 + kRowsAtOnce < m ? m0 + kRowsAtOnce : m;
     for (int64_t c = 0; c < k; c += kBlock) {
       for (int64_t n = n_begin; n < n_end; n += 4) tile(c, n, m0, m1);
     }
