@@ -14,6 +14,7 @@
 #include "quant/gptq.h"
 #include "quant/inverse_hessian.h"
 #include "quant/quantize.h"
+#include "quant/refine.h"
 #include "quant/statistics.h"
 #include "test_data.h"
 
@@ -129,6 +130,42 @@ TEST_F(CudaQuantize, LoopIsTheProcessors) {
           EXPECT_NEAR(error, reference, 0.02 * reference) << bits << " bits, groups of " << group;
           EXPECT_LT(different, n * k / 20) << bits << " bits, groups of " << group;
           EXPECT_LT(grids, std::max<int64_t>(2, static_cast<int64_t>(found.scales.size()) / 10));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaQuantize, CoordinateDescentIsTheProcessors) {
+  const auto compute = open();
+  const int64_t n = 37;
+  for (const int64_t k : {40, 300}) {
+    InputStatistics input = activations(k, 2 * k);
+    input.card = compute->card();
+    const std::vector<float> weight = uniform(n * k, 3);
+    const auto inverse = inverse_hessian(input, 0.01, false, pool_);
+    for (const int bits : {2, 3, 4, 8}) {
+      for (const int group : {16, 64, 0}) {
+        for (const bool symmetric : {false, true}) {
+          const PackedFormat format{bits, group, symmetric, n, k};
+          const QuantizedMatrix before = gptq_loop(weight, inverse->factor, inverse->order, format, pool_);
+          QuantizedMatrix expected = before, found = before;
+          refine_codes(weight, input, 0.01, 5, expected, pool_);
+          compute->card()->refine(weight, input, 0.01, 5, found);
+          EXPECT_EQ(found.scales, before.scales);
+          EXPECT_EQ(found.zeros, before.zeros);
+          int64_t different = 0, moved = 0;
+          for (size_t i = 0; i < found.codes.size(); ++i) {
+            different += found.codes[i] != expected.codes[i];
+            moved += found.codes[i] != before.codes[i];
+          }
+          const auto error = [&](const QuantizedMatrix& m) {
+            return relative_output_error(weight, dequantize(m, pool_), n, input, pool_);
+          };
+          EXPECT_NEAR(error(found), error(expected), 0.005 * error(expected)) << bits << " " << group;
+          EXPECT_LE(error(found), error(before) * 1.001) << bits << " " << group;
+          EXPECT_LT(different, n * k / 50) << bits << " bits, groups of " << group;
+          EXPECT_GT(moved, 0) << bits << " bits, groups of " << group;
         }
       }
     }
