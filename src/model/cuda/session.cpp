@@ -12,9 +12,13 @@
 namespace nibble {
 namespace {
 
-constexpr int kLoopSteps = 1024;  // steps that a decoding loop's record holds
-constexpr int kMaxSplits = 32;    // blocks that share a row's keys
+constexpr int kLoopSteps = 1024;   // steps that a decoding loop's record holds
+constexpr int kStepsTogether = 8;  // of a decoding loop in one recording
+constexpr int kMaxSplits = 32;     // blocks that share a row's keys
 constexpr int kKeysPerSplit = 256;
+// Bytes of weights that the projections and o ask for ahead, while memory has little to do.
+constexpr int64_t kAheadOfAttention = int64_t{12} << 20;
+constexpr int64_t kAheadOfMlp = int64_t{20} << 20;
 constexpr int kMaxQuestions = 512;  // answered at a time
 constexpr size_t kLogitFloats = size_t{16} << 20;
 
@@ -53,8 +57,10 @@ void CudaSession::allocate() {
   const size_t rows = size(options_.batch_tokens), parts = size(parts_);
   heads_ = {c.n_heads, c.n_kv_heads, c.head_dim, c.rope_dims, nullptr};
   ld_hidden_ = cuda::input_stride(c.hidden_size);
-  ld_query_ = cuda::input_stride(c.query_size());
-  ld_inner_ = cuda::input_stride(c.intermediate_size);
+  const int64_t query = cuda::input_stride(c.query_size()), inner = cuda::input_stride(c.intermediate_size);
+  const bool joint = weights_->blocks.front().joint();
+  ld_attended_ = joint ? query + inner : query;
+  ld_inner_ = joint ? query + inner : inner;
   few_ = std::min({options_.batch_tokens, options_.slots, cuda::kMaxColumns});
 
   const size_t positions =
@@ -68,8 +74,9 @@ void CudaSession::allocate() {
   }
   h_ = cuda::DeviceMemory(rows * size(c.hidden_size) * sizeof(float));
   normed_ = cuda::DeviceMemory(rows * parts * size(ld_hidden_) * 2);
-  attended_ = cuda::DeviceMemory(rows * parts * size(ld_query_) * 2);
-  inner_ = cuda::DeviceMemory(rows * parts * size(ld_inner_) * 2);
+  o_inputs_ = cuda::DeviceMemory(rows * parts * size(query + inner) * 2);
+  attended_ = o_inputs_.as<char>();
+  inner_ = attended_ + (joint ? size(query) : rows * parts * size(query)) * 2;
   qkv_ = cuda::DeviceMemory(rows * size(c.query_size() + 2 * c.kv_size()) * sizeof(float));
   gate_up_ = cuda::DeviceMemory(rows * size(c.intermediate_size) * (c.has_gate() ? 2 : 1) * sizeof(float));
   logit_rows_ =
@@ -111,8 +118,8 @@ uint64_t CudaSession::cache_bytes() const {
 uint64_t CudaSession::workspace_bytes() const {
   uint64_t total = linears_.workspace_bytes();
   for (const cuda::DeviceMemory* m :
-       {&rope_, &h_, &normed_, &attended_, &inner_, &qkv_, &gate_up_, &logits_, &scratch_, &partial_, &batch_,
-        &loop_, &keys_of_best_, &questions_, &answers_, &best_})
+       {&rope_, &h_, &normed_, &o_inputs_, &qkv_, &gate_up_, &logits_, &scratch_, &partial_, &batch_, &loop_,
+        &keys_of_best_, &questions_, &answers_, &best_})
     total += m->bytes();
   return total;
 }
@@ -131,10 +138,17 @@ cuda::Cache CudaSession::cache_of(size_t layer) const {
   return cache;
 }
 
-void CudaSession::linear(const cuda::Weight& weight, const cuda::DeviceMemory& x, int64_t ldx, int rows,
-                         bool add, float* y, int64_t ldy) {
-  linears_.run(queue_, weight, x.as<void>(), ldx, rows, parts_, add, y, ldy, scratch_.as<void>(),
-               scratch_.bytes());
+void CudaSession::linear(const cuda::Weight& weight, const void* x, int64_t ldx, int rows, bool add, float* y,
+                         int64_t ldy, const cuda::Ahead& ahead) {
+  linears_.run(queue_, weight, x, ldx, rows, parts_, add, y, ldy, scratch_.as<void>(), scratch_.bytes(),
+               ahead);
+}
+
+cuda::Ahead CudaSession::ahead(const char* end, int64_t bytes) {
+  const char* from = std::max(asked_, end);
+  bytes = std::clamp<int64_t>(weights_->blocks.back().down_end - from, 0, bytes);
+  asked_ = from + bytes;
+  return {from, bytes};
 }
 
 void CudaSession::norm(const cuda::NormWeight& norm, const float* h, int rows) {
@@ -173,13 +187,15 @@ void CudaSession::fused_projections(const CudaBlock& b, int rows) {
     cuda::GemvJob& job = call.jobs[call.n_jobs++];
     job.weight = b.up;
     job.finish = cuda::Finish::kGelu;
-    job.out = inner_.as<void>();
+    job.out = inner_;
     job.ld_out = ld_inner_;
   }
+  if (!b.q.packed() || b.joint())
+    call.ahead = ahead(b.joint() ? b.up_end : b.projections_end, kAheadOfAttention);
   cuda::gemv(queue_, call, true);
 }
 
-void CudaSession::attention_block(const CudaBlock& b, size_t layer, int rows, int splits, bool step) {
+void CudaSession::attention_block(const CudaBlock& b, size_t layer, int rows, const Reach& reach, bool step) {
   const ModelConfig& c = model_->config;
   const int64_t ld = c.query_size() + 2 * c.kv_size();
   const bool fused = step && can_fuse_projections(b, rows);
@@ -189,7 +205,7 @@ void CudaSession::attention_block(const CudaBlock& b, size_t layer, int rows, in
     norm(b.attn_norm, h_.as<float>(), rows);
     float* y = qkv_.as<float>();
     for (const cuda::Weight* w : {&b.q, &b.k, &b.v}) {
-      linear(*w, normed_, ld_hidden_, rows, false, y, ld);
+      linear(*w, normed_.as<void>(), ld_hidden_, rows, false, y, ld);
       y += w->n;
     }
   }
@@ -199,15 +215,19 @@ void CudaSession::attention_block(const CudaBlock& b, size_t layer, int rows, in
   call.heads = heads_;
   call.places = places;
   call.cache = cache_of(layer);
-  call.out = attended_.as<void>();
-  call.ld = ld_query_;
+  call.out = attended_;
+  call.ld = ld_attended_;
   call.parts = parts_;
-  call.splits = splits;
+  call.splits = reach.splits;
+  call.few_keys = reach.few_keys;
   call.rope = step && cache_kind_ == cuda::CacheKind::kF16;
   call.partial = partial_.as<float>();
   if (!call.rope) cuda::rope_and_store(queue_, qkv_.as<float>(), heads_, places, call.cache);
   cuda::attention(queue_, call, true);
-  linear(b.o, attended_, ld_query_, rows, true, h_.as<float>(), c.hidden_size);
+  if (b.joint()) return;
+  cuda::Ahead next;
+  if (step && !b.o.packed()) next = ahead(b.o_end, kAheadOfMlp);
+  linear(b.o, attended_, ld_attended_, rows, true, h_.as<float>(), c.hidden_size, next);
 }
 
 // In a parallel block normed_ still holds the norm, or fused_projections() has filled inner_.
@@ -225,28 +245,30 @@ void CudaSession::mlp_block(const CudaBlock& b, int rows, bool step) {
     job.weight = c.has_gate() ? b.gate : b.up;
     if (c.has_gate()) job.partner = b.up;
     job.finish = c.has_gate() ? cuda::Finish::kSwiGlu : cuda::Finish::kGelu;
-    job.out = inner_.as<void>();
+    job.out = inner_;
     job.ld_out = ld_inner_;
     cuda::gemv(queue_, call, true);
   } else if (!done) {
     if (!parallel) norm(b.mlp_norm, h_.as<float>(), rows);
     float* y = gate_up_.as<float>();
     if (c.has_gate()) {
-      linear(b.gate, normed_, ld_hidden_, rows, false, y, 2 * inner);
-      linear(b.up, normed_, ld_hidden_, rows, false, y + inner, 2 * inner);
-      cuda::swiglu(queue_, y, inner, rows, parts_, inner_.as<void>(), ld_inner_);
+      linear(b.gate, normed_.as<void>(), ld_hidden_, rows, false, y, 2 * inner);
+      linear(b.up, normed_.as<void>(), ld_hidden_, rows, false, y + inner, 2 * inner);
+      cuda::swiglu(queue_, y, inner, rows, parts_, inner_, ld_inner_);
     } else {
-      linear(b.up, normed_, ld_hidden_, rows, false, y, inner);
-      cuda::gelu(queue_, y, inner, rows, parts_, inner_.as<void>(), ld_inner_);
+      linear(b.up, normed_.as<void>(), ld_hidden_, rows, false, y, inner);
+      cuda::gelu(queue_, y, inner, rows, parts_, inner_, ld_inner_);
     }
   }
-  linear(b.down, inner_, ld_inner_, rows, true, h_.as<float>(), c.hidden_size);
+  linear(b.joint() ? b.o : b.down, b.joint() ? attended_ : inner_, ld_inner_, rows, true, h_.as<float>(),
+         c.hidden_size);
 }
 
-void CudaSession::run_blocks(int rows, int splits, bool step) {
-  cuda::embed(queue_, weights_->embedding, device_rows_.tokens, rows, h_.as<float>());
+void CudaSession::run_blocks(int rows, const Reach& reach, bool step, bool overlap) {
+  asked_ = nullptr;
+  cuda::embed(queue_, weights_->embedding, device_rows_.tokens, rows, h_.as<float>(), overlap);
   for (size_t layer = 0; layer < weights_->blocks.size(); ++layer) {
-    attention_block(weights_->blocks[layer], layer, rows, splits, step);
+    attention_block(weights_->blocks[layer], layer, rows, reach, step);
     mlp_block(weights_->blocks[layer], rows, step);
   }
 }
@@ -269,13 +291,13 @@ void CudaSession::run_head(int first, int count, bool overlap) {
     return;
   }
   norm(weights_->final_norm, h, count);
-  linear(head, normed_, ld_hidden_, count, false, logits_.as<float>(), c.vocab_size);
+  linear(head, normed_.as<void>(), ld_hidden_, count, false, logits_.as<float>(), c.vocab_size);
 }
 
-int CudaSession::splits_for(int last_position, int rows) const {
+CudaSession::Reach CudaSession::reach_of(int last_position, int rows) const {
   const int wanted = last_position / kKeysPerSplit + 1;
   const int room = std::max(1, 4 * cuda::device().multiprocessors / (rows * heads_.n_kv_heads));
-  return std::min({wanted, room, kMaxSplits});
+  return {std::min({wanted, room, kMaxSplits}), last_position < cuda::kFewKeys};
 }
 
 bool CudaSession::is_step(const Batch& batch) const {
@@ -292,23 +314,31 @@ const cuda::Graph& CudaSession::step_graph(const StepKey& key) {
   const auto found = graphs_.find(key);
   if (found != graphs_.end()) return found->second;
   queue_.begin_recording();
-  run_blocks(key.rows, key.splits, true);
-  if (key.greedy) {
-    run_head(0, key.rows, true);
-    cuda::argmax(queue_, logits_.as<float>(), model_->config.vocab_size, key.rows,
-                 keys_of_best_.as<uint64_t>(), true);
-    char* record = loop_.as<char>();
-    cuda::Loop loop;
-    loop.tokens = device_rows_.tokens;
-    loop.positions = device_rows_.positions;
-    loop.keys = keys_of_best_.as<uint64_t>();
-    loop.step = reinterpret_cast<int32_t*>(record);
-    loop.found = reinterpret_cast<int32_t*>(record + kFoundAt);
-    loop.times = reinterpret_cast<uint64_t*>(record + kTimesAt);
-    loop.rows = key.rows;
-    cuda::advance(queue_, loop, true);
-  }
+  if (key.greedy_steps == 0) run_blocks(key.rows, key.reach, true);
+  for (int i = 0; i < key.greedy_steps; ++i) run_greedy_step(key.rows, key.reach, i > 0);
   return graphs_.emplace(key, queue_.end_recording()).first->second;
+}
+
+void CudaSession::run_greedy_step(int rows, const Reach& reach, bool overlap) {
+  run_blocks(rows, reach, true, overlap);
+  run_head(0, rows, true);
+  uint64_t* keys = keys_of_best_.as<uint64_t>();
+  cuda::argmax(queue_, logits_.as<float>(), model_->config.vocab_size, rows, keys, true);
+  char* record = loop_.as<char>();
+  cuda::Loop loop;
+  loop.tokens = device_rows_.tokens;
+  loop.positions = device_rows_.positions;
+  loop.keys = keys;
+  loop.step = reinterpret_cast<int32_t*>(record);
+  loop.found = reinterpret_cast<int32_t*>(record + kFoundAt);
+  loop.times = reinterpret_cast<uint64_t*>(record + kTimesAt);
+  loop.rows = rows;
+  cuda::advance(queue_, loop, true);
+}
+
+CudaSession::StepKey CudaSession::next_steps(int rows, int last, int left) const {
+  const int steps = left >= kStepsTogether ? kStepsTogether : 1;
+  return {rows, reach_of(last + steps - 1, rows), steps};
 }
 
 void CudaSession::place_rows(std::span<const int32_t> tokens, std::span<const Segment> segments) {
@@ -328,10 +358,10 @@ void CudaSession::forward(const Batch& batch) {
   check_batch(batch);
   place_rows(batch.tokens, batch.segments);
   rows_in_batch_ = static_cast<int>(batch.tokens.size());
-  if (!is_step(batch)) return run_blocks(rows_in_batch_, 1, false);
+  if (!is_step(batch)) return run_blocks(rows_in_batch_, {}, false);
   int last = 0;
   for (const Segment& s : batch.segments) last = std::max(last, s.start);
-  queue_.run(step_graph({rows_in_batch_, splits_for(last, rows_in_batch_), false}));
+  queue_.run(step_graph({rows_in_batch_, reach_of(last, rows_in_batch_), 0}));
 }
 
 void CudaSession::copy_cache(int from, int to, int count) {
@@ -450,11 +480,16 @@ void CudaSession::greedy(std::span<const Continuation> sequences, int steps, int
   for (int done = 0; done < steps;) {
     const int now = std::min(steps - done, kLoopSteps);
     // Graphs are made before the clock starts to run.
-    for (int i = 0; i < now; ++i) step_graph({rows, splits_for(last + done + i, rows), true});
+    std::vector<const cuda::Graph*> graphs;
+    for (int i = 0; i < now;) {
+      const StepKey key = next_steps(rows, last + done + i, now - i);
+      graphs.push_back(&step_graph(key));
+      i += key.greedy_steps;
+    }
     const int32_t zero = 0;
     queue_.to_device(loop_.as<void>(), &zero, sizeof zero);
     const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < now; ++i) queue_.run(step_graph({rows, splits_for(last + done + i, rows), true}));
+    for (const cuda::Graph* graph : graphs) queue_.run(*graph);
     queue_.to_host(host_loop_.as<void>(), loop_.as<void>(), kLoopBytes);
     queue_.wait();
     const double total_ms =
