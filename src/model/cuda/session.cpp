@@ -1,9 +1,6 @@
 #include "model/cuda/session.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
-#include <limits>
 
 #include "base/error.h"
 #include "model/cuda_device.h"
@@ -12,14 +9,11 @@
 namespace nibble {
 namespace {
 
-constexpr int kLoopSteps = 1024;   // steps that a decoding loop's record holds
-constexpr int kStepsTogether = 8;  // of a decoding loop in one recording
-constexpr int kMaxSplits = 32;     // blocks that share a row's keys
+constexpr int kMaxSplits = 32;  // blocks that share a row's keys
 constexpr int kKeysPerSplit = 256;
 // Bytes of weights that the projections and o ask for ahead, while memory has little to do.
 constexpr int64_t kAheadOfAttention = int64_t{12} << 20;
 constexpr int64_t kAheadOfMlp = int64_t{20} << 20;
-constexpr int kMaxQuestions = 512;  // answered at a time
 constexpr size_t kLogitFloats = size_t{16} << 20;
 
 cuda::CacheKind kind_of(CacheType type) {
@@ -31,11 +25,6 @@ cuda::CacheKind kind_of(CacheType type) {
 size_t cached_bytes(cuda::CacheKind kind) {
   return kind == cuda::CacheKind::kF32 ? 4 : kind == cuda::CacheKind::kF16 ? 2 : 1;
 }
-
-// The record of a loop on the card: step, then found, then times.
-constexpr size_t kFoundAt = 16;
-constexpr size_t kTimesAt = kFoundAt + size_t{kLoopSteps} * cuda::kMaxColumns * sizeof(int32_t);
-constexpr size_t kLoopBytes = kTimesAt + size_t{kLoopSteps} * sizeof(uint64_t);
 
 }  // namespace
 
@@ -319,28 +308,6 @@ const cuda::Graph& CudaSession::step_graph(const StepKey& key) {
   return graphs_.emplace(key, queue_.end_recording()).first->second;
 }
 
-void CudaSession::run_greedy_step(int rows, const Reach& reach, bool overlap) {
-  run_blocks(rows, reach, true, overlap);
-  run_head(0, rows, true);
-  uint64_t* keys = keys_of_best_.as<uint64_t>();
-  cuda::argmax(queue_, logits_.as<float>(), model_->config.vocab_size, rows, keys, true);
-  char* record = loop_.as<char>();
-  cuda::Loop loop;
-  loop.tokens = device_rows_.tokens;
-  loop.positions = device_rows_.positions;
-  loop.keys = keys;
-  loop.step = reinterpret_cast<int32_t*>(record);
-  loop.found = reinterpret_cast<int32_t*>(record + kFoundAt);
-  loop.times = reinterpret_cast<uint64_t*>(record + kTimesAt);
-  loop.rows = rows;
-  cuda::advance(queue_, loop, true);
-}
-
-CudaSession::StepKey CudaSession::next_steps(int rows, int last, int left) const {
-  const int steps = left >= kStepsTogether ? kStepsTogether : 1;
-  return {rows, reach_of(last + steps - 1, rows), steps};
-}
-
 void CudaSession::place_rows(std::span<const int32_t> tokens, std::span<const Segment> segments) {
   queue_.wait();  // the last batch's copy has been read
   size_t row = 0;
@@ -384,127 +351,6 @@ void CudaSession::copy_cache(int from, int to, int count) {
   for (const cuda::DeviceMemory* memory : {&keys_, &values_})
     copy(*memory, static_cast<size_t>(c.head_dim) * cached_bytes(cache_kind_));
   for (const cuda::DeviceMemory* memory : {&key_scales_, &value_scales_}) copy(*memory, sizeof(float));
-}
-
-void CudaSession::row_logits(size_t first, size_t count, float* out) {
-  NIBBLE_CHECK(first + count <= static_cast<size_t>(rows_in_batch_));
-  const size_t vocab = static_cast<size_t>(model_->config.vocab_size);
-  for (size_t row = 0; row < count;) {
-    const size_t now = std::min(count - row, static_cast<size_t>(logit_rows_));
-    run_head(static_cast<int>(first + row), static_cast<int>(now), false);
-    queue_.to_host(out + row * vocab, logits_.as<void>(), now * vocab * sizeof(float));
-    row += now;
-  }
-  queue_.wait();
-}
-
-// body(begin, end): logits_ holds those of rows[begin] … rows[end − 1], the first at its start, the others as
-// far behind it as the rows are apart.
-template <typename Body>
-void CudaSession::for_logits(std::span<const size_t> rows, const Body& body) {
-  for (size_t begin = 0; begin < rows.size();) {
-    NIBBLE_CHECK(rows[begin] < static_cast<size_t>(rows_in_batch_));
-    size_t end = begin + 1;
-    while (end < rows.size() && rows[end] - rows[begin] < static_cast<size_t>(logit_rows_) &&
-           rows[end] - rows[end - 1] <= 1)
-      ++end;
-    run_head(static_cast<int>(rows[begin]), static_cast<int>(rows[end - 1] - rows[begin] + 1), false);
-    body(begin, end);
-    begin = end;
-  }
-}
-
-void CudaSession::score(std::span<const TokenQuestion> questions, std::span<TokenScore> scores) {
-  NIBBLE_CHECK(questions.size() == scores.size());
-  std::vector<size_t> rows;
-  for (const TokenQuestion& q : questions) rows.push_back(q.row);
-  std::vector<cuda::Question> asked;
-  std::vector<cuda::Answer> answers;
-  for_logits(rows, [&](size_t begin, size_t end) {
-    for (size_t at = begin; at < end; at += kMaxQuestions) {
-      const size_t count = std::min<size_t>(kMaxQuestions, end - at);
-      asked.clear();
-      for (const TokenQuestion& q : questions.subspan(at, count))
-        asked.push_back({static_cast<int32_t>(q.row - rows[begin]), q.token});
-      answers.resize(count);
-      queue_.to_device(questions_.as<void>(), asked.data(), count * sizeof(cuda::Question));
-      cuda::score(queue_, logits_.as<float>(), model_->config.vocab_size, questions_.as<cuda::Question>(),
-                  static_cast<int>(count), answers_.as<cuda::Answer>());
-      queue_.to_host(answers.data(), answers_.as<void>(), count * sizeof(cuda::Answer));
-      queue_.wait();
-      for (size_t i = 0; i < count; ++i) {
-        const bool broken = answers[i].is_broken != 0;
-        scores[at + i] = {broken ? std::numeric_limits<double>::quiet_NaN() : answers[i].loglik,
-                          answers[i].is_greedy != 0};
-      }
-    }
-  });
-}
-
-void CudaSession::argmax(std::span<const size_t> rows, std::span<int32_t> best) {
-  NIBBLE_CHECK(rows.size() == best.size());
-  std::vector<int32_t> found;
-  for_logits(rows, [&](size_t begin, size_t end) {
-    const int count = static_cast<int>(rows[end - 1] - rows[begin] + 1);
-    cuda::argmax(queue_, logits_.as<float>(), model_->config.vocab_size, count, keys_of_best_.as<uint64_t>(),
-                 false);
-    cuda::best_of(queue_, keys_of_best_.as<uint64_t>(), count, best_.as<int32_t>());
-    found.resize(static_cast<size_t>(count));
-    queue_.to_host(found.data(), best_.as<void>(), found.size() * sizeof(int32_t));
-    queue_.wait();
-    for (size_t i = begin; i < end; ++i) best[i] = found[rows[i] - rows[begin]];
-  });
-}
-
-void CudaSession::greedy(std::span<const Continuation> sequences, int steps, int32_t* out, double* step_ms) {
-  const int rows = static_cast<int>(sequences.size());
-  const size_t width = sequences.size();
-  if (rows > few_) return ForwardPass::greedy(sequences, steps, out, step_ms);
-  Batch batch;
-  int last = 0;
-  for (const Continuation& s : sequences) {
-    batch.add(s.slot, s.position, std::span(&s.token, 1));
-    last = std::max(last, s.position);
-  }
-  check_batch(batch);
-  NIBBLE_CHECK(is_step(batch));
-  for (Segment& s : batch.segments) s.count = steps;
-  for (const Segment& s : batch.segments) {
-    if (s.start + steps > options_.context)
-      fail("{}: positions {} to {} exceed the {} of a slot", model_->name(), s.start, s.start + steps,
-           options_.context);
-  }
-  for (Segment& s : batch.segments) s.count = 1;
-  place_rows(batch.tokens, batch.segments);
-  rows_in_batch_ = rows;
-  for (int done = 0; done < steps;) {
-    const int now = std::min(steps - done, kLoopSteps);
-    // Graphs are made before the clock starts to run.
-    std::vector<const cuda::Graph*> graphs;
-    for (int i = 0; i < now;) {
-      const StepKey key = next_steps(rows, last + done + i, now - i);
-      graphs.push_back(&step_graph(key));
-      i += key.greedy_steps;
-    }
-    const int32_t zero = 0;
-    queue_.to_device(loop_.as<void>(), &zero, sizeof zero);
-    const auto start = std::chrono::steady_clock::now();
-    for (const cuda::Graph* graph : graphs) queue_.run(*graph);
-    queue_.to_host(host_loop_.as<void>(), loop_.as<void>(), kLoopBytes);
-    queue_.wait();
-    const double total_ms =
-        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-    const int32_t* found = reinterpret_cast<const int32_t*>(host_loop_.as<char>() + kFoundAt);
-    std::copy(found, found + static_cast<size_t>(now) * width, out + static_cast<size_t>(done) * width);
-    if (step_ms) {
-      const uint64_t* times = reinterpret_cast<const uint64_t*>(host_loop_.as<char>() + kTimesAt);
-      double later = 0;
-      for (int i = 1; i < now; ++i)
-        later += step_ms[done + i] = static_cast<double>(times[i] - times[i - 1]) / 1e6;
-      step_ms[done] = std::max(0.0, total_ms - later);
-    }
-    done += now;
-  }
 }
 
 bool built_with_cuda() { return true; }

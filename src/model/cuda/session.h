@@ -46,6 +46,13 @@ class CudaSession : public ForwardPass {
     auto operator<=>(const StepKey&) const = default;
   };
 
+  static constexpr int kMaxQuestions = 512;  // answered at a time
+  // The record of a decoding loop on the card: step, then found, then times, of so many steps.
+  static constexpr int kLoopSteps = 1024;
+  static constexpr size_t kFoundAt = 16;
+  static constexpr size_t kTimesAt = kFoundAt + size_t{kLoopSteps} * cuda::kMaxColumns * sizeof(int32_t);
+  static constexpr size_t kLoopBytes = kTimesAt + size_t{kLoopSteps} * sizeof(uint64_t);
+
   void allocate();
   void fill_rope();
   bool is_step(const Batch& batch) const;

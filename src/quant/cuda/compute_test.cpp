@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <numeric>
@@ -201,6 +202,40 @@ TEST_F(CudaQuantize, ReportIsTheProcessors) {
     quantize(model, method, Device::kCuda, act_order);
     EXPECT_EQ(read_file(dir_ / "model.safetensors"), weights)
         << model << " " << method << ": not the same again";
+  }
+}
+
+// Phi's o and down are one weight on the card where groups allow it.
+TEST_F(CudaQuantize, APackedParallelBlockRunsAsOnTheProcessor) {
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < 40; ++i) tokens.push_back(3 + i * 37 % 500);
+  for (const auto& [bits, group] : {std::pair{4, 64}, {3, 32}, {8, 16}, {4, 128}, {4, 0}}) {
+    QuantizeOptions options;
+    options.plan.base.method = "rtn";
+    options.plan.base.bits = bits;
+    options.plan.base.group_size = group;
+    options.calibration.files = bundled_calibration(testing::mini_dir() / "data");
+    options.calibration.samples = 1;
+    quantize_model(load_model(testing::mini_dir() / "models" / "phi-mini"), options, dir_, true, pool_, {});
+    const std::shared_ptr<const Model> model = load_model(dir_);
+    std::vector<std::vector<float>> logits;
+    for (const Device device : {Device::kCpu, Device::kCuda}) {
+      Precision precision = Precision::exact();
+      precision.device = device;
+      const auto pass =
+          open_forward_pass(model, {.context = 64, .batch_tokens = 40, .precision = precision}, pool_);
+      Batch batch;
+      batch.add(0, 0, std::span(tokens).first(39));
+      pass->forward(batch);
+      batch.clear();
+      batch.add(0, 39, std::span(tokens).last(1));
+      pass->forward(batch);
+      pass->row_logits(0, 1, logits.emplace_back(size(model->config.vocab_size)).data());
+    }
+    double worst = 0;
+    for (size_t i = 0; i < logits[0].size(); ++i)
+      worst = std::max(worst, std::fabs(double{logits[0][i]} - double{logits[1][i]}));
+    EXPECT_LE(worst, 2e-3) << bits << " bits, groups of " << group;
   }
 }
 
