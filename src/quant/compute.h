@@ -43,6 +43,9 @@ class GptqCard {
   // As gptq_loop (quant/gptq.h).
   virtual QuantizedMatrix loop(std::span<const float> weight, const std::vector<float>& u,
                                std::span<const int64_t> order, const PackedFormat& format) = 0;
+  // As refine_codes (quant/refine.h); `input` is the one that factor() had last.
+  virtual void refine(std::span<const float> weight, const InputStatistics& input, double damp, int sweeps,
+                      QuantizedMatrix& matrix) = 0;
 };
 
 class Compute {

@@ -140,7 +140,11 @@ Quantized quantize_gptq(std::span<const float> weight, const InputStatistics& in
                         inverse->damp, options.damp);
   QuantizedMatrix matrix = input.card ? input.card->loop(start, inverse->factor, inverse->order, f)
                                       : gptq_loop(start, inverse->factor, inverse->order, f, pool);
-  if (options.refine) refine_codes(start, input, inverse->damp, kSweeps, matrix, pool);
+  if (options.refine && input.card) {
+    input.card->refine(start, input, inverse->damp, kSweeps, matrix);
+  } else if (options.refine) {
+    refine_codes(start, input, inverse->damp, kSweeps, matrix, pool);
+  }
   return {std::move(matrix), inverse->damp, note, false};
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cuda/attention_lane.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
 
@@ -12,75 +13,12 @@ namespace {
 using Bf16 = __nv_bfloat16;
 
 constexpr int kMaxHeads = 4;  // query heads that a block takes together
-
-// kDims consecutive values of a cached row, as float32.
-template <CacheKind kKind, int kDims>
-__device__ __forceinline__ void load_row(const void* cache, const float* scales, int64_t place, int dim,
-                                         int first, float (&to)[kDims]) {
-  const int64_t at = place * dim + first;
-  if constexpr (kKind == CacheKind::kF16 && kDims % 8 == 0) {
-    if (dim % 8 == 0) {
-#pragma unroll
-      for (int i = 0; i < kDims; i += 8) {
-        uint4 raw = make_uint4(0, 0, 0, 0);
-        if (first + i < dim)
-          raw = *reinterpret_cast<const uint4*>(static_cast<const __half*>(cache) + at + i);
-        const __half2* pairs = reinterpret_cast<const __half2*>(&raw);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const float2 pair = __half22float2(pairs[j]);
-          to[i + 2 * j] = pair.x;
-          to[i + 2 * j + 1] = pair.y;
-        }
-      }
-      return;
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kDims; ++i) {
-    to[i] = 0;
-    if (first + i >= dim) continue;
-    if constexpr (kKind == CacheKind::kF16) to[i] = __half2float(static_cast<const __half*>(cache)[at + i]);
-    if constexpr (kKind == CacheKind::kF32) to[i] = static_cast<const float*>(cache)[at + i];
-    if constexpr (kKind == CacheKind::kI8)
-      to[i] = scales[place] * static_cast<float>(static_cast<const int8_t*>(cache)[at + i]);
-  }
-}
-
-// Softmax so far of one query head: `sum` of exp(score − top)·value and `total` of exp(score − top).
-template <int kDims>
-struct Running {
-  float top = -INFINITY, total = 0;
-  float sum[kDims] = {};
-
-  __device__ __forceinline__ void add(float score, const float (&value)[kDims]) {
-    const float largest = fmaxf(top, score), shrink = expf(top - largest), weight = expf(score - largest);
-    top = largest;
-    total = total * shrink + weight;
-#pragma unroll
-    for (int i = 0; i < kDims; ++i) sum[i] = sum[i] * shrink + weight * value[i];
-  }
-};
-
-// Takes the results of lanes `distance` apart together; an empty one (top −∞) counts as nothing.
-template <int kDims>
-__device__ __forceinline__ void merge_lanes(Running<kDims>& own, int distance) {
-  const float other = __shfl_xor_sync(0xffffffffu, own.top, distance);
-  const float largest = fmaxf(own.top, other);
-  const float shrink = own.top == -INFINITY ? 0.0f : expf(own.top - largest);
-  own.total *= shrink;
-  own.total += __shfl_xor_sync(0xffffffffu, own.total, distance);
-#pragma unroll
-  for (int i = 0; i < kDims; ++i) {
-    own.sum[i] *= shrink;
-    own.sum[i] += __shfl_xor_sync(0xffffffffu, own.sum[i], distance);
-  }
-  own.top = largest;
-}
+constexpr float kLog2E = 1.44269504f;
 
 // A block: some query heads of one key/value head, one row, one split of its keys. kLanes lanes share a key,
-// kDims dimensions each. Shared memory: the queries [kHeads, dim], then the row's own key and value as they
-// go into the cache, then records of the warps.
+// kDims dimensions each, and hold kDepth keys at a time. A step asks for its first keys, which no kernel
+// still writes, before the kernel in front has ended. Shared memory: the queries [kHeads, dim], then the
+// row's own key and value as they go into the cache, then cosines and sines, then records of the warps.
 template <CacheKind kKind, int kLanes, int kDims, int kHeads>
 __global__ void __launch_bounds__(256, 1)
     attention_kernel(const __grid_constant__ Attention call, int chunks) {
@@ -94,11 +32,13 @@ __global__ void __launch_bounds__(256, 1)
   const int n_heads = min(kHeads, repeats - first_repeat), first_head = kv_head * repeats + first_repeat;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   const int first = lane % kLanes * kDims;  // of this lane's dimensions
+  constexpr int kDepth = kDims > 8 ? 1 : kKind == CacheKind::kF16 && kHeads == 1 ? 4 : 2;
   const int group = threadIdx.x / kLanes, groups = blockDim.x / kLanes;
   const int padded = (dim + 7) / 8 * 8, record = dim + 2;
   float* queries = shared;
   __half* own = reinterpret_cast<__half*>(shared + kHeads * padded);  // key, then value
-  float* records = shared + kHeads * padded + padded;
+  float2* turns = reinterpret_cast<float2*>(shared + kHeads * padded + padded);
+  float* records = shared + kHeads * padded + 2 * padded;
   // Places are no kernel's work that may still go on.
   const int position = call.places.positions[row];
   const int64_t base = (int64_t{call.places.slots[row]} * heads.n_kv_heads + kv_head) * cache.context;
@@ -106,32 +46,63 @@ __global__ void __launch_bounds__(256, 1)
   const int count = position + 1, share = (count + call.splits - 1) / call.splits;
   const int begin = blockIdx.z * share, end = min(count, begin + share);
   const bool has_own = call.rope && begin <= position && position < end;
+  const int half = call.rope ? heads.rope_dims / 2 : 0;
 
-  wait_for_previous();
-  // Queries, and the row's own key and value: rotated where that is still to be done.
-  const float scale = call.rope ? 1.0f / sqrtf(static_cast<float>(dim)) : 1.0f;
-  const int half = heads.rope_dims / 2;
-  for (int i = threadIdx.x; i < (n_heads + (has_own ? 2 : 0)) * padded; i += blockDim.x) {
-    const int which = i / padded, at = i % padded;
+  using Row = CachedRow<kKind, kDims>;
+  using Stored = typename Row::Stored;
+  Row keys[kDepth], values[kDepth];
+  const Stored* key_base = static_cast<const Stored*>(cache.keys) + base * dim + first;
+  const Stored* value_base = static_cast<const Stored*>(cache.values) + base * dim + first;
+  const int old_end = has_own ? position : end;  // of the keys that lie in the cache
+  const auto load = [&](Row(&to)[kDepth], const Stored* from, const float* scales, int start) {
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+      const int at = start + d * groups + group;
+      to[d].load(from + at * dim, scales + at, at < old_end ? dim - first : 0);
+    }
+  };
+  const float *key_scales = nullptr, *value_scales = nullptr;
+  if constexpr (kKind == CacheKind::kI8) {
+    key_scales = cache.key_scales + base;
+    value_scales = cache.value_scales + base;
+  }
+  if (!call.rope) wait_for_previous();
+  load(keys, key_base, key_scales, begin);
+  load(values, value_base, value_scales, begin);
+  if (call.rope) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < half; i += blockDim.x)
+      turns[i] = *reinterpret_cast<const float2*>(heads.rope + (int64_t{position} * half + i) * 2);
+    __syncthreads();
+    wait_for_previous();
+  }
+  // Queries, and the row's own key and value, a warp each: rotated where that is still to be done.
+  const float scale = kLog2E * (call.rope ? rsqrtf(static_cast<float>(dim)) : 1.0f);
+#pragma unroll 1
+  for (int which = warp; which < n_heads + (has_own ? 2 : 0); which += warps) {
     const int head = which < n_heads    ? first_head + which
                      : which == n_heads ? heads.n_heads + kv_head
                                         : heads.n_heads + heads.n_kv_heads + kv_head;
     const float* x = qkv + head * dim;
-    float value = at < dim ? x[at] : 0.0f;
-    if (call.rope && at < 2 * half && which <= n_heads) {
-      const int pair = at < half ? at : at - half;
-      const float2 turn =
-          *reinterpret_cast<const float2*>(heads.rope + (int64_t{position} * half + pair) * 2);
-      value = at < half ? value * turn.x - x[at + half] * turn.y : value * turn.x + x[at - half] * turn.y;
-    }
-    if (which < n_heads) {
-      queries[i] = value * scale;
-    } else {
-      const __half rounded = __float2half_rn(value);
-      own[(which - n_heads) * padded + at] = rounded;
-      if (first_repeat == 0 && at < dim)
-        static_cast<__half*>(which == n_heads ? cache.keys : cache.values)[(base + position) * dim + at] =
-            rounded;
+    const int turned = which <= n_heads ? 2 * half : 0;
+#pragma unroll 2
+    for (int at = lane; at < padded; at += 32) {
+      float value = at < dim ? x[at] : 0.0f;
+      if (at < turned) {
+        const bool low = at < half;
+        const float2 turn = turns[low ? at : at - half];
+        const float other = x[low ? at + half : at - half];
+        value = value * turn.x + (low ? -other : other) * turn.y;
+      }
+      if (which < n_heads) {
+        queries[which * padded + at] = value * scale;
+      } else {
+        const __half rounded = __float2half_rn(value);
+        own[(which - n_heads) * padded + at] = rounded;
+        if (first_repeat == 0 && at < dim)
+          static_cast<__half*>(which == n_heads ? cache.keys : cache.values)[(base + position) * dim + at] =
+              rounded;
+      }
     }
   }
   __syncthreads();
@@ -144,30 +115,52 @@ __global__ void __launch_bounds__(256, 1)
   }
 
   Running<kDims> running[kHeads];
-#pragma unroll 2
-  for (int start = begin; start < end; start += groups) {
-    const int at = start + group;
-    const bool here = at < end;
-    float key[kDims], value[kDims];
-    if (has_own && at == position) {
-      load_row<CacheKind::kF16, kDims>(own, nullptr, 0, dim, first, key);
-      load_row<CacheKind::kF16, kDims>(own + padded, nullptr, 0, dim, first, value);
-    } else {
-      const int64_t place = base + (here ? at : begin);
-      load_row<kKind, kDims>(cache.keys, cache.key_scales, place, dim, first, key);
-      load_row<kKind, kDims>(cache.values, cache.value_scales, place, dim, first, value);
+#pragma unroll 1
+  for (int start = begin; start < end; start += kDepth * groups) {
+    float score[kDepth][kHeads];
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+      const int at = start + d * groups + group;
+      if constexpr (kKind == CacheKind::kF16) {
+        if (has_own && at == position) {
+          keys[d].load(own + first, nullptr, dim - first);
+          values[d].load(own + padded + first, nullptr, dim - first);
+        }
+      }
+      float key[kDims];
+      keys[d].read(key);
+      // All lanes exchange scores, also those whose group has no key here.
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < kDims; ++i) sum += q[h][i] * key[i];
+#pragma unroll
+        for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+        score[d][h] = at < end ? sum : -INFINITY;
+      }
     }
-    // All lanes exchange scores, also those whose group has no key here.
+    load(keys, key_base, key_scales, start + kDepth * groups);
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
-      if (h >= n_heads) break;
-      float score = 0;
+      float largest = score[0][h];
 #pragma unroll
-      for (int i = 0; i < kDims; ++i) score += q[h][i] * key[i];
-#pragma unroll
-      for (int step = kLanes / 2; step > 0; step /= 2) score += __shfl_xor_sync(0xffffffffu, score, step);
-      if (here) running[h].add(score, value);
+      for (int d = 1; d < kDepth; ++d) largest = fmaxf(largest, score[d][h]);
+      running[h].raise(largest);
     }
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+      float value[kDims];
+      values[d].read(value);
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        const float weight = running[h].weight(score[d][h]);
+        running[h].total += weight;
+#pragma unroll
+        for (int i = 0; i < kDims; ++i) running[h].sum[i] += weight * value[i];
+      }
+    }
+    load(values, value_base, value_scales, start + kDepth * groups);
   }
 
   // Groups of a warp, then the warps: [warp][head][top, total, sum of dim].
@@ -194,42 +187,31 @@ __global__ void __launch_bounds__(256, 1)
         static_cast<Bf16*>(call.out) + int64_t{row} * call.parts * call.ld + (first_head + h) * dim + i,
         call.ld, call.parts, value);
   };
-  // Volatile: other blocks wrote some of them. Of `n` records: the weighted sum of dimension i, and the top
-  // and total of all.
-  const auto merged = [&](const volatile float* from, int n, int stride, int i, float& top, float& total) {
-    top = -INFINITY;
-    total = 0;
-    float sum = 0;
-    for (int r = 0; r < n; ++r) top = fmaxf(top, from[r * stride]);
-    for (int r = 0; r < n; ++r) {
-      const float other = from[r * stride], weight = other == -INFINITY ? 0.0f : expf(other - top);
-      total += weight * from[r * stride + 1];
-      sum += weight * from[r * stride + 2 + i];
+  // body(h, i) for the dimensions i of each head h, a thread each.
+  const auto for_outputs = [&](const auto& body) {
+#pragma unroll 1
+    for (int h = 0, i = threadIdx.x;; i += blockDim.x) {
+#pragma unroll 1
+      for (; i >= dim && h < n_heads; i -= dim) ++h;
+      if (h >= n_heads) return;
+      body(h, i);
     }
-    return sum;
   };
-  if (call.splits == 1) {
-    for (int at = threadIdx.x; at < n_heads * dim; at += blockDim.x) {
-      float top, total;
-      const float sum = merged(records + at / dim * record, warps, kHeads * record, at % dim, top, total);
-      put(at / dim, at % dim, sum / total);
-    }
-    return;
-  }
   // A ticket for each [row][query head], then [row][query head][split][record].
   float* splits = call.partial + kMaxColumns * heads.n_heads +
                   (int64_t{row} * heads.n_heads + first_head) * call.splits * record;
-  for (int at = threadIdx.x; at < n_heads * dim; at += blockDim.x) {
-    const int h = at / dim, i = at % dim;
+  for_outputs([&](int h, int i) {
     float top, total;
-    const float sum = merged(records + h * record, warps, kHeads * record, i, top, total);
+    const float sum = merge_records(records + h * record, warps, kHeads * record, i, top, total);
+    if (call.splits == 1) return put(h, i, sum / total);
     float* to = splits + (int64_t{h} * call.splits + blockIdx.z) * record;
     __stcg(to + 2 + i, sum);
     if (i == 0) {
       __stcg(to, top);
       __stcg(to + 1, total);
     }
-  }
+  });
+  if (call.splits == 1) return;
   __threadfence();
   __shared__ bool last;
   __syncthreads();
@@ -241,21 +223,21 @@ __global__ void __launch_bounds__(256, 1)
   __syncthreads();
   if (!last) return;
   __threadfence();
-  for (int at = threadIdx.x; at < n_heads * dim; at += blockDim.x) {
-    const int h = at / dim, i = at % dim;
+  for_outputs([&](int h, int i) {
     float top, total;
-    const float sum = merged(splits + int64_t{h} * call.splits * record, call.splits, record, i, top, total);
+    const float sum =
+        merge_records(splits + int64_t{h} * call.splits * record, call.splits, record, i, top, total);
     put(h, i, sum / total);
-  }
+  });
 }
 
 template <CacheKind kKind, int kLanes, int kDims, int kHeads>
 void run(Queue& queue, const Attention& call, bool overlap) {
   const int repeats = call.heads.n_heads / call.heads.n_kv_heads, chunks = (repeats + kHeads - 1) / kHeads;
-  const int threads = call.places.rows > kMaxColumns ? 128 : 256;
+  const int threads = call.places.rows > kMaxColumns || call.few_keys ? 128 : 256;
   const int dim = call.heads.head_dim, padded = (dim + 7) / 8 * 8;
   const size_t shared =
-      static_cast<size_t>((kHeads + 1) * padded + threads / 32 * kHeads * (dim + 2)) * sizeof(float);
+      static_cast<size_t>((kHeads + 2) * padded + threads / 32 * kHeads * (dim + 2)) * sizeof(float);
   auto kernel = attention_kernel<kKind, kLanes, kDims, kHeads>;
   static const bool raised = [&] {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -271,12 +253,13 @@ void run(Queue& queue, const Attention& call, bool overlap) {
 template <CacheKind kKind, int kHeads>
 void run_dims(Queue& queue, const Attention& call, bool overlap) {
   const int dim = call.heads.head_dim;
+  // Dimensions that are not made of eights, or more than any model has: one by one.
+  expect(dim <= 1024);
+  if (dim % 8 != 0 || dim > 256) return run<kKind, 32, 32, 1>(queue, call, overlap);
   if (dim <= 32) return run<kKind, 4, 8, kHeads>(queue, call, overlap);
   if (dim <= 64) return run<kKind, 8, 8, kHeads>(queue, call, overlap);
   if (dim <= 128) return run<kKind, 16, 8, kHeads>(queue, call, overlap);
-  if (dim <= 256) return run<kKind, 32, 8, kHeads>(queue, call, overlap);
-  expect(dim <= 1024);
-  run<kKind, 32, 32, 1>(queue, call, overlap);
+  run<kKind, 32, 8, kHeads>(queue, call, overlap);
 }
 
 }  // namespace
@@ -296,7 +279,9 @@ void attention(Queue& queue, const Attention& call, bool overlap) {
     case CacheKind::kI8:
       return run_dims<CacheKind::kI8, 1>(queue, call, overlap);
     case CacheKind::kF16:
-      if (repeats == 1) return run_dims<CacheKind::kF16, 1>(queue, call, overlap);
+      // A step over few keys: what counts is how little a block has to do.
+      if (repeats == 1 || (call.rope && call.splits == 1))
+        return run_dims<CacheKind::kF16, 1>(queue, call, overlap);
       if (repeats <= 2) return run_dims<CacheKind::kF16, 2>(queue, call, overlap);
       return run_dims<CacheKind::kF16, kMaxHeads>(queue, call, overlap);
   }

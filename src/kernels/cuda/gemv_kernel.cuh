@@ -21,6 +21,7 @@ namespace {
 // `item`: a panel of one of the jobs.
 __device__ __forceinline__ int job_of(const Gemv& call, int item) {
   int job = 0;
+#pragma unroll 1
   while (job + 1 < call.n_jobs && item >= call.jobs[job + 1].first_item) ++job;
   return job;
 }
@@ -42,6 +43,7 @@ __device__ __forceinline__ void finish(const GemvJob& job, int row, int n, int p
                                        int warps, int columns, const Addends& addends) {
   const auto total = [&](int first_warp) {
     float sum = 0;
+#pragma unroll 1
     for (int part = 0; part < parts; ++part) {
       const float* from = sums + (first_warp * columns + row * parts + part) * 16 + n % 16;
 #pragma unroll 4
@@ -102,6 +104,8 @@ __global__ void __maxnreg__(kGemvRegisters)
       load<F, kSteps, kWide>(ring[d], cursor, part + d * plan.warps, groups, plan.magic);
   }
 
+  if (threadIdx.x == 0) fetch_ahead(call.ahead.from, call.ahead.bytes, blockIdx.x, gridDim.x);
+
   // The output that this thread finishes first.
   Addends early;
   const GemvJob& first_job = call.jobs[job_of(call, blockIdx.x)];
@@ -134,7 +138,9 @@ __global__ void __maxnreg__(kGemvRegisters)
   float* half = sums;
   for (int batch = blockIdx.x; batch < plan.items; batch += plan.together * step) {
     int held = 0;
+#pragma unroll 1
     for (int item = batch; held < plan.together && item < plan.items; item += step, ++held) {
+#pragma unroll 1
       for (int unit = part; unit - part < units; unit += kDepth * plan.warps) {
         int next = unit + kDepth * plan.warps;
         if (next - part >= units) {
@@ -163,6 +169,7 @@ __global__ void __maxnreg__(kGemvRegisters)
       }
     }
     __syncthreads();
+#pragma unroll 1
     for (int i = threadIdx.x; i < held * call.rows * 16; i += blockDim.x) {
       const int line = i / 16, which = call.rows == 1 ? line : plan.together == 1 ? 0 : line / call.rows;
       const int row = line - which * call.rows, item = batch + which * step;

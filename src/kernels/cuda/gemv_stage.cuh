@@ -14,6 +14,7 @@ namespace {
 __device__ __forceinline__ void stage_copy(const Gemv& call, int k, Bf16* x, int stride) {
   const int padded = (k + 63) / 64 * 64, columns = call.rows * call.parts;
   const Bf16* from = static_cast<const Bf16*>(call.x);
+#pragma unroll 1
   for (int column = 0; column < columns; ++column, from += call.ldx, x += stride) {
 #pragma unroll 2
     for (int i = threadIdx.x * 8; i < padded; i += blockDim.x * 8)
@@ -29,6 +30,7 @@ template <bool kSquares>
 __device__ __forceinline__ void row_means(const float* h, int k, int rows, const float* centers, float* room,
                                           float* means) {
   const int threads = blockDim.x, thread = threadIdx.x, warps = threads / 32;
+#pragma unroll 1
   for (int row = 0; row < rows; ++row, h += k) {
     const float center = centers ? centers[row] : 0.0f;
     float sum = 0;
@@ -42,6 +44,7 @@ __device__ __forceinline__ void row_means(const float* h, int k, int rows, const
     if (thread % 32 == 0) room[row * 16 + thread / 32] = sum;
   }
   __syncthreads();
+#pragma unroll 1
   for (int row = thread / 32; row < rows; row += warps) {
     float sum = thread % 32 < warps ? room[row * 16 + thread % 32] : 0.0f;
     sum = warp_sum(sum);
@@ -61,10 +64,12 @@ __device__ __forceinline__ void stage_norm(const Gemv& call, int k, const float4
   }
   row_means<true>(call.h, k, call.rows, centers, room, variances);
   const float* h = call.h;
+#pragma unroll 1
   for (int row = 0; row < call.rows; ++row, h += k, x += call.parts * stride) {
     const float inverse = 1.0f / sqrtf(variances[row] + call.norm.eps),
                 center = centers ? centers[row] : 0.0f;
     int chunk = 0;
+#pragma unroll 1
     for (int i = thread * 4; i < padded; i += threads * 4, ++chunk) {
       float4 v = make_float4(0, 0, 0, 0);
       if (i < k) {
@@ -79,6 +84,7 @@ __device__ __forceinline__ void stage_norm(const Gemv& call, int k, const float4
           v = make_float4(v.x + shift.x, v.y + shift.y, v.z + shift.z, v.w + shift.w);
         }
       }
+#pragma unroll 1
       for (int part = 0; part < call.parts; ++part) {
         const uint2 rounded = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
         *reinterpret_cast<uint2*>(x + part * stride + i) = rounded;
@@ -96,6 +102,7 @@ __device__ __noinline__ void stage_slowly(const Gemv& call, int k, const int32_t
   const int padded = (k + 63) / 64 * 64, threads = blockDim.x, thread = threadIdx.x;
   if (call.x) {
     const Bf16* from = static_cast<const Bf16*>(call.x);
+#pragma unroll 1
     for (int column = 0; column < call.rows * call.parts; ++column) {
       for (int i = thread; i < padded; i += threads)
         x[column * stride + i] =
@@ -103,6 +110,7 @@ __device__ __noinline__ void stage_slowly(const Gemv& call, int k, const int32_t
     }
     return;
   }
+#pragma unroll 1
   for (int row = thread / 32; row < call.rows; row += threads / 32) {
     const float* h = call.h + int64_t{row} * k;
     float center = 0, sum = 0;

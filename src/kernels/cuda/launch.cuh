@@ -48,6 +48,17 @@ __device__ __forceinline__ void let_next_start() {
 #endif
 }
 
+// A thread of each block: its share of what is asked for ahead (ops.h).
+__device__ __forceinline__ void fetch_ahead(const void* from, int64_t bytes, int block, int blocks) {
+#if __CUDA_ARCH__ >= 900
+  const int64_t share = (bytes / blocks + 255) / 256 * 256, first = block * share;
+  if (first < bytes)
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(static_cast<const char*>(from) + first),
+                 "r"(static_cast<uint32_t>(min(share, bytes - first)))
+                 : "memory");
+#endif
+}
+
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
@@ -62,6 +73,7 @@ __device__ __forceinline__ float warp_max(float value) {
 
 // to[part * stride]: value as `parts` bf16 numbers whose sum it is, as nearly as they can (three: exactly).
 __device__ __forceinline__ void store_parts(__nv_bfloat16* to, int64_t stride, int parts, float value) {
+#pragma unroll 1
   for (int part = 0; part < parts; ++part) {
     const __nv_bfloat16 rounded = __float2bfloat16_rn(value);
     to[part * stride] = rounded;

@@ -92,7 +92,7 @@ size_t Linears::scratch_bytes(const Weight& w, int rows, int parts) {
 size_t Linears::workspace_bytes() const { return blas_->products.workspace_bytes(); }
 
 void Linears::run(Queue& queue, const Weight& w, const void* x, int64_t ldx, int rows, int parts, bool add,
-                  float* y, int64_t ldy, void* scratch, size_t scratch_size) {
+                  float* y, int64_t ldy, void* scratch, size_t scratch_size, const Ahead& ahead) {
   const Bf16* input = static_cast<const Bf16*>(x);
   if (by_gemv(w, rows, parts)) {
     const int at_once = gemv_rows(w.k, parts);
@@ -107,6 +107,7 @@ void Linears::run(Queue& queue, const Weight& w, const void* x, int64_t ldx, int
       call.parts = parts;
       call.x = input + int64_t{row} * parts * ldx;
       call.ldx = ldx;
+      if (row == 0) call.ahead = ahead;
       gemv(queue, call, true);
     }
     return;

@@ -47,6 +47,7 @@ __global__ void best_kernel(uint64_t* keys, int rows, int32_t* best) {
 }
 
 __global__ void advance_kernel(Loop loop) {
+  let_next_start();
   wait_for_previous();
   const int row = threadIdx.x, step = *loop.step;
   __syncthreads();

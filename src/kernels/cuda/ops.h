@@ -68,6 +68,13 @@ struct GemvJob {
 
 inline constexpr int kMaxJobs = 4;
 
+// What later kernels will read, asked into the card's cache while memory has little to do: a hint; 256-byte
+// aligned, a multiple of 16 bytes.
+struct Ahead {
+  const void* from = nullptr;
+  int64_t bytes = 0;
+};
+
 // Products of few rows with weights that are read once: up to kMaxColumns rows · parts.
 struct Gemv {
   GemvJob jobs[kMaxJobs];  // the same kind, k, group and order; one with a partner stands alone
@@ -77,6 +84,7 @@ struct Gemv {
   int64_t ldx = 0;
   const float* h = nullptr;  // [rows, k] float32
   NormWeight norm;
+  Ahead ahead;
 };
 void gemv(Queue& queue, Gemv call, bool overlap);
 // Whether the two can be jobs of one gemv().
@@ -97,7 +105,7 @@ class Linears {
   static size_t scratch_bytes(const Weight& weight, int rows, int parts);
   size_t workspace_bytes() const;
   void run(Queue& queue, const Weight& weight, const void* x, int64_t ldx, int rows, int parts, bool add,
-           float* y, int64_t ldy, void* scratch, size_t scratch_size);
+           float* y, int64_t ldy, void* scratch, size_t scratch_size, const Ahead& ahead = {});
 
  private:
   struct Blas;
@@ -116,7 +124,7 @@ void pair_rows(Queue& queue, const void* from, void* to, int64_t panel_groups, i
 void unpack(Queue& queue, const Weight& weight, int first, int rows, void* out, int64_t ld);
 
 // h[rows, k] = rows tokens[i] of the weight.
-void embed(Queue& queue, const Weight& weight, const int32_t* tokens, int rows, float* h);
+void embed(Queue& queue, const Weight& weight, const int32_t* tokens, int rows, float* h, bool overlap);
 // out (parts) = norm of h[rows, n].
 void norm(Queue& queue, const float* h, int n, const NormWeight& norm, int rows, int parts, void* out,
           int64_t ld);
@@ -149,6 +157,8 @@ struct Places {
 // and v into the cache.
 void rope_and_store(Queue& queue, float* qkv, const Heads& heads, const Places& places, const Cache& cache);
 
+inline constexpr int kFewKeys = 128;
+
 // Attention of every row over positions 0 … its own.
 struct Attention {
   const float* qkv = nullptr;
@@ -159,6 +169,7 @@ struct Attention {
   int64_t ld = 0;
   int parts = 1;
   int splits = 1;            // blocks that share a row's keys
+  bool few_keys = false;     // kFewKeys of every row at most
   bool rope = false;         // qkv as the projections left it: rotates, and writes the cache too. fp16 caches
   float* partial = nullptr;  // attention_scratch(): zeroed once, left so
 };

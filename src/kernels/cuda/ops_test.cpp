@@ -219,7 +219,7 @@ TEST_F(CudaOps, EmbeddingsAreRowsOfTheWeight) {
     const int n = 37, k = 100;
     const Made made = bits == 0 ? dense(WeightKind::kBf16, n, k, 1) : packed({bits, 32, false, n, k}, 1);
     float* h = poisoned(tokens.size() * count(k));
-    embed(*queue_, made.weight, up(tokens), static_cast<int>(tokens.size()), h);
+    embed(*queue_, made.weight, up(tokens), static_cast<int>(tokens.size()), h, false);
     const auto rows = down<float>(h, tokens.size() * count(k));
     for (size_t t = 0; t < tokens.size(); ++t) {
       for (int i = 0; i < k; ++i)

@@ -207,8 +207,8 @@ void unpack(Queue& queue, const Weight& w, int first, int rows, void* out, int64
   }
 }
 
-void embed(Queue& queue, const Weight& w, const int32_t* tokens, int rows, float* h) {
-  launch(queue, false, dim3(blocks_for(w.k), rows), kThreads, 0, embed_kernel, w, tokens, h);
+void embed(Queue& queue, const Weight& w, const int32_t* tokens, int rows, float* h, bool overlap) {
+  launch(queue, overlap, dim3(blocks_for(w.k), rows), kThreads, 0, embed_kernel, w, tokens, h);
 }
 
 }  // namespace nibble::cuda

@@ -55,4 +55,20 @@ struct GptqCall {
 int64_t gptq_block_columns(int64_t k, int64_t group);
 void gptq(Queue& queue, MatrixProducts& products, const GptqCall& call);
 
+// Coordinate descent on the codes (quant/refine.h).
+struct RefineCall {
+  int n = 0, k = 0;
+  int group = 0, top = 0;  // top: the largest code
+  int sweeps = 0;
+  const float* gram = nullptr;    // [k, k]
+  float added = 0;                // to its diagonal
+  float* weight = nullptr;        // [n, k]; overwritten
+  float* gradient = nullptr;      // [n, k], scratch
+  float* diagonal = nullptr;      // [k], scratch
+  uint8_t* codes = nullptr;       // [n, k]
+  const float* scales = nullptr;  // [n, groups]
+  const uint8_t* zeros = nullptr;
+};
+void refine(Queue& queue, MatrixProducts& products, const RefineCall& call);
+
 }  // namespace nibble::cuda

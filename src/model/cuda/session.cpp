@@ -1,9 +1,6 @@
 #include "model/cuda/session.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
-#include <limits>
 
 #include "base/error.h"
 #include "model/cuda_device.h"
@@ -12,10 +9,11 @@
 namespace nibble {
 namespace {
 
-constexpr int kLoopSteps = 1024;  // steps that a decoding loop's record holds
-constexpr int kMaxSplits = 32;    // blocks that share a row's keys
+constexpr int kMaxSplits = 32;  // blocks that share a row's keys
 constexpr int kKeysPerSplit = 256;
-constexpr int kMaxQuestions = 512;  // answered at a time
+// Bytes of weights that the projections and o ask for ahead, while memory has little to do.
+constexpr int64_t kAheadOfAttention = int64_t{12} << 20;
+constexpr int64_t kAheadOfMlp = int64_t{20} << 20;
 constexpr size_t kLogitFloats = size_t{16} << 20;
 
 cuda::CacheKind kind_of(CacheType type) {
@@ -27,11 +25,6 @@ cuda::CacheKind kind_of(CacheType type) {
 size_t cached_bytes(cuda::CacheKind kind) {
   return kind == cuda::CacheKind::kF32 ? 4 : kind == cuda::CacheKind::kF16 ? 2 : 1;
 }
-
-// The record of a loop on the card: step, then found, then times.
-constexpr size_t kFoundAt = 16;
-constexpr size_t kTimesAt = kFoundAt + size_t{kLoopSteps} * cuda::kMaxColumns * sizeof(int32_t);
-constexpr size_t kLoopBytes = kTimesAt + size_t{kLoopSteps} * sizeof(uint64_t);
 
 }  // namespace
 
@@ -53,8 +46,10 @@ void CudaSession::allocate() {
   const size_t rows = size(options_.batch_tokens), parts = size(parts_);
   heads_ = {c.n_heads, c.n_kv_heads, c.head_dim, c.rope_dims, nullptr};
   ld_hidden_ = cuda::input_stride(c.hidden_size);
-  ld_query_ = cuda::input_stride(c.query_size());
-  ld_inner_ = cuda::input_stride(c.intermediate_size);
+  const int64_t query = cuda::input_stride(c.query_size()), inner = cuda::input_stride(c.intermediate_size);
+  const bool joint = weights_->blocks.front().joint();
+  ld_attended_ = joint ? query + inner : query;
+  ld_inner_ = joint ? query + inner : inner;
   few_ = std::min({options_.batch_tokens, options_.slots, cuda::kMaxColumns});
 
   const size_t positions =
@@ -68,8 +63,9 @@ void CudaSession::allocate() {
   }
   h_ = cuda::DeviceMemory(rows * size(c.hidden_size) * sizeof(float));
   normed_ = cuda::DeviceMemory(rows * parts * size(ld_hidden_) * 2);
-  attended_ = cuda::DeviceMemory(rows * parts * size(ld_query_) * 2);
-  inner_ = cuda::DeviceMemory(rows * parts * size(ld_inner_) * 2);
+  o_inputs_ = cuda::DeviceMemory(rows * parts * size(query + inner) * 2);
+  attended_ = o_inputs_.as<char>();
+  inner_ = attended_ + (joint ? size(query) : rows * parts * size(query)) * 2;
   qkv_ = cuda::DeviceMemory(rows * size(c.query_size() + 2 * c.kv_size()) * sizeof(float));
   gate_up_ = cuda::DeviceMemory(rows * size(c.intermediate_size) * (c.has_gate() ? 2 : 1) * sizeof(float));
   logit_rows_ =
@@ -111,8 +107,8 @@ uint64_t CudaSession::cache_bytes() const {
 uint64_t CudaSession::workspace_bytes() const {
   uint64_t total = linears_.workspace_bytes();
   for (const cuda::DeviceMemory* m :
-       {&rope_, &h_, &normed_, &attended_, &inner_, &qkv_, &gate_up_, &logits_, &scratch_, &partial_, &batch_,
-        &loop_, &keys_of_best_, &questions_, &answers_, &best_})
+       {&rope_, &h_, &normed_, &o_inputs_, &qkv_, &gate_up_, &logits_, &scratch_, &partial_, &batch_, &loop_,
+        &keys_of_best_, &questions_, &answers_, &best_})
     total += m->bytes();
   return total;
 }
@@ -131,10 +127,17 @@ cuda::Cache CudaSession::cache_of(size_t layer) const {
   return cache;
 }
 
-void CudaSession::linear(const cuda::Weight& weight, const cuda::DeviceMemory& x, int64_t ldx, int rows,
-                         bool add, float* y, int64_t ldy) {
-  linears_.run(queue_, weight, x.as<void>(), ldx, rows, parts_, add, y, ldy, scratch_.as<void>(),
-               scratch_.bytes());
+void CudaSession::linear(const cuda::Weight& weight, const void* x, int64_t ldx, int rows, bool add, float* y,
+                         int64_t ldy, const cuda::Ahead& ahead) {
+  linears_.run(queue_, weight, x, ldx, rows, parts_, add, y, ldy, scratch_.as<void>(), scratch_.bytes(),
+               ahead);
+}
+
+cuda::Ahead CudaSession::ahead(const char* end, int64_t bytes) {
+  const char* from = std::max(asked_, end);
+  bytes = std::clamp<int64_t>(weights_->blocks.back().down_end - from, 0, bytes);
+  asked_ = from + bytes;
+  return {from, bytes};
 }
 
 void CudaSession::norm(const cuda::NormWeight& norm, const float* h, int rows) {
@@ -173,13 +176,15 @@ void CudaSession::fused_projections(const CudaBlock& b, int rows) {
     cuda::GemvJob& job = call.jobs[call.n_jobs++];
     job.weight = b.up;
     job.finish = cuda::Finish::kGelu;
-    job.out = inner_.as<void>();
+    job.out = inner_;
     job.ld_out = ld_inner_;
   }
+  if (!b.q.packed() || b.joint())
+    call.ahead = ahead(b.joint() ? b.up_end : b.projections_end, kAheadOfAttention);
   cuda::gemv(queue_, call, true);
 }
 
-void CudaSession::attention_block(const CudaBlock& b, size_t layer, int rows, int splits, bool step) {
+void CudaSession::attention_block(const CudaBlock& b, size_t layer, int rows, const Reach& reach, bool step) {
   const ModelConfig& c = model_->config;
   const int64_t ld = c.query_size() + 2 * c.kv_size();
   const bool fused = step && can_fuse_projections(b, rows);
@@ -189,7 +194,7 @@ void CudaSession::attention_block(const CudaBlock& b, size_t layer, int rows, in
     norm(b.attn_norm, h_.as<float>(), rows);
     float* y = qkv_.as<float>();
     for (const cuda::Weight* w : {&b.q, &b.k, &b.v}) {
-      linear(*w, normed_, ld_hidden_, rows, false, y, ld);
+      linear(*w, normed_.as<void>(), ld_hidden_, rows, false, y, ld);
       y += w->n;
     }
   }
@@ -199,15 +204,19 @@ void CudaSession::attention_block(const CudaBlock& b, size_t layer, int rows, in
   call.heads = heads_;
   call.places = places;
   call.cache = cache_of(layer);
-  call.out = attended_.as<void>();
-  call.ld = ld_query_;
+  call.out = attended_;
+  call.ld = ld_attended_;
   call.parts = parts_;
-  call.splits = splits;
+  call.splits = reach.splits;
+  call.few_keys = reach.few_keys;
   call.rope = step && cache_kind_ == cuda::CacheKind::kF16;
   call.partial = partial_.as<float>();
   if (!call.rope) cuda::rope_and_store(queue_, qkv_.as<float>(), heads_, places, call.cache);
   cuda::attention(queue_, call, true);
-  linear(b.o, attended_, ld_query_, rows, true, h_.as<float>(), c.hidden_size);
+  if (b.joint()) return;
+  cuda::Ahead next;
+  if (step && !b.o.packed()) next = ahead(b.o_end, kAheadOfMlp);
+  linear(b.o, attended_, ld_attended_, rows, true, h_.as<float>(), c.hidden_size, next);
 }
 
 // In a parallel block normed_ still holds the norm, or fused_projections() has filled inner_.
@@ -225,28 +234,30 @@ void CudaSession::mlp_block(const CudaBlock& b, int rows, bool step) {
     job.weight = c.has_gate() ? b.gate : b.up;
     if (c.has_gate()) job.partner = b.up;
     job.finish = c.has_gate() ? cuda::Finish::kSwiGlu : cuda::Finish::kGelu;
-    job.out = inner_.as<void>();
+    job.out = inner_;
     job.ld_out = ld_inner_;
     cuda::gemv(queue_, call, true);
   } else if (!done) {
     if (!parallel) norm(b.mlp_norm, h_.as<float>(), rows);
     float* y = gate_up_.as<float>();
     if (c.has_gate()) {
-      linear(b.gate, normed_, ld_hidden_, rows, false, y, 2 * inner);
-      linear(b.up, normed_, ld_hidden_, rows, false, y + inner, 2 * inner);
-      cuda::swiglu(queue_, y, inner, rows, parts_, inner_.as<void>(), ld_inner_);
+      linear(b.gate, normed_.as<void>(), ld_hidden_, rows, false, y, 2 * inner);
+      linear(b.up, normed_.as<void>(), ld_hidden_, rows, false, y + inner, 2 * inner);
+      cuda::swiglu(queue_, y, inner, rows, parts_, inner_, ld_inner_);
     } else {
-      linear(b.up, normed_, ld_hidden_, rows, false, y, inner);
-      cuda::gelu(queue_, y, inner, rows, parts_, inner_.as<void>(), ld_inner_);
+      linear(b.up, normed_.as<void>(), ld_hidden_, rows, false, y, inner);
+      cuda::gelu(queue_, y, inner, rows, parts_, inner_, ld_inner_);
     }
   }
-  linear(b.down, inner_, ld_inner_, rows, true, h_.as<float>(), c.hidden_size);
+  linear(b.joint() ? b.o : b.down, b.joint() ? attended_ : inner_, ld_inner_, rows, true, h_.as<float>(),
+         c.hidden_size);
 }
 
-void CudaSession::run_blocks(int rows, int splits, bool step) {
-  cuda::embed(queue_, weights_->embedding, device_rows_.tokens, rows, h_.as<float>());
+void CudaSession::run_blocks(int rows, const Reach& reach, bool step, bool overlap) {
+  asked_ = nullptr;
+  cuda::embed(queue_, weights_->embedding, device_rows_.tokens, rows, h_.as<float>(), overlap);
   for (size_t layer = 0; layer < weights_->blocks.size(); ++layer) {
-    attention_block(weights_->blocks[layer], layer, rows, splits, step);
+    attention_block(weights_->blocks[layer], layer, rows, reach, step);
     mlp_block(weights_->blocks[layer], rows, step);
   }
 }
@@ -269,13 +280,13 @@ void CudaSession::run_head(int first, int count, bool overlap) {
     return;
   }
   norm(weights_->final_norm, h, count);
-  linear(head, normed_, ld_hidden_, count, false, logits_.as<float>(), c.vocab_size);
+  linear(head, normed_.as<void>(), ld_hidden_, count, false, logits_.as<float>(), c.vocab_size);
 }
 
-int CudaSession::splits_for(int last_position, int rows) const {
+CudaSession::Reach CudaSession::reach_of(int last_position, int rows) const {
   const int wanted = last_position / kKeysPerSplit + 1;
   const int room = std::max(1, 4 * cuda::device().multiprocessors / (rows * heads_.n_kv_heads));
-  return std::min({wanted, room, kMaxSplits});
+  return {std::min({wanted, room, kMaxSplits}), last_position < cuda::kFewKeys};
 }
 
 bool CudaSession::is_step(const Batch& batch) const {
@@ -292,22 +303,8 @@ const cuda::Graph& CudaSession::step_graph(const StepKey& key) {
   const auto found = graphs_.find(key);
   if (found != graphs_.end()) return found->second;
   queue_.begin_recording();
-  run_blocks(key.rows, key.splits, true);
-  if (key.greedy) {
-    run_head(0, key.rows, true);
-    cuda::argmax(queue_, logits_.as<float>(), model_->config.vocab_size, key.rows,
-                 keys_of_best_.as<uint64_t>(), true);
-    char* record = loop_.as<char>();
-    cuda::Loop loop;
-    loop.tokens = device_rows_.tokens;
-    loop.positions = device_rows_.positions;
-    loop.keys = keys_of_best_.as<uint64_t>();
-    loop.step = reinterpret_cast<int32_t*>(record);
-    loop.found = reinterpret_cast<int32_t*>(record + kFoundAt);
-    loop.times = reinterpret_cast<uint64_t*>(record + kTimesAt);
-    loop.rows = key.rows;
-    cuda::advance(queue_, loop, true);
-  }
+  if (key.greedy_steps == 0) run_blocks(key.rows, key.reach, true);
+  for (int i = 0; i < key.greedy_steps; ++i) run_greedy_step(key.rows, key.reach, i > 0);
   return graphs_.emplace(key, queue_.end_recording()).first->second;
 }
 
@@ -328,10 +325,10 @@ void CudaSession::forward(const Batch& batch) {
   check_batch(batch);
   place_rows(batch.tokens, batch.segments);
   rows_in_batch_ = static_cast<int>(batch.tokens.size());
-  if (!is_step(batch)) return run_blocks(rows_in_batch_, 1, false);
+  if (!is_step(batch)) return run_blocks(rows_in_batch_, {}, false);
   int last = 0;
   for (const Segment& s : batch.segments) last = std::max(last, s.start);
-  queue_.run(step_graph({rows_in_batch_, splits_for(last, rows_in_batch_), false}));
+  queue_.run(step_graph({rows_in_batch_, reach_of(last, rows_in_batch_), 0}));
 }
 
 void CudaSession::copy_cache(int from, int to, int count) {
@@ -354,122 +351,6 @@ void CudaSession::copy_cache(int from, int to, int count) {
   for (const cuda::DeviceMemory* memory : {&keys_, &values_})
     copy(*memory, static_cast<size_t>(c.head_dim) * cached_bytes(cache_kind_));
   for (const cuda::DeviceMemory* memory : {&key_scales_, &value_scales_}) copy(*memory, sizeof(float));
-}
-
-void CudaSession::row_logits(size_t first, size_t count, float* out) {
-  NIBBLE_CHECK(first + count <= static_cast<size_t>(rows_in_batch_));
-  const size_t vocab = static_cast<size_t>(model_->config.vocab_size);
-  for (size_t row = 0; row < count;) {
-    const size_t now = std::min(count - row, static_cast<size_t>(logit_rows_));
-    run_head(static_cast<int>(first + row), static_cast<int>(now), false);
-    queue_.to_host(out + row * vocab, logits_.as<void>(), now * vocab * sizeof(float));
-    row += now;
-  }
-  queue_.wait();
-}
-
-// body(begin, end): logits_ holds those of rows[begin] … rows[end − 1], the first at its start, the others as
-// far behind it as the rows are apart.
-template <typename Body>
-void CudaSession::for_logits(std::span<const size_t> rows, const Body& body) {
-  for (size_t begin = 0; begin < rows.size();) {
-    NIBBLE_CHECK(rows[begin] < static_cast<size_t>(rows_in_batch_));
-    size_t end = begin + 1;
-    while (end < rows.size() && rows[end] - rows[begin] < static_cast<size_t>(logit_rows_) &&
-           rows[end] - rows[end - 1] <= 1)
-      ++end;
-    run_head(static_cast<int>(rows[begin]), static_cast<int>(rows[end - 1] - rows[begin] + 1), false);
-    body(begin, end);
-    begin = end;
-  }
-}
-
-void CudaSession::score(std::span<const TokenQuestion> questions, std::span<TokenScore> scores) {
-  NIBBLE_CHECK(questions.size() == scores.size());
-  std::vector<size_t> rows;
-  for (const TokenQuestion& q : questions) rows.push_back(q.row);
-  std::vector<cuda::Question> asked;
-  std::vector<cuda::Answer> answers;
-  for_logits(rows, [&](size_t begin, size_t end) {
-    for (size_t at = begin; at < end; at += kMaxQuestions) {
-      const size_t count = std::min<size_t>(kMaxQuestions, end - at);
-      asked.clear();
-      for (const TokenQuestion& q : questions.subspan(at, count))
-        asked.push_back({static_cast<int32_t>(q.row - rows[begin]), q.token});
-      answers.resize(count);
-      queue_.to_device(questions_.as<void>(), asked.data(), count * sizeof(cuda::Question));
-      cuda::score(queue_, logits_.as<float>(), model_->config.vocab_size, questions_.as<cuda::Question>(),
-                  static_cast<int>(count), answers_.as<cuda::Answer>());
-      queue_.to_host(answers.data(), answers_.as<void>(), count * sizeof(cuda::Answer));
-      queue_.wait();
-      for (size_t i = 0; i < count; ++i) {
-        const bool broken = answers[i].is_broken != 0;
-        scores[at + i] = {broken ? std::numeric_limits<double>::quiet_NaN() : answers[i].loglik,
-                          answers[i].is_greedy != 0};
-      }
-    }
-  });
-}
-
-void CudaSession::argmax(std::span<const size_t> rows, std::span<int32_t> best) {
-  NIBBLE_CHECK(rows.size() == best.size());
-  std::vector<int32_t> found;
-  for_logits(rows, [&](size_t begin, size_t end) {
-    const int count = static_cast<int>(rows[end - 1] - rows[begin] + 1);
-    cuda::argmax(queue_, logits_.as<float>(), model_->config.vocab_size, count, keys_of_best_.as<uint64_t>(),
-                 false);
-    cuda::best_of(queue_, keys_of_best_.as<uint64_t>(), count, best_.as<int32_t>());
-    found.resize(static_cast<size_t>(count));
-    queue_.to_host(found.data(), best_.as<void>(), found.size() * sizeof(int32_t));
-    queue_.wait();
-    for (size_t i = begin; i < end; ++i) best[i] = found[rows[i] - rows[begin]];
-  });
-}
-
-void CudaSession::greedy(std::span<const Continuation> sequences, int steps, int32_t* out, double* step_ms) {
-  const int rows = static_cast<int>(sequences.size());
-  const size_t width = sequences.size();
-  if (rows > few_) return ForwardPass::greedy(sequences, steps, out, step_ms);
-  Batch batch;
-  int last = 0;
-  for (const Continuation& s : sequences) {
-    batch.add(s.slot, s.position, std::span(&s.token, 1));
-    last = std::max(last, s.position);
-  }
-  check_batch(batch);
-  NIBBLE_CHECK(is_step(batch));
-  for (Segment& s : batch.segments) s.count = steps;
-  for (const Segment& s : batch.segments) {
-    if (s.start + steps > options_.context)
-      fail("{}: positions {} to {} exceed the {} of a slot", model_->name(), s.start, s.start + steps,
-           options_.context);
-  }
-  for (Segment& s : batch.segments) s.count = 1;
-  place_rows(batch.tokens, batch.segments);
-  rows_in_batch_ = rows;
-  for (int done = 0; done < steps;) {
-    const int now = std::min(steps - done, kLoopSteps);
-    // Graphs are made before the clock starts to run.
-    for (int i = 0; i < now; ++i) step_graph({rows, splits_for(last + done + i, rows), true});
-    const int32_t zero = 0;
-    queue_.to_device(loop_.as<void>(), &zero, sizeof zero);
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < now; ++i) queue_.run(step_graph({rows, splits_for(last + done + i, rows), true}));
-    queue_.to_host(host_loop_.as<void>(), loop_.as<void>(), kLoopBytes);
-    queue_.wait();
-    const double total_ms =
-        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-    const int32_t* found = reinterpret_cast<const int32_t*>(host_loop_.as<char>() + kFoundAt);
-    std::copy(found, found + static_cast<size_t>(now) * width, out + static_cast<size_t>(done) * width);
-    if (step_ms) {
-      const uint64_t* times = reinterpret_cast<const uint64_t*>(host_loop_.as<char>() + kTimesAt);
-      double later = 0;
-      for (int i = 1; i < now; ++i)
-        later += step_ms[done + i] = static_cast<double>(times[i] - times[i - 1]) / 1e6;
-      step_ms[done] = std::max(0.0, total_ms - later);
-    }
-    done += now;
-  }
 }
 
 bool built_with_cuda() { return true; }

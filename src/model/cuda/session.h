@@ -32,29 +32,48 @@ class CudaSession : public ForwardPass {
   struct Rows {
     int32_t *tokens, *positions, *slots;
   };
-  // A recorded step: rows, splits of the attention, and whether it ends with the next token.
+  // How a step's attention goes over the cache (cuda::Attention).
+  struct Reach {
+    int splits = 1;
+    bool few_keys = false;
+    auto operator<=>(const Reach&) const = default;
+  };
+  // A recorded step: rows, and how many steps that end with the next token; 0: one without.
   struct StepKey {
-    int rows, splits;
-    bool greedy;
+    int rows;
+    Reach reach;
+    int greedy_steps;
     auto operator<=>(const StepKey&) const = default;
   };
+
+  static constexpr int kMaxQuestions = 512;  // answered at a time
+  // The record of a decoding loop on the card: step, then found, then times, of so many steps.
+  static constexpr int kLoopSteps = 1024;
+  static constexpr size_t kFoundAt = 16;
+  static constexpr size_t kTimesAt = kFoundAt + size_t{kLoopSteps} * cuda::kMaxColumns * sizeof(int32_t);
+  static constexpr size_t kLoopBytes = kTimesAt + size_t{kLoopSteps} * sizeof(uint64_t);
 
   void allocate();
   void fill_rope();
   bool is_step(const Batch& batch) const;
-  int splits_for(int last_position, int rows) const;
+  Reach reach_of(int last_position, int rows) const;
   cuda::Cache cache_of(size_t layer) const;
 
   // Queues the blocks for rows_ in place; fused: the few-rows form.
-  void run_blocks(int rows, int splits, bool step);
-  void attention_block(const CudaBlock& block, size_t layer, int rows, int splits, bool step);
+  void run_blocks(int rows, const Reach& reach, bool step, bool overlap = false);
+  void run_greedy_step(int rows, const Reach& reach, bool overlap);
+  // The recorded steps that come next, `left` at most, from a last position on.
+  StepKey next_steps(int rows, int last, int left) const;
+  void attention_block(const CudaBlock& block, size_t layer, int rows, const Reach& reach, bool step);
   void mlp_block(const CudaBlock& block, int rows, bool step);
   // A product of the norm of the residual stream.
   cuda::Gemv of_norm(const cuda::NormWeight& norm, int rows) const;
   void fused_projections(const CudaBlock& block, int rows);
   bool can_fuse_projections(const CudaBlock& block, int rows) const;
-  void linear(const cuda::Weight& weight, const cuda::DeviceMemory& x, int64_t ldx, int rows, bool add,
-              float* y, int64_t ldy);
+  void linear(const cuda::Weight& weight, const void* x, int64_t ldx, int rows, bool add, float* y,
+              int64_t ldy, const cuda::Ahead& ahead = {});
+  // Weights behind those that end at `end`, as far as nobody has asked for them in this step.
+  cuda::Ahead ahead(const char* end, int64_t bytes);
   void norm(const cuda::NormWeight& norm, const float* h, int rows);
   // logits_ of rows first … of h_.
   void run_head(int first, int count, bool overlap);
@@ -73,10 +92,13 @@ class CudaSession : public ForwardPass {
   cuda::Heads heads_;
   cuda::DeviceMemory rope_, keys_, values_, key_scales_, value_scales_;
   // Activations [rows]: residual stream; inputs of linears; what the projections yield.
-  cuda::DeviceMemory h_, normed_, attended_, inner_, qkv_, gate_up_, logits_, scratch_, partial_;
+  cuda::DeviceMemory h_, normed_, o_inputs_, qkv_, gate_up_, logits_, scratch_, partial_;
+  // Inputs of o and down: apart, or side by side where the two are one product (CudaBlock::joint()).
+  char *attended_ = nullptr, *inner_ = nullptr;
   cuda::DeviceMemory batch_, loop_, keys_of_best_, questions_, answers_, best_;
   cuda::PinnedMemory host_batch_, host_loop_;
-  int64_t ld_hidden_, ld_query_, ld_inner_;
+  int64_t ld_hidden_, ld_attended_, ld_inner_;
+  const char* asked_ = nullptr;  // up to where weights have been asked for
   int rows_in_batch_ = 0;
   Rows device_rows_ = {}, host_rows_ = {};
   std::map<StepKey, cuda::Graph> graphs_;

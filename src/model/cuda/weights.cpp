@@ -1,7 +1,9 @@
 #include "model/cuda/weights.h"
 
 #include <algorithm>
+#include <functional>
 #include <mutex>
+#include <utility>
 
 namespace nibble {
 namespace {
@@ -14,6 +16,16 @@ cuda::WeightKind kind_of(const Linear& linear) {
   return linear.dense.dtype == DType::kBF16  ? WeightKind::kBf16
          : linear.dense.dtype == DType::kF16 ? WeightKind::kF16
                                              : WeightKind::kF32;
+}
+
+// Whether [a | b] is a weight for the inputs of a, then those of b, each where the products read it.
+bool fit_side_by_side(const Linear& a, const Linear& b) {
+  if (a.order || b.order || a.n != b.n || kind_of(a) != kind_of(b) || a.k % cuda::input_stride(1) != 0)
+    return false;
+  if (!a.packed) return true;
+  const PackedFormat &f = a.packed->format, &g = b.packed->format;
+  return f.bits == g.bits && f.group() == g.group() && a.k % f.group() == 0 && f.symmetric == g.symmetric &&
+         f.float_scales == g.float_scales && f.wide_zeros == g.wide_zeros;
 }
 
 }  // namespace
@@ -42,7 +54,10 @@ const float* CudaWeights::floats(const std::vector<float>& values) {
   if (values.empty()) return nullptr;
   const size_t bytes = values.size() * sizeof(float);
   void* to = take(bytes);
-  if (!counting_) queue_.to_device(to, values.data(), bytes);
+  if (!counting_) {
+    queue_.to_device(to, values.data(), bytes);
+    queue_.wait();
+  }
   return static_cast<const float*>(to);
 }
 
@@ -50,18 +65,23 @@ cuda::NormWeight CudaWeights::norm(const Norm& norm) {
   return {floats(norm.weight), floats(norm.bias), eps_};
 }
 
-void CudaWeights::copy_dense(const Linear& linear, cuda::Weight& weight) {
-  const size_t element = dtype_size(linear.dense.dtype), rows = static_cast<size_t>(linear.n);
-  weight.stride = cuda::round_up(linear.k, 8);
+void CudaWeights::copy_dense(std::span<const Linear* const> pieces, cuda::Weight& weight) {
+  const size_t element = dtype_size(pieces[0]->dense.dtype), rows = static_cast<size_t>(weight.n);
+  weight.stride = cuda::round_up(weight.k, 8);
   const size_t stride = static_cast<size_t>(weight.stride) * element;
-  void* to = take(rows * stride);
+  char* to = static_cast<char*>(take(rows * stride));
   weight.data = to;
-  if (!counting_)
-    queue_.rows_to_device(to, stride, linear.dense.data, static_cast<size_t>(linear.k) * element, rows);
+  if (counting_) return;
+  for (const Linear* piece : pieces) {
+    const size_t bytes = static_cast<size_t>(piece->k) * element;
+    queue_.rows_to_device(to, stride, piece->dense.data, bytes, rows);
+    to += bytes;
+  }
 }
 
-void CudaWeights::copy_packed(const PackedView& view, cuda::Weight& weight) {
-  const PackedFormat& f = view.format;
+void CudaWeights::copy_packed(std::span<const Linear* const> pieces, cuda::Weight& weight) {
+  PackedFormat f = pieces[0]->packed->format;
+  f.k = weight.k;
   weight.group = static_cast<int>(f.group());
   weight.middle = f.middle();
   weight.float_scales = f.float_scales;
@@ -76,29 +96,53 @@ void CudaWeights::copy_packed(const PackedView& view, cuda::Weight& weight) {
   weight.zeros = static_cast<const uint8_t*>(to_zeros);
   staging_needed_ = std::max({staging_needed_, codes, scales, zeros});
   if (counting_) return;
+  // Arrays are made of panels, in which the pieces lie side by side.
+  const size_t panels = static_cast<size_t>(f.panels());
+  const auto upload = [&](void* target, size_t whole, const auto& of_piece) {
+    char* at = static_cast<char*>(target);
+    for (const Linear* piece : pieces) {
+      const auto [from, bytes] = of_piece(*piece->packed);
+      queue_.rows_to_device(at, whole / panels, from, bytes / panels, panels);
+      at += bytes / panels;
+    }
+  };
+  using Part = std::pair<const void*, size_t>;
   void* raw = staging_.as<void>();
-  queue_.to_device(raw, view.codes, codes);
+  upload(raw, codes, [](const PackedView& view) {
+    return Part(view.codes, static_cast<size_t>(view.format.code_bytes()));
+  });
   cuda::retile(queue_, static_cast<const uint8_t*>(raw), f.bits, weight.n, weight.k, to);
-  queue_.to_device(raw, f.float_scales ? static_cast<const void*>(view.float_scales) : view.scales, scales);
+  upload(raw, scales, [](const PackedView& view) {
+    const PackedFormat& format = view.format;
+    return Part(format.float_scales ? static_cast<const void*>(view.float_scales) : view.scales,
+                static_cast<size_t>(format.scale_count()) * static_cast<size_t>(format.scale_bytes()));
+  });
   cuda::pair_rows(queue_, raw, to_scales, f.panels() * f.groups(), f.scale_bytes());
   if (zeros == 0) return;
-  if (!weight.wide_zeros) return queue_.to_device(to_zeros, view.zeros, zeros);
-  queue_.to_device(raw, view.zeros, zeros);
-  cuda::pair_rows(queue_, raw, to_zeros, f.panels() * f.groups(), 1);
+  upload(weight.wide_zeros ? raw : to_zeros, zeros, [](const PackedView& view) {
+    return Part(view.zeros, static_cast<size_t>(view.format.zero_bytes()));
+  });
+  if (weight.wide_zeros) cuda::pair_rows(queue_, raw, to_zeros, f.panels() * f.groups(), 1);
 }
 
-cuda::Weight CudaWeights::linear(const Linear& linear) {
+cuda::Weight CudaWeights::linear(std::initializer_list<const Linear*> pieces) {
   cuda::Weight weight;
+  const Linear& linear = **pieces.begin();
   if (!linear.present()) return weight;
   weight.kind = kind_of(linear);
   weight.n = static_cast<int>(linear.n);
-  weight.k = static_cast<int>(linear.k);
+  for (const Linear* piece : pieces) weight.k += static_cast<int>(piece->k);
   if (linear.packed) {
-    copy_packed(*linear.packed, weight);
+    copy_packed(pieces, weight);
   } else {
-    copy_dense(linear, weight);
+    copy_dense(pieces, weight);
   }
-  weight.bias = floats(linear.bias);
+  std::vector<float> bias;
+  for (const Linear* piece : pieces) {
+    bias.resize(std::max(bias.size(), piece->bias.size()));
+    std::transform(piece->bias.begin(), piece->bias.end(), bias.begin(), bias.begin(), std::plus<>());
+  }
+  weight.bias = floats(bias);
   if (linear.order) {
     const auto [entry, is_new] = orders_.try_emplace(linear.order, nullptr);
     if (is_new) {
@@ -114,25 +158,36 @@ cuda::Weight CudaWeights::linear(const Linear& linear) {
 
 void CudaWeights::build(const Model& model) {
   eps_ = model.config.norm_eps;
-  embedding = linear(model.embedding);
+  embedding = linear({&model.embedding});
   if (model.config.tied_head) {
     head = embedding;
     head.bias = floats(model.head.bias);
   } else {
-    head = linear(model.head);
+    head = linear({&model.head});
   }
   final_norm = norm(model.final_norm);
+  const bool joint = model.config.parallel_block && std::ranges::all_of(model.blocks, [](const Block& block) {
+                       return fit_side_by_side(block.o, block.down);
+                     });
   for (const Block& from : model.blocks) {
     CudaBlock& block = blocks.emplace_back();
     block.attn_norm = norm(from.attn_norm);
     if (!from.mlp_norm.weight.empty()) block.mlp_norm = norm(from.mlp_norm);
-    block.q = linear(from.q);
-    block.k = linear(from.k);
-    block.v = linear(from.v);
-    block.o = linear(from.o);
-    block.gate = linear(from.gate);
-    block.up = linear(from.up);
-    block.down = linear(from.down);
+    block.q = linear({&from.q});
+    block.k = linear({&from.k});
+    block.v = linear({&from.v});
+    block.projections_end = here();
+    if (!joint) block.o = linear({&from.o});
+    block.o_end = here();
+    block.gate = linear({&from.gate});
+    block.up = linear({&from.up});
+    block.up_end = here();
+    if (joint) {
+      block.o = linear({&from.o, &from.down});
+    } else {
+      block.down = linear({&from.down});
+    }
+    block.down_end = here();
   }
 }
 

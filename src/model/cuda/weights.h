@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "kernels/cuda/ops.h"
@@ -14,6 +16,10 @@ namespace nibble {
 struct CudaBlock {
   cuda::NormWeight attn_norm, mlp_norm;
   cuda::Weight q, k, v, o, gate, up, down;  // gate's n is 0 where the MLP has none
+  // Where the weights of q to v, o, gate and up, down end: they lie in the order of their use.
+  const char *projections_end = nullptr, *o_end = nullptr, *up_end = nullptr, *down_end = nullptr;
+  // In a parallel block: o is [o | down], of the inputs of both, and down's n is 0.
+  bool joint() const { return down.n == 0; }
 };
 
 class CudaWeights {
@@ -31,12 +37,14 @@ class CudaWeights {
  private:
   // Bytes that add() takes of the memory; the first pass only counts.
   struct Place;
-  cuda::Weight linear(const Linear& linear);
+  // Side by side, where there are several: the weight of their inputs one after the other.
+  cuda::Weight linear(std::initializer_list<const Linear*> pieces);
   cuda::NormWeight norm(const Norm& norm);
   const float* floats(const std::vector<float>& values);
   void* take(size_t bytes);
-  void copy_dense(const Linear& linear, cuda::Weight& weight);
-  void copy_packed(const PackedView& view, cuda::Weight& weight);
+  void copy_dense(std::span<const Linear* const> pieces, cuda::Weight& weight);
+  void copy_packed(std::span<const Linear* const> pieces, cuda::Weight& weight);
+  const char* here() const { return counting_ ? nullptr : memory_.as<char>() + used_; }
   void build(const Model& model);
 
   cuda::Queue queue_;

@@ -31,6 +31,12 @@ cuda::DeviceMemory uploaded(cuda::Queue& queue, const T* values, size_t count) {
   return memory;
 }
 
+double mean_diagonal(const std::vector<float>& matrix, int64_t k) {
+  double mean = 0;
+  for (int64_t i = 0; i < k; ++i) mean += double{matrix[size(i * k + i)]} / static_cast<double>(k);
+  return mean;
+}
+
 class CudaSums : public InputSums {
  public:
   CudaSums(cuda::Queue& queue, cuda::MatrixProducts& products, int64_t k, int64_t n, bool gram)
@@ -245,13 +251,12 @@ bool CudaCompute::factor(const InputStatistics& input, std::span<const int64_t> 
     inverse_size_ = k;
   }
   const double scale = 1.0 / static_cast<double>(input.tokens);
-  double mean = 0;
-  for (int64_t i = 0; i < k; ++i)
-    mean += double{input.gram[size(i * k + i)]} * scale / static_cast<double>(k);
+  const double mean = mean_diagonal(input.gram, k) * scale;
   const std::vector<int32_t> narrow(order.begin(), order.end());
   queue_.to_device(at_least<int32_t>(order_, k).as<void>(), narrow.data(), narrow.size() * sizeof(int32_t));
   queue_.to_device(at_least<float>(gram_, k * k).as<void>(), input.gram.data(),
                    input.gram.size() * sizeof(float));
+  gram_on_host_ = input.gram.data();
   at_least<float>(factor_, k * k);
   factor_on_host_ = nullptr;
   if (!inverse_->run(queue_, products_, gram_.as<float>(), order_.as<int32_t>(), scale, share * mean,
@@ -297,6 +302,40 @@ QuantizedMatrix CudaCompute::loop(std::span<const float> weight, const std::vect
   queue_.to_host(matrix.zeros.data(), call.zeros, matrix.zeros.size());
   queue_.wait();
   return matrix;
+}
+
+void CudaCompute::refine(std::span<const float> weight, const InputStatistics& input, double damp, int sweeps,
+                         QuantizedMatrix& matrix) {
+  const PackedFormat& format = matrix.format;
+  const int64_t n = format.n, k = format.k, groups = format.groups();
+  cuda::RefineCall call;
+  call.n = static_cast<int>(n);
+  call.k = static_cast<int>(k);
+  call.group = static_cast<int>(format.group());
+  call.top = format.max_code();
+  call.sweeps = sweeps;
+  if (gram_on_host_ != input.gram.data()) {
+    queue_.to_device(at_least<float>(gram_, k * k).as<void>(), input.gram.data(),
+                     input.gram.size() * sizeof(float));
+    gram_on_host_ = input.gram.data();
+  }
+  queue_.to_device(at_least<float>(weight_, n * k).as<void>(), weight.data(), weight.size() * sizeof(float));
+  queue_.to_device(at_least<uint8_t>(codes_, n * k).as<void>(), matrix.codes.data(), matrix.codes.size());
+  queue_.to_device(at_least<float>(scales_, n * groups).as<void>(), matrix.scales.data(),
+                   matrix.scales.size() * sizeof(float));
+  queue_.to_device(at_least<uint8_t>(zeros_, n * groups).as<void>(), matrix.zeros.data(),
+                   matrix.zeros.size());
+  call.gram = gram_.as<float>();
+  call.added = static_cast<float>(damp * mean_diagonal(input.gram, k));
+  call.weight = weight_.as<float>();
+  call.gradient = at_least<float>(sorted_, n * k).as<float>();
+  call.diagonal = at_least<float>(cost_, k).as<float>();
+  call.codes = codes_.as<uint8_t>();
+  call.scales = scales_.as<float>();
+  call.zeros = zeros_.as<uint8_t>();
+  cuda::refine(queue_, products_, call);
+  queue_.to_host(matrix.codes.data(), call.codes, matrix.codes.size());
+  queue_.wait();
 }
 
 std::unique_ptr<Compute> open_cuda_compute(std::shared_ptr<const Model> model, int tokens, ThreadPool& pool) {

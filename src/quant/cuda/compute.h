@@ -38,6 +38,8 @@ class CudaCompute : public Compute, private GptqCard {
               std::vector<float>& u) override;
   QuantizedMatrix loop(std::span<const float> weight, const std::vector<float>& u,
                        std::span<const int64_t> order, const PackedFormat& format) override;
+  void refine(std::span<const float> weight, const InputStatistics& input, double damp, int sweeps,
+              QuantizedMatrix& matrix) override;
   // The values on the card, once for each until weights_changed().
   const float* on_card(const std::vector<float>& values);
   const float* on_card(const Linear& linear);
@@ -60,6 +62,7 @@ class CudaCompute : public Compute, private GptqCard {
   std::unique_ptr<cuda::InverseFactor> inverse_;
   int64_t inverse_size_ = 0;
   const float* factor_on_host_ = nullptr;  // whose copy factor_ is
+  const float* gram_on_host_ = nullptr;    // whose copy gram_ is
   cuda::DeviceMemory gram_, factor_, order_, weight_, sorted_, cost_, errors_, codes_, scales_, zeros_;
 };
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <numeric>
@@ -14,6 +15,7 @@
 #include "quant/gptq.h"
 #include "quant/inverse_hessian.h"
 #include "quant/quantize.h"
+#include "quant/refine.h"
 #include "quant/statistics.h"
 #include "test_data.h"
 
@@ -135,6 +137,42 @@ TEST_F(CudaQuantize, LoopIsTheProcessors) {
   }
 }
 
+TEST_F(CudaQuantize, CoordinateDescentIsTheProcessors) {
+  const auto compute = open();
+  const int64_t n = 37;
+  for (const int64_t k : {40, 300}) {
+    InputStatistics input = activations(k, 2 * k);
+    input.card = compute->card();
+    const std::vector<float> weight = uniform(n * k, 3);
+    const auto inverse = inverse_hessian(input, 0.01, false, pool_);
+    for (const int bits : {2, 3, 4, 8}) {
+      for (const int group : {16, 64, 0}) {
+        for (const bool symmetric : {false, true}) {
+          const PackedFormat format{bits, group, symmetric, n, k};
+          const QuantizedMatrix before = gptq_loop(weight, inverse->factor, inverse->order, format, pool_);
+          QuantizedMatrix expected = before, found = before;
+          refine_codes(weight, input, 0.01, 5, expected, pool_);
+          compute->card()->refine(weight, input, 0.01, 5, found);
+          EXPECT_EQ(found.scales, before.scales);
+          EXPECT_EQ(found.zeros, before.zeros);
+          int64_t different = 0, moved = 0;
+          for (size_t i = 0; i < found.codes.size(); ++i) {
+            different += found.codes[i] != expected.codes[i];
+            moved += found.codes[i] != before.codes[i];
+          }
+          const auto error = [&](const QuantizedMatrix& m) {
+            return relative_output_error(weight, dequantize(m, pool_), n, input, pool_);
+          };
+          EXPECT_NEAR(error(found), error(expected), 0.005 * error(expected)) << bits << " " << group;
+          EXPECT_LE(error(found), error(before) * 1.001) << bits << " " << group;
+          EXPECT_LT(different, n * k / 50) << bits << " bits, groups of " << group;
+          EXPECT_GT(moved, 0) << bits << " bits, groups of " << group;
+        }
+      }
+    }
+  }
+}
+
 TEST_F(CudaQuantize, ReportIsTheProcessors) {
   for (const auto& [model, method, act_order] : {std::tuple{"llama-mini", "gptq", false},
                                                  {"qwen2-mini", "gptq", true},
@@ -164,6 +202,40 @@ TEST_F(CudaQuantize, ReportIsTheProcessors) {
     quantize(model, method, Device::kCuda, act_order);
     EXPECT_EQ(read_file(dir_ / "model.safetensors"), weights)
         << model << " " << method << ": not the same again";
+  }
+}
+
+// Phi's o and down are one weight on the card where groups allow it.
+TEST_F(CudaQuantize, APackedParallelBlockRunsAsOnTheProcessor) {
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < 40; ++i) tokens.push_back(3 + i * 37 % 500);
+  for (const auto& [bits, group] : {std::pair{4, 64}, {3, 32}, {8, 16}, {4, 128}, {4, 0}}) {
+    QuantizeOptions options;
+    options.plan.base.method = "rtn";
+    options.plan.base.bits = bits;
+    options.plan.base.group_size = group;
+    options.calibration.files = bundled_calibration(testing::mini_dir() / "data");
+    options.calibration.samples = 1;
+    quantize_model(load_model(testing::mini_dir() / "models" / "phi-mini"), options, dir_, true, pool_, {});
+    const std::shared_ptr<const Model> model = load_model(dir_);
+    std::vector<std::vector<float>> logits;
+    for (const Device device : {Device::kCpu, Device::kCuda}) {
+      Precision precision = Precision::exact();
+      precision.device = device;
+      const auto pass =
+          open_forward_pass(model, {.context = 64, .batch_tokens = 40, .precision = precision}, pool_);
+      Batch batch;
+      batch.add(0, 0, std::span(tokens).first(39));
+      pass->forward(batch);
+      batch.clear();
+      batch.add(0, 39, std::span(tokens).last(1));
+      pass->forward(batch);
+      pass->row_logits(0, 1, logits.emplace_back(size(model->config.vocab_size)).data());
+    }
+    double worst = 0;
+    for (size_t i = 0; i < logits[0].size(); ++i)
+      worst = std::max(worst, std::fabs(double{logits[0][i]} - double{logits[1][i]}));
+    EXPECT_LE(worst, 2e-3) << bits << " bits, groups of " << group;
   }
 }
 
