@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kBlockBytes = 2048;             // of one row of x
 constexpr int64_t kSecondLevelBytes = 192 << 10;  // of x that blocks of rows may take
+constexpr int64_t kWideningRows = 32;             // of x for which widening a block of w pays
 
 // How one vector's worth of products is loaded and summed: float32 sums of x · w.
 template <class V>
@@ -136,7 +137,7 @@ void dense_linear(const DenseView& weight, const typename D::X* x, int64_t ldx, 
     const W* w[4];
     NIBBLE_UNROLL for (int j = 0; j < 4; ++j) w[j] = weights + (n + (j < valid ? j : valid - 1)) * k + c;
     if constexpr (sizeof(W) < sizeof(typename D::X)) {
-      if (m1 - m0 > 2 * V::kMaxRows) {
+      if (m1 - m0 >= kWideningRows) {
         alignas(64) float wide[4][kBlock];
         for (int j = 0; j < 4; ++j) {
           for (int64_t i = 0; i < count; i += D::kStep) {
