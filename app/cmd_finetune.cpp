@@ -83,6 +83,7 @@ int run(FinetuneArguments options, const GlobalOptions& global) {
   if (options.method != "lora" && options.method != "full")
     throw UsageError(fmt::format("--method {}: lora or full", options.method));
   tune.full = options.method == "full";
+  tune.bf16 = global.precision().bf16;
   tune.validate();
   if (tune.full && options.adapter) throw UsageError("--adapter: full fine-tuning has none");
   const InterruptGuard guard;

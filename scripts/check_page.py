@@ -45,6 +45,9 @@ HEAT_CHOICES = """(() => {
   }
   return blank;
 })()"""
+# Fine-tuned models shown, rows of their tables, whether the head links there.
+FINETUNED = """[document.querySelectorAll('#finetuning h3').length, document.querySelectorAll('#finetuning tbody tr').length,
+  document.querySelector('#sections a[href="#finetuning"]').offsetWidth > 0]"""
 OVERFLOW = "document.documentElement.scrollWidth"
 SORT = """(() => {
   const table = document.querySelector('[data-table="scores"]');
@@ -73,7 +76,7 @@ LABELS = """[...document.querySelectorAll('button, select, input, a')].filter((e
   !(e.textContent.trim() || e.getAttribute('aria-label') || e.closest('label'))).map((e) => e.outerHTML.slice(0, 80))"""
 
 
-def check(browser, url, failures, expect, analysed):
+def check(browser, url, failures, expect, analysed, finetuned):
     for scheme in ("light", "dark"):
         for width in WIDTHS:
             where = f"{width} pixels, {scheme}"
@@ -100,6 +103,9 @@ def check(browser, url, failures, expect, analysed):
                             failures.append(f"{where}, model {i}: {blank} choices of heat map '{title}' show nothing")
             if with_analysis < analysed:
                 failures.append(f"{where}: {with_analysis} models with an analysis, expected {analysed}")
+            pairs, rows, linked = browser.run(FINETUNED)
+            if pairs != finetuned or (rows > 0) != (finetuned > 0) or linked != (finetuned > 0):
+                failures.append(f"{where}: {pairs} fine-tuned models with {rows} rows (in the head: {linked}), expected {finetuned}")
             if (wide := browser.run(OVERFLOW)) > width:
                 failures.append(f"{where}: the page is {wide} pixels wide")
             if unnamed := browser.run(LABELS):
@@ -158,6 +164,9 @@ def screenshots(browser, url, folder, name):
             browser.screenshot(os.path.join(folder, f"{name}-{width}-{scheme}.png"), width, height)
             browser.run("document.getElementById('models').scrollIntoView({behavior: 'instant'})")
             browser.screenshot(os.path.join(folder, f"{name}-models-{width}-{scheme}.png"), width, height)
+            if browser.run("""(() => { const part = document.getElementById('finetuning');
+              if (part) part.scrollIntoView({behavior: 'instant'}); return Boolean(part); })()"""):
+                browser.screenshot(os.path.join(folder, f"{name}-finetuning-{width}-{scheme}.png"), width, 900)
             if browser.run("""(() => { const map = document.querySelector('figure.heatmap[aria-label="Sensitivity by layer"] table');
               if (map) map.closest('figure').previousElementSibling.scrollIntoView({behavior: 'instant'}); return Boolean(map); })()"""):
                 browser.screenshot(os.path.join(folder, f"{name}-layers-{width}-{scheme}.png"), width, 900)
@@ -171,6 +180,7 @@ def main():
     parser.add_argument("--pdf", help="leave the printed page here")
     parser.add_argument("--charts", type=int, default=6, help="at least so many charts a model")
     parser.add_argument("--analysed", type=int, default=0, help="so many models have a stored analysis")
+    parser.add_argument("--finetuned", type=int, default=0, help="so many fine-tuned models stand beside their base")
     parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("chromium-browser") or
                         shutil.which("google-chrome"))
     options = parser.parse_args()
@@ -187,7 +197,7 @@ def main():
             if options.live:
                 check_live(browser, url, failures)
             else:
-                check(browser, url, failures, options.charts, options.analysed)
+                check(browser, url, failures, options.charts, options.analysed, options.finetuned)
                 check_access(browser, url, failures)
                 check_print(browser, url, failures, options.pdf)
             gather(browser, url, failures)

@@ -33,10 +33,10 @@ class PageInBrowser : public ::testing::Test {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
   // Skips where there is no Chromium; `charts`: of each model at least.
-  void check(const fs::path& study, int charts, int analysed = 0) {
-    const int code = run(fmt::format("python3 '{}' '{}' --charts {} --analysed {}",
+  void check(const fs::path& study, int charts, int analysed = 0, int finetuned = 0) {
+    const int code = run(fmt::format("python3 '{}' '{}' --charts {} --analysed {} --finetuned {}",
                                      (testing::source_dir() / "scripts" / "check_page.py").string(),
-                                     (study / "report.html").string(), charts, analysed));
+                                     (study / "report.html").string(), charts, analysed, finetuned));
     if (code == kNoChromium) GTEST_SKIP() << output_;
     EXPECT_EQ(code, 0) << output_;
   }
@@ -126,6 +126,18 @@ TEST_F(PageInBrowser, OfHostileNamesAndGaps) {
   study.store().plan({waiting});
   write_report(study.store(), study.dir());
   check(study.dir(), 2);
+}
+
+// With what fine-tuning changed, of models whose names would be markup.
+TEST_F(PageInBrowser, OfAFineTunedModel) {
+  using namespace report;
+  const std::string name = "alpha<i>tuned</i>";
+  report::testing::SyntheticStudy study;
+  study.add_healthy_model("alpha");
+  study.add_healthy_model(name);
+  study.store().set_meta("finetuned", Json::array({{{"model", name}, {"base", "alpha"}}}).dump());
+  write_report(study.store(), study.dir());
+  check(study.dir(), 2, 0, 1);
 }
 
 }  // namespace

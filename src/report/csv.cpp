@@ -158,6 +158,28 @@ void write_analysis(Writer& writer, const ModelView& model) {
   }
 }
 
+// Of the fine-tuned model's variant: what quantization changed there, less what it changed in the base model.
+void write_fine_tuned(Writer& writer, const FineTunedVariant& v) {
+  for (const FineTunedMeasure& m : v.measures) {
+    const TaskView* cell = v.tuned->find(m.is_distance ? "kl" : m.name);
+    const std::string prefix = "finetuning." + m.name;
+    if (!m.missing.empty()) {
+      Value missing;
+      missing.missing = m.missing;
+      writer.row(*v.tuned, cell, prefix + ".difference", missing);
+      continue;
+    }
+    for (const auto& [name, value] : {std::pair{"base", m.base}, std::pair{"finetuned", m.tuned},
+                                      std::pair{"difference", m.difference}, std::pair{"stderr", m.error}})
+      writer.plain(*v.tuned, cell, fmt::format("{}.{}", prefix, name), value);
+  }
+  for (const auto& layer : v.layers) {
+    for (const auto& [name, value] : {std::pair{"base", layer.base}, std::pair{"finetuned", layer.tuned},
+                                      std::pair{"growth", layer.growth()}})
+      writer.plain(*v.tuned, nullptr, fmt::format("finetuning.{}.error.{}", layer.name, name), value);
+  }
+}
+
 }  // namespace
 
 std::string render_csv(const Report& report) {
@@ -193,6 +215,9 @@ std::string render_csv(const Report& report) {
       }
     }
     write_analysis(writer, model);
+  }
+  for (const FineTunedPair& pair : report.finetuned) {
+    for (const FineTunedVariant& v : pair.variants) write_fine_tuned(writer, v);
   }
   return writer.take();
 }

@@ -9,7 +9,6 @@
 #include "eval/statistics.h"
 #include "report/format.h"
 #include "report/measures.h"
-#include "report/text_table.h"
 
 namespace nibble::report {
 namespace {
@@ -115,7 +114,7 @@ std::vector<FineTunedVariant::Layer> grown(const VariantView& base, const Varian
       layers.push_back({name, error, found->second});
   }
   std::stable_sort(layers.begin(), layers.end(),
-                   [](const auto& a, const auto& b) { return a.tuned / a.base > b.tuned / b.base; });
+                   [](const auto& a, const auto& b) { return a.growth() > b.growth(); });
   if (layers.size() > kMostLayers) layers.resize(kMostLayers);
   return layers;
 }
@@ -162,7 +161,8 @@ std::vector<FineTunedPair> fine_tuned_pairs(const StudyView& study) {
           });
       if (same == tuned->variants.end()) continue;
       FineTunedVariant& row = pair.variants.emplace_back();
-      row.label = variant.label();
+      row.base = &variant;
+      row.tuned = &*same;
       for (const std::string& task : study.tasks)
         row.measures.push_back(of_task(task, *base16, variant, *tuned16, *same));
       row.measures.push_back(of_distance(variant, *same));
@@ -173,42 +173,53 @@ std::vector<FineTunedPair> fine_tuned_pairs(const StudyView& study) {
   return pairs;
 }
 
-std::string render_fine_tuned(const StudyView& study) {
-  std::string out;
-  for (const FineTunedPair& pair : fine_tuned_pairs(study)) {
-    out += fmt::format("### {}, fine-tuned from {}\n\n", one_line(pair.tuned), one_line(pair.base));
-    TextTable table{{{"Configuration"},
-                     {"Measure"},
-                     {"Base", Align::kRight},
-                     {"Fine-tuned", Align::kRight},
-                     {"Difference ± error", Align::kRight}},
-                    {},
-                    {}};
-    TextTable layers{{{"Configuration"},
-                      {"Layer"},
-                      {"Error, base", Align::kRight},
-                      {"Fine-tuned", Align::kRight},
-                      {"Times", Align::kRight}},
-                     {},
-                     {}};
-    for (const FineTunedVariant& v : pair.variants) {
-      for (const FineTunedMeasure& m : v.measures) {
-        if (!m.missing.empty()) {
-          table.rows.push_back({v.label, m.name, "–", "–", fmt::format("missing ({})", m.missing)});
-          continue;
-        }
-        table.rows.push_back({v.label, m.name, in_words(m, m.base, false), in_words(m, m.tuned, false),
-                              in_words(m, m.difference, true) + error_in_words(m)});
+TextTable measures_table(const FineTunedPair& pair) {
+  TextTable table{{{"Configuration"},
+                   {"Measure"},
+                   {"Base", Align::kRight},
+                   {"Fine-tuned", Align::kRight},
+                   {"Difference ± error", Align::kRight}},
+                  {},
+                  {}};
+  for (const FineTunedVariant& v : pair.variants) {
+    for (const FineTunedMeasure& m : v.measures) {
+      if (!m.missing.empty()) {
+        table.rows.push_back({v.base->label(), m.name, "–", "–", fmt::format("missing ({})", m.missing)});
+        continue;
       }
-      for (const auto& layer : v.layers)
-        layers.rows.push_back({v.label, layer.name, fmt::format("{:.2e}", layer.base),
-                               fmt::format("{:.2e}", layer.tuned), fixed(layer.tuned / layer.base, 2)});
+      table.rows.push_back({v.base->label(), m.name, in_words(m, m.base, false), in_words(m, m.tuned, false),
+                            in_words(m, m.difference, true) + error_in_words(m)});
     }
-    if (table.rows.empty()) {
+  }
+  return table;
+}
+
+TextTable layers_table(const FineTunedPair& pair) {
+  TextTable table{{{"Configuration"},
+                   {"Layer"},
+                   {"Error, base", Align::kRight},
+                   {"Fine-tuned", Align::kRight},
+                   {"Times", Align::kRight}},
+                  {},
+                  {}};
+  for (const FineTunedVariant& v : pair.variants) {
+    for (const auto& layer : v.layers)
+      table.rows.push_back({v.base->label(), layer.name, fmt::format("{:.2e}", layer.base),
+                            fmt::format("{:.2e}", layer.tuned), fixed(layer.growth(), 2)});
+  }
+  return table;
+}
+
+std::string render_fine_tuned(const std::vector<FineTunedPair>& pairs) {
+  std::string out;
+  for (const FineTunedPair& pair : pairs) {
+    out += fmt::format("### {}, fine-tuned from {}\n\n", one_line(pair.tuned), one_line(pair.base));
+    if (pair.variants.empty()) {
       out += "The two models have no configuration in common.\n\n";
       continue;
     }
-    out += to_markdown(table) + "\n";
+    out += to_markdown(measures_table(pair)) + "\n";
+    const TextTable layers = layers_table(pair);
     if (!layers.rows.empty())
       out += "Relative output errors of the layers that grew most:\n\n" + to_markdown(layers) + "\n";
   }

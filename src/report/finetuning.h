@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "report/study_view.h"
+#include "report/text_table.h"
 
 namespace nibble::report {
 
@@ -22,12 +23,13 @@ struct FineTunedMeasure {
 };
 
 struct FineTunedVariant {
-  std::string label;  // "gptq g64"
+  const VariantView *base = nullptr, *tuned = nullptr;  // of the study
   std::vector<FineTunedMeasure> measures;
   // The layers whose relative output error grew most, by the factor: at most five, none that shrank.
   struct Layer {
     std::string name;
     double base = 0, tuned = 0;
+    double growth() const { return tuned / base; }
   };
   std::vector<Layer> layers;
 };
@@ -40,7 +42,12 @@ struct FineTunedPair {
 // The pairs that the study names (`[[finetuned]]`), with the variants that both models have.
 std::vector<FineTunedPair> fine_tuned_pairs(const StudyView& study);
 
+// A row a measure of each variant, in their order: as points of accuracy, per cent of perplexity, nats.
+TextTable measures_table(const FineTunedPair& pair);
+// A row a layer of each variant.
+TextTable layers_table(const FineTunedPair& pair);
+
 // A section of table1.md; empty where there is no pair.
-std::string render_fine_tuned(const StudyView& study);
+std::string render_fine_tuned(const std::vector<FineTunedPair>& pairs);
 
 }  // namespace nibble::report

@@ -146,6 +146,34 @@ OrderedJson recommendation_of(const Recommendation& r) {
   return json;
 }
 
+OrderedJson to_json(const FineTunedMeasure& m) {
+  if (!m.missing.empty()) return {{"measure", m.name}, {"missing", m.missing}};
+  return {{"measure", m.name},
+          {"scale", m.is_distance ? "kl"
+                    : m.is_ratio  ? "ln_ppl_ratio"
+                                  : "share"},
+          {"base", number(m.base)},
+          {"finetuned", number(m.tuned)},
+          {"difference", number(m.difference)},
+          {"stderr", number(m.error)}};
+}
+
+OrderedJson to_json(const FineTunedPair& pair) {
+  OrderedJson json{{"model", pair.tuned}, {"base", pair.base}, {"variants", OrderedJson::array()}};
+  for (const FineTunedVariant& v : pair.variants) {
+    OrderedJson variant = id_of(v.tuned->variant);
+    for (const char* key : {"measures", "layers"}) variant[key] = OrderedJson::array();
+    for (const FineTunedMeasure& m : v.measures) variant["measures"].push_back(to_json(m));
+    for (const auto& layer : v.layers)
+      variant["layers"].push_back({{"name", layer.name},
+                                   {"base", number(layer.base)},
+                                   {"finetuned", number(layer.tuned)},
+                                   {"growth", number(layer.growth())}});
+    json["variants"].push_back(std::move(variant));
+  }
+  return json;
+}
+
 OrderedJson analysis_of(const ModelView& model) {
   OrderedJson json{{"model", model.name}};
   if (!model.analysis.view) {
@@ -180,7 +208,8 @@ OrderedJson analysis_of(const ModelView& model) {
 std::string render_json(const Report& report) {
   OrderedJson json{
       {"meta", report.study.meta}, {"tasks", report.study.tasks}, {"comparisons", report.study.comparisons}};
-  for (const char* key : {"table1", "recommendations", "critical_issues", "rules", "variants", "analyses"})
+  for (const char* key :
+       {"table1", "recommendations", "critical_issues", "rules", "variants", "finetuned", "analyses"})
     json[key] = OrderedJson::array();
   for (const Table1Row& row : report.table1) json["table1"].push_back(to_json(row));
   for (const Recommendation& r : report.choices) json["recommendations"].push_back(recommendation_of(r));
@@ -197,6 +226,7 @@ std::string render_json(const Report& report) {
     for (const VariantView& variant : model.variants) json["variants"].push_back(to_json(model, variant));
     json["analyses"].push_back(analysis_of(model));
   }
+  for (const FineTunedPair& pair : report.finetuned) json["finetuned"].push_back(to_json(pair));
   return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 

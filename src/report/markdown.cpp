@@ -293,7 +293,7 @@ std::string reproduce(const StudyView& study) {
 
 std::string render_markdown(const Report& report) {
   return head(report.study) + table_1(report) + deploy(report.choices) + critical_issues(report.issues) +
-         scores(report.study) + render_fine_tuned(report.study) + efficiency(report.study) +
+         scores(report.study) + render_fine_tuned(report.finetuned) + efficiency(report.study) +
          fallbacks(report.study) + sensitivity(report.study) + reproduce(report.study);
 }
 

@@ -281,6 +281,31 @@ OrderedJson rules_of(const CriticalIssues& found) {
   return list;
 }
 
+// The tables of table1.md, with the numbers that stand behind them.
+OrderedJson finetuned_of(const std::vector<FineTunedPair>& pairs) {
+  OrderedJson list = OrderedJson::array();
+  for (const FineTunedPair& pair : pairs) {
+    OrderedJson measures = table_of(measures_table(pair)), layers = table_of(layers_table(pair));
+    const auto add = [](OrderedJson& row, std::initializer_list<double> numbers) {
+      size_t cell = 2;
+      for (const double value : numbers) row[cell++].push_back(number(value));
+    };
+    size_t row = 0, layer_row = 0;
+    for (const FineTunedVariant& v : pair.variants) {
+      for (const FineTunedMeasure& m : v.measures) {
+        if (m.missing.empty()) add(measures["rows"][row], {m.base, m.tuned, m.difference});
+        ++row;
+      }
+      for (const auto& l : v.layers) add(layers["rows"][layer_row++], {l.base, l.tuned, l.growth()});
+    }
+    list.push_back({{"model", pair.tuned},
+                    {"base", pair.base},
+                    {"measures", std::move(measures)},
+                    {"layers", std::move(layers)}});
+  }
+  return list;
+}
+
 OrderedJson to_json(const Answer& answer) { return {answer.prediction, answer.output, answer.right}; }
 
 OrderedJson answers_of(const std::vector<ChangedAnswers>& all) {
@@ -323,6 +348,7 @@ std::string page_data(const Report& report, const PageOptions& options) {
   json["rules"] = rules_of(report.issues);
   json["models"] = models(study);
   json["tables"] = tables(study);
+  json["finetuned"] = finetuned_of(report.finetuned);
   json["answers"] = answers_of(report.answers);
   const std::string text = json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
   std::string escaped;

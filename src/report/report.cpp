@@ -26,6 +26,7 @@ Report make_report(const Store& store) {
       report.choices.push_back(recommend(report.study, report.issues, spec));
     }
   }
+  report.finetuned = fine_tuned_pairs(report.study);
   report.answers = changed_answers(store, report.study, kAnswerBudget);
   return report;
 }

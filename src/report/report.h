@@ -7,6 +7,7 @@
 
 #include "report/changed_answers.h"
 #include "report/critical_issues.h"
+#include "report/finetuning.h"
 #include "report/recommend.h"
 #include "report/study_view.h"
 #include "report/table1.h"
@@ -14,13 +15,15 @@
 
 namespace nibble::report {
 
-// Everything that the renderers show. Moves, never copies: Table 1 points into the study.
+// Everything that the renderers show. Moves, never copies: Table 1 and
+// the fine-tuned pairs point into the study.
 struct Report {
   StudyView study;
   std::vector<Table1Row> table1;
   CriticalIssues issues;
-  std::vector<Recommendation> choices;  // without limits; one a model, in their order; none without any task
-  std::vector<ChangedAnswers> answers;  // what the page can show of them
+  std::vector<Recommendation> choices;   // without limits; one a model, in their order; none without any task
+  std::vector<FineTunedPair> finetuned;  // as the study names them
+  std::vector<ChangedAnswers> answers;   // what the page can show of them
 
   Report() = default;
   Report(Report&&) = default;

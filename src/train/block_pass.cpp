@@ -33,13 +33,14 @@ uint64_t BlockActivations::bytes() const {
 }
 
 BlockPass::BlockPass(const Model& model, const TrainedBlock& like, int tokens, int context, size_t scratch,
-                     ThreadPool& pool)
+                     ThreadPool& pool, size_t places, const KernelTable* bf16)
     : model_(model),
       config_(model.config),
       capacity_(tokens),
       context_(context),
       pool_(pool),
-      kernels_(nibble::kernels()) {
+      kernels_(nibble::kernels()),
+      bf16_(bf16) {
   if (context < 1 || context > config_.max_context)
     fail("sequences of {} tokens: {} takes 1 to {}", context, model.name(), config_.max_context);
   if (tokens < 1) fail("a batch of {} tokens", tokens);
@@ -50,11 +51,18 @@ BlockPass::BlockPass(const Model& model, const TrainedBlock& like, int tokens, i
   rope_ = AlignedBuffer<float>(table.size());
   std::copy(table.begin(), table.end(), rope_.data());
   int64_t widest = std::max<int64_t>(config_.hidden_size, config_.query_size());
+  weights_.resize(places);
   for (const TrainedLinear& l : like.linears) {
-    weight_buffers_.emplace_back(l.weight.value.empty() ? static_cast<size_t>(l.n() * l.k()) : 0);
+    for (Weights& w : weights_)
+      w.buffers.emplace_back(
+          l.weight.value.empty() && !(bf16 && l.is_frozen()) ? static_cast<size_t>(l.n() * l.k()) : 0);
     widest = std::max(widest, l.k());
   }
-  weights_.resize(weight_buffers_.size());
+  for (Weights& w : weights_) {
+    w.data.resize(w.buffers.size());
+    w.rounded.resize(w.buffers.size());
+  }
+  if (bf16) sum_ = AlignedBuffer<float>(rows * hidden);
   wide_ = AlignedBuffer<float>(rows * std::max(query, inner));
   dx_ = AlignedBuffer<float>(rows * hidden);
   dq_ = AlignedBuffer<float>(rows * query);
@@ -70,9 +78,13 @@ BlockPass::BlockPass(const Model& model, const TrainedBlock& like, int tokens, i
 uint64_t BlockPass::bytes() const {
   uint64_t total = 0;
   for (const AlignedBuffer<float>* b :
-       {&rope_, &wide_, &dx_, &dq_, &dk_, &dv_, &dk_shared_, &dv_shared_, &scratch_})
+       {&rope_, &wide_, &sum_, &dx_, &dq_, &dk_, &dv_, &dk_shared_, &dv_shared_, &scratch_})
     total += b->bytes();
-  for (const auto& b : weight_buffers_) total += b.bytes();
+  for (const Weights& w : weights_) {
+    for (const auto& b : w.buffers) total += b.bytes();
+    for (const auto& r : w.rounded) total += r.bytes();
+  }
+  total += room_.bytes();
   return total;
 }
 
@@ -123,13 +135,17 @@ void BlockPass::for_positions(const Body& body) {
   });
 }
 
-void BlockPass::load(TrainedBlock& block) {
-  for (size_t i = 0; i < block.linears.size(); ++i)
-    weights_[i] = block.linears[i].materialize(weight_buffers_[i].data(), pool_);
-}
-
-const float* BlockPass::weight(const TrainedBlock& block, const TrainedLinear* linear) const {
-  return weights_[static_cast<size_t>(linear - block.linears.data())];
+void BlockPass::load(TrainedBlock& block, size_t place) {
+  place_ = place;
+  Weights& w = weights_[place];
+  for (size_t i = 0; i < block.linears.size(); ++i) {
+    const TrainedLinear& l = block.linears[i];
+    if (!bf16_ || !l.is_frozen()) {
+      w.data[i] = l.materialize(w.buffers[i].data(), pool_);
+    } else if (!w.rounded[i]) {
+      w.rounded[i] = RoundedWeight(l, *bf16_, pool_);
+    }
+  }
 }
 
 void BlockPass::norm(const TrainedNorm& norm, const float* x, float* y) {
@@ -172,16 +188,32 @@ void BlockPass::add(float* y, const float* x, int64_t n) {
 
 void BlockPass::linear(const TrainedBlock& block, const TrainedLinear& l, const float* x, float* y) {
   const float* bias = l.bias_data();
+  const Weights& w = weights_[place_];
+  const size_t i = index(block, l);
+  if (w.rounded[i]) {
+    w.rounded[i].forward(x, tokens_, bias, y, room_, pool_);
+    l.add_adapter(x, tokens_, y, pool_);
+    return;
+  }
   if (bias) {
     for (int64_t t = 0; t < tokens_; ++t) std::copy_n(bias, l.n(), y + t * l.n());
   }
-  gemm(1, {x, l.k()}, {weight(block, &l), l.k(), true}, bias ? 1 : 0, y, l.n(), tokens_, l.n(), l.k(), pool_);
+  gemm(1, {x, l.k()}, {w.data[i], l.k(), true}, bias ? 1 : 0, y, l.n(), tokens_, l.n(), l.k(), pool_);
 }
 
 void BlockPass::linear_backward(TrainedBlock& block, TrainedLinear& l, const float* x, const float* dy,
                                 float* dx, bool add) {
   l.accumulate(x, dy, tokens_, scratch_, pool_);
-  gemm(1, {dy, l.n()}, {weight(block, &l), l.k()}, add ? 1 : 0, dx, l.k(), tokens_, l.k(), l.n(), pool_);
+  if (!dx) return;
+  const Weights& w = weights_[place_];
+  const size_t i = index(block, l);
+  if (!w.rounded[i]) {
+    gemm(1, {dy, l.n()}, {w.data[i], l.k()}, add ? 1 : 0, dx, l.k(), tokens_, l.k(), l.n(), pool_);
+    return;
+  }
+  w.rounded[i].backward(dy, tokens_, add ? sum_.data() : dx, room_, pool_);
+  if (add) this->add(dx, sum_.data(), tokens_ * l.k());
+  l.add_adapter_backward(dy, tokens_, dx, pool_);
 }
 
 void BlockPass::forward(TrainedBlock& b, const float* h, BlockActivations& act, float* out) {
@@ -279,11 +311,13 @@ void BlockPass::backward_attention(TrainedBlock& b, BlockActivations& act, float
   linear_backward(b, *b.v, x, dv_shared_.data(), dx, true);
 }
 
-void BlockPass::backward(TrainedBlock& b, const float* h, BlockActivations& act, float* gradient) {
-  backward_mlp(b, act, dx_.data(), gradient);
+void BlockPass::backward(TrainedBlock& b, const float* h, BlockActivations& act, float* gradient,
+                         bool input) {
+  float* normed = input || b.attn_norm.trained() ? dx_.data() : nullptr;  // of what q, k and v read
+  backward_mlp(b, act, config_.parallel_block ? normed : dx_.data(), gradient);
   if (!config_.parallel_block) norm_backward(b.mlp_norm, act.middle.data(), dx_.data(), gradient);
-  backward_attention(b, act, dx_.data(), gradient);
-  norm_backward(b.attn_norm, h, dx_.data(), gradient);
+  backward_attention(b, act, normed, gradient);
+  if (normed) norm_backward(b.attn_norm, h, normed, gradient);
 }
 
 }  // namespace nibble

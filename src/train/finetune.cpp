@@ -12,9 +12,10 @@
 namespace nibble {
 namespace {
 
-constexpr uint64_t kKeptBytes = uint64_t{2} << 30;  // of activations: more are computed again on the way back
-constexpr int kBatchTokens = 1024;                  // of a pass; a step may take several
-constexpr int kChecks = 5;                          // of the held-out loss on the way
+// Of activations and weights in float32: what is more is computed again on the way back.
+constexpr uint64_t kKeptBytes = uint64_t{2} << 30;
+constexpr int kBatchTokens = 1024;  // of a pass; a step may take several
+constexpr int kChecks = 5;          // of the held-out loss on the way
 
 int64_t answer_tokens(const TrainingRow& row) { return static_cast<int64_t>(row.tokens.size()) - row.prompt; }
 
@@ -28,6 +29,7 @@ class Rows {
     int64_t total = 0;
     for (const TrainingRow* row : rows) total += answer_tokens(*row);
     double sum = 0;
+    Since since = Since::kChanged;
     for (size_t i = 0; i < rows.size();) {
       batch_.clear();
       std::vector<int32_t> answers;
@@ -42,7 +44,8 @@ class Rows {
         ++i;
       }
       loss_.set(std::move(answers), total);
-      sum += gradients ? pass_.gradients(batch_, loss_) : pass_.loss(batch_, loss_);
+      sum += gradients ? pass_.gradients(batch_, loss_, since) : pass_.loss(batch_, loss_, since);
+      since = Since::kUnchanged;
     }
     return sum;
   }
@@ -139,6 +142,7 @@ OrderedJson finetune_settings(const TrainedModel& trained, const TrainingText& t
           {"--weight-decay", o.decay},
           {"--strip-marks", o.strip_marks},
           {"--seed", o.seed},
+          {"--dtype", o.bf16 ? "bfloat16" : "float32"},
           {"--score-rows", o.score_rows},
           {"held out", o.held_out},
           {"--threads", threads}};
@@ -153,13 +157,7 @@ class FineTuning : private TrainingLoop {
         pool_(pool),
         calls_(calls),
         batch_tokens_(std::max(longest_row(text), kBatchTokens)),
-        pass_(trained,
-              {.batch_tokens = batch_tokens_,
-               .context = longest_row(text),
-               .recompute = BlockActivations(trained.config(), 1).bytes() *
-                                static_cast<uint64_t>(batch_tokens_) * trained.blocks.size() >
-                            kKeptBytes},
-              pool),
+        pass_(trained, pass_options(trained, o, batch_tokens_, longest_row(text)), pool),
         loss_(trained.config().vocab_size, pool),
         rows_(pass_, loss_, batch_tokens_),
         order_(text, o),
@@ -168,6 +166,7 @@ class FineTuning : private TrainingLoop {
     report_.rows = order_.rows();
     report_.held_out = static_cast<int>(order_.held_out().size());
     report_.too_long = text.too_long;
+    report_.bf16 = pass_.bf16();
     const double wanted = std::ceil(o.epochs * report_.rows / o.batch);
     total_ = static_cast<int>(o.max_steps > 0 ? std::min<double>(o.max_steps, wanted) : wanted);
   }
@@ -181,6 +180,20 @@ class FineTuning : private TrainingLoop {
   }
 
  private:
+  static GradientOptions pass_options(TrainedModel& trained, const FineTuneOptions& o, int batch_tokens,
+                                      int context) {
+    const uint64_t activations = BlockActivations(trained.config(), 1).bytes() *
+                                 static_cast<uint64_t>(batch_tokens) * trained.blocks.size();
+    const bool recompute = activations > kKeptBytes;
+    const bool keep_weights =
+        GradientPass::weight_bytes(trained) + (recompute ? 0 : activations) <= kKeptBytes;
+    const bool bf16 = o.bf16 && !o.full && keep_weights && kernels().dense_bf16_bf16;
+    return {.batch_tokens = batch_tokens,
+            .context = context,
+            .recompute = recompute,
+            .keep_weights = keep_weights,
+            .bf16 = bf16 ? &kernels() : nullptr};
+  }
   static std::vector<AdamRule> rules(const std::vector<Parameter*>& parameters, const FineTuneOptions& o) {
     std::vector<AdamRule> rules;
     for (Parameter* p : parameters) {

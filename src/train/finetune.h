@@ -44,6 +44,9 @@ struct FineTuneOptions {
   int held_out = 64;         // rows, at most a tenth, that are only looked at
   int score_rows = 32;       // of them, at most, that the model answers at every check
   uint64_t seed = 0;         // draws the order of the rows, and the adapters' first values
+  // Beside adapters: the frozen weights are multiplied in bf16 where the processor has the instruction and
+  // memory for it; otherwise in float32.
+  bool bf16 = true;
   double learning_rate() const { return rate > 0 ? rate : full ? 2e-5 : 5e-4; }
   void validate() const;  // throws UsageError
 };
@@ -63,6 +66,7 @@ struct FineTuneReport {
   int steps = 0;
   int64_t tokens = 0, answer_tokens = 0;  // trained on, prompts included and not
   int rows = 0, held_out = 0, too_long = 0;
+  bool bf16 = false;                         // what the frozen weights were multiplied in
   double seconds = 0, training_seconds = 0;  // of all, of all but the checks and what was kept
   uint64_t peak_rss = 0;
 };

@@ -36,6 +36,7 @@ OrderedJson to_json(const FineTuneReport& r, const FineTuneOptions& o) {
                {"epochs", o.epochs},
                {"batch", o.batch},
                {"seed", o.seed},
+               {"products", r.bf16 ? "bfloat16" : "float32"},
                {"steps", r.steps},
                {"tokens", r.tokens},
                {"answer_tokens", r.answer_tokens},

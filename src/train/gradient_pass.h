@@ -19,7 +19,14 @@ struct GradientOptions {
   int batch_tokens = 512;  // most tokens of a batch
   int context = 512;       // most tokens of a sequence
   bool recompute = true;   // false: every block's activations are kept, a forward pass less and more memory
+  bool keep_weights = false;  // float32 copies of all weights are kept: made once a step, weight_bytes() more
+  // With kept weights: frozen ones and what they are multiplied with are rounded to bf16, sums are float32,
+  // by this table's dense_bf16_bf16. Null: all in float32.
+  const KernelTable* bf16 = nullptr;
 };
+
+// Of the trained model since the last call.
+enum class Since { kChanged, kUnchanged };
 
 class GradientPass {
  public:
@@ -28,16 +35,24 @@ class GradientPass {
 
   // Segments are whole sequences: each starts at position 0, slots are not read. Throws Error for a batch
   // that does not fit, or a token outside the vocabulary.
-  double loss(const Batch& batch, Loss& loss);
+  double loss(const Batch& batch, Loss& loss, Since since = Since::kChanged);
   // The same, and adds ∂loss to the gradients of what is trained.
-  double gradients(const Batch& batch, Loss& loss);
+  double gradients(const Batch& batch, Loss& loss, Since since = Since::kChanged);
 
+  bool bf16() const { return options_.bf16 != nullptr; }
   uint64_t workspace_bytes() const;
+  // What keep_weights takes.
+  static uint64_t weight_bytes(TrainedModel& model);
 
  private:
   void embed(const Batch& batch);
-  void forward(const Batch& batch);
+  void forward(const Batch& batch, Since since);
   double head(const Batch& batch, Loss& loss, bool gradients);
+  // Rows of the head's weight, in `scratch` where they are not in memory.
+  const float* head_rows(int64_t first, int64_t count, float* scratch) const;
+  void logits(const float* x, int64_t rows);  // of x [rows, hidden] into logits_
+  // Of ∂loss/∂logits in logits_: dx_ of the tokens to[rows], and what of the head is trained.
+  void head_backward(const float* x, int64_t rows, const int64_t* to);
   void embedding_gradient(const Batch& batch);
 
   TrainedModel& model_;
@@ -46,7 +61,10 @@ class GradientPass {
   ThreadPool& pool_;
   const KernelTable& kernels_;
   BlockPass block_;
-  int64_t head_rows_ = 0;  // rows of logits at a time
+  int64_t head_rows_ = 0;              // rows of logits at a time
+  AlignedBuffer<float> head_weights_;  // of a head that is not trained, where weights are kept
+  RoundedWeight rounded_head_;         // or this, in bf16
+  AlignedBuffer<uint16_t> room_;       // for its inputs
   std::vector<AlignedBuffer<float>>
       stream_;                               // [blocks + 1], each [tokens, hidden]: what goes into each block
   std::vector<BlockActivations> kept_;       // of each block, or of one

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "kernels/ops.h"
 
@@ -49,11 +50,16 @@ void CrossEntropy::set(std::vector<int32_t> answers, int64_t total) {
   }
 }
 
-void CrossEntropy::begin(const Batch& batch) { NIBBLE_CHECK(answers_.size() == batch.tokens.size()); }
-
-bool CrossEntropy::counts(int64_t first, int64_t count) const {
-  return std::any_of(answers_.begin() + first, answers_.begin() + first + count,
-                     [](int32_t a) { return a >= 0; });
+std::vector<int64_t> CrossEntropy::begin(const Batch& batch) {
+  NIBBLE_CHECK(answers_.size() == batch.tokens.size());
+  std::vector<int64_t> rows;
+  wanted_.clear();
+  for (size_t t = 0; t < answers_.size(); ++t) {
+    if (answers_[t] < 0) continue;
+    rows.push_back(static_cast<int64_t>(t));
+    wanted_.push_back(answers_[t]);
+  }
+  return rows;
 }
 
 double CrossEntropy::rows(int64_t first, int64_t count, float* logits) {
@@ -63,11 +69,7 @@ double CrossEntropy::rows(int64_t first, int64_t count, float* logits) {
   pool_.parallel_for(static_cast<size_t>(count), 1, [&](size_t begin, size_t end, int) {
     for (size_t r = begin; r < end; ++r) {
       float* row = logits + static_cast<int64_t>(r) * vocab_;
-      const int32_t answer = answers_[static_cast<size_t>(first) + r];
-      if (answer < 0) {
-        std::fill_n(row, vocab_, 0.0f);
-        continue;
-      }
+      const int32_t answer = wanted_[static_cast<size_t>(first) + r];
       const float top = k.max(row, vocab_), wanted = row[answer];
       const float sum = k.exp_sum(row, vocab_, top);
       losses[r] = (std::log(double{sum}) + double{top} - double{wanted}) / static_cast<double>(total_);
@@ -88,9 +90,12 @@ Divergence::Divergence(ForwardPass& teacher, float temperature, ThreadPool& pool
                                   static_cast<size_t>(pool_.size()));
 }
 
-void Divergence::begin(const Batch& batch) {
+std::vector<int64_t> Divergence::begin(const Batch& batch) {
   tokens_ = static_cast<int64_t>(batch.tokens.size());
   teacher_.forward(batch);
+  std::vector<int64_t> rows(batch.tokens.size());
+  std::iota(rows.begin(), rows.end(), int64_t{0});
+  return rows;
 }
 
 double Divergence::rows(int64_t first, int64_t count, float* logits) {

@@ -14,11 +14,10 @@ namespace nibble {
 class Loss {
  public:
   virtual ~Loss() = default;
-  // Before the rows of a batch.
-  virtual void begin(const Batch& batch) = 0;
-  // Whether one of the rows first … first + count − 1 of the batch counts.
-  virtual bool counts(int64_t first, int64_t count) const = 0;
-  // What these rows add to the loss; logits[count, vocab] become ∂loss/∂logits.
+  // Before the rows of a batch. Those of its tokens that count, in their order: no others need logits.
+  virtual std::vector<int64_t> begin(const Batch& batch) = 0;
+  // What the rows first … first + count − 1 of those that count add to the loss; logits[count, vocab] become
+  // ∂loss/∂logits.
   virtual double rows(int64_t first, int64_t count, float* logits) = 0;
 };
 
@@ -33,14 +32,14 @@ class CrossEntropy : public Loss {
   // Each token's next in its segment, wherever there is one.
   static std::vector<int32_t> next_tokens(const Batch& batch);
 
-  void begin(const Batch& batch) override;
-  bool counts(int64_t first, int64_t count) const override;
+  std::vector<int64_t> begin(const Batch& batch) override;
   double rows(int64_t first, int64_t count, float* logits) override;
 
  private:
   int64_t vocab_;
   ThreadPool& pool_;
-  std::vector<int32_t> answers_;
+  std::vector<int32_t> answers_;  // of the batch's tokens
+  std::vector<int32_t> wanted_;   // of the rows that count
   int64_t total_ = 0;
 };
 
@@ -50,8 +49,7 @@ class Divergence : public Loss {
  public:
   Divergence(ForwardPass& teacher, float temperature, ThreadPool& pool);
 
-  void begin(const Batch& batch) override;  // runs the teacher
-  bool counts(int64_t, int64_t) const override { return true; }
+  std::vector<int64_t> begin(const Batch& batch) override;  // runs the teacher
   double rows(int64_t first, int64_t count, float* logits) override;
 
  private:

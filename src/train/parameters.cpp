@@ -213,6 +213,22 @@ void TrainedLinear::accumulate(const float* x, const float* dy, int64_t m, Align
   gemm(parts_.adapter_scale, {inner.data(), rank, true}, {x, k}, 1, a.gradient.data(), k, rank, k, m, pool);
 }
 
+void TrainedLinear::add_adapter(const float* x, int64_t m, float* y, ThreadPool& pool) const {
+  if (a.value.empty()) return;
+  const int64_t n = source_->n, k = source_->k, rank = parts_.adapter_rank;
+  std::vector<float> inner(static_cast<size_t>(m * rank));
+  gemm(1, {x, k}, {a.value.data(), k, true}, 0, inner.data(), rank, m, rank, k, pool);
+  gemm(parts_.adapter_scale, {inner.data(), rank}, {b.value.data(), rank, true}, 1, y, n, m, n, rank, pool);
+}
+
+void TrainedLinear::add_adapter_backward(const float* dy, int64_t m, float* dx, ThreadPool& pool) const {
+  if (a.value.empty()) return;
+  const int64_t n = source_->n, k = source_->k, rank = parts_.adapter_rank;
+  std::vector<float> inner(static_cast<size_t>(m * rank));
+  gemm(1, {dy, n}, {b.value.data(), rank}, 0, inner.data(), rank, m, rank, n, pool);
+  gemm(parts_.adapter_scale, {inner.data(), rank}, {a.value.data(), k}, 1, dx, k, m, k, rank, pool);
+}
+
 void TrainedLinear::collect(std::vector<Parameter*>& to) {
   for (Parameter* p : {&weight, &bias, &scales, &zeros, &a, &b}) {
     if (p->trained()) to.push_back(p);

@@ -74,6 +74,12 @@ class TrainedLinear {
                        float* scratch);
   void accumulate_bias(const float* dy, int64_t m, ThreadPool& pool);
 
+  // Whether w without the adapter stays as the checkpoint has it.
+  bool is_frozen() const { return weight.value.empty() && !scales.trained() && !zeros.trained(); }
+  // What the adapter alone adds: y[m, n] += x·(s·B·A)ᵀ, dx[m, k] += dy·(s·B·A). Nothing without one.
+  void add_adapter(const float* x, int64_t m, float* y, ThreadPool& pool) const;
+  void add_adapter_backward(const float* dy, int64_t m, float* dx, ThreadPool& pool) const;
+
   void collect(std::vector<Parameter*>& to);  // those that are trained
 
  private:
@@ -84,6 +90,7 @@ class TrainedLinear {
 
 struct TrainedNorm {
   Parameter weight, bias;  // [hidden]; bias empty for RMSNorm
+  bool trained() const { return weight.trained() || bias.trained(); }
 };
 
 struct TrainedBlock {

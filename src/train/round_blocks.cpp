@@ -199,7 +199,7 @@ class BlockRounding {
       pass_.load(block);
       pass_.forward(block, input_.data(), activations_, output_.data());
       const double loss = error(wanted_.data(), static_cast<double>(pass_.tokens()));
-      pass_.backward(block, input_.data(), activations_, output_.data());
+      pass_.backward(block, input_.data(), activations_, output_.data(), false);
       const float rate = static_cast<float>(o_.rate * (1 - static_cast<double>(step - 1) / o_.steps));
       for (size_t i = 0; i < linears.size(); ++i) {
         std::vector<float>& gradient = linears[i]->weight.gradient;

@@ -149,6 +149,102 @@ TEST_P(Gradients, OfABatchAreTheMeanOverItsTokens) {
     EXPECT_LE(distance(all[i]->gradient, gradients[i]), 1e-4 * norm_of(gradients[i])) << all[i]->name;
 }
 
+// Rows that do not count take no part: those of two losses over a part each add up.
+TEST_P(Gradients, OfSomeRowsAddUpToThoseOfAll) {
+  const Batch batch = odd_batch();
+  TrainedModel trained(model_, {.everything = true}, pool_);
+  GradientPass pass(trained, {.batch_tokens = 200, .context = 150}, pool_);
+  CrossEntropy loss(model_->config.vocab_size, pool_);
+  const std::vector<int32_t> answers = CrossEntropy::next_tokens(batch);
+  loss.set(answers);
+  const double together = pass.gradients(batch, loss);
+  std::vector<std::vector<float>> gradients;
+  for (Parameter* p : trained.parameters()) gradients.push_back(p->gradient);
+  trained.clear_gradients();
+  double apart = 0;
+  for (const bool first : {true, false}) {
+    std::vector<int32_t> part = answers;
+    for (size_t i = 0; i < part.size(); ++i) {
+      if ((i % 3 == 0 || (i > 40 && i < 60)) == first) part[i] = -1;
+    }
+    loss.set(part, 185);
+    apart += pass.gradients(batch, loss);
+  }
+  EXPECT_NEAR(together, apart, 1e-6 * apart);
+  const auto all = trained.parameters();
+  for (size_t i = 0; i < all.size(); ++i)
+    EXPECT_LE(distance(all[i]->gradient, gradients[i]), 1e-5 * norm_of(gradients[i])) << all[i]->name;
+}
+
+// Whether weights are kept from pass to pass changes the time alone.
+TEST_P(Gradients, KeptWeightsAreThoseOfEveryPass) {
+  const Batch batch = odd_batch();
+  for (const auto& base : {model_, quantized(false)}) {
+    TrainedModel trained(base, {.scales = base->is_quantized(), .adapter_rank = 3, .seed = 5}, pool_);
+    const GradientOptions options{.batch_tokens = 200, .context = 150};
+    GradientOptions keeping = options;
+    keeping.keep_weights = true;
+    GradientPass plain(trained, options, pool_), kept(trained, keeping, pool_);
+    EXPECT_GT(kept.workspace_bytes(), plain.workspace_bytes());
+    CrossEntropy loss(model_->config.vocab_size, pool_);
+    loss.set(CrossEntropy::next_tokens(batch));
+    const auto gradients = [&](GradientPass& pass, Since since) {
+      trained.clear_gradients();
+      std::vector<std::vector<float>> all = {{static_cast<float>(pass.gradients(batch, loss, since))}};
+      for (const Parameter* p : trained.parameters()) all.push_back(p->gradient);
+      return all;
+    };
+    const auto before = gradients(plain, Since::kChanged);
+    EXPECT_EQ(gradients(kept, Since::kChanged), before);
+    EXPECT_EQ(gradients(kept, Since::kUnchanged), before);
+    for (Parameter* p : trained.parameters()) {
+      for (float& x : p->value) x = 0.97f * x + 0.001f;
+    }
+    const auto after = gradients(plain, Since::kChanged);
+    EXPECT_NE(after, before);
+    EXPECT_EQ(gradients(kept, Since::kChanged), after);
+  }
+}
+
+// Frozen weights in bf16 beside adapters in float32, by every table that has the product.
+TEST_P(Gradients, WithProductsInBf16AreNearThoseInFloat32) {
+  const Batch batch = odd_batch();
+  for (const auto& base : {model_, quantized(false)}) {
+    TrainedModel trained(base, {.adapter_rank = 3, .seed = 5}, pool_);
+    Random random(3);
+    for (Parameter* p : trained.parameters()) {
+      if (p->name.find("lora_B") == std::string::npos) continue;
+      for (float& x : p->value) x = static_cast<float>((random.uniform() - 0.5) * 0.05);
+    }
+    CrossEntropy loss(model_->config.vocab_size, pool_);
+    loss.set(CrossEntropy::next_tokens(batch));
+    GradientOptions options{.batch_tokens = 200, .context = 150, .recompute = false, .keep_weights = true};
+    GradientPass exact(trained, options, pool_);
+    const double expected = exact.gradients(batch, loss);
+    std::vector<std::vector<float>> gradients;
+    for (const Parameter* p : trained.parameters()) gradients.push_back(p->gradient);
+    for (const std::string_view isa : supported_isas()) {
+      options.bf16 = kernels_named(isa);
+      if (!options.bf16->dense_bf16_bf16) continue;
+      GradientPass rounded(trained, options, pool_);
+      trained.clear_gradients();
+      EXPECT_NEAR(rounded.gradients(batch, loss), expected, 5e-3 * expected) << isa;
+      const auto all = trained.parameters();
+      for (size_t i = 0; i < all.size(); ++i)
+        EXPECT_LE(distance(all[i]->gradient, gradients[i]), 0.1 * norm_of(gradients[i]))
+            << isa << " " << all[i]->name;
+      // The adapters of now count, whatever is kept.
+      for (Parameter* p : all) {
+        for (float& x : p->value) x = 1.5f * x;
+      }
+      EXPECT_NEAR(rounded.loss(batch, loss), exact.loss(batch, loss), 5e-3 * expected) << isa;
+      for (Parameter* p : all) {
+        for (float& x : p->value) x = x / 1.5f;
+      }
+    }
+  }
+}
+
 // Along the gradient, and along a random direction, the loss changes as the gradients say.
 // scale: of the gradient to the loss. change: of the loss at each step, as a share of it.
 void expect_slopes(TrainedModel& trained, GradientPass& pass, const Batch& batch, Loss& loss, double scale,

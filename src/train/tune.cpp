@@ -18,6 +18,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr uint64_t kKeptWeights = uint64_t{1}
+                                  << 30;  // in float32; those of a larger model are made in each pass
+
 // The linears that training moved take what it left, which lies in `buffers`.
 void take_over(const TrainedModel& trained, Model& quantized, std::vector<PackedBuffers>& buffers,
                ThreadPool& pool) {
@@ -125,7 +128,12 @@ class Tuning : private TrainingLoop {
         context_(static_cast<int>(text.longest())),
         teacher_(original, {.context = context_, .batch_tokens = context_, .precision = Precision::exact()},
                  pool),
-        pass_(trained, {.batch_tokens = context_, .context = context_, .recompute = o.recompute}, pool),
+        pass_(trained,
+              {.batch_tokens = context_,
+               .context = context_,
+               .recompute = o.recompute,
+               .keep_weights = GradientPass::weight_bytes(trained) <= kKeptWeights},
+              pool),
         divergence_(teacher_, static_cast<float>(o.temperature), pool),
         judge_(teacher_, 1, pool),
         parameters_(trained.parameters()),
@@ -170,10 +178,12 @@ class Tuning : private TrainingLoop {
   }
   double check(int step) override {
     double sum = 0, tokens = 0;
+    Since since = Since::kChanged;
     for (size_t i = samples_; i < text_.samples.size(); ++i) {
       if (progress_ && step > 0) progress_(step, options_.steps, report_.checks.back().kl);
       const double count = static_cast<double>(text_.samples[i].size());
-      sum += count * pass_.loss(batch_of(text_.samples[i]), judge_);
+      sum += count * pass_.loss(batch_of(text_.samples[i]), judge_, since);
+      since = Since::kUnchanged;
       tokens += count;
     }
     const double kl = sum / tokens;

@@ -1,6 +1,21 @@
 // Puts the page together, keeps its theme, and follows a study that is still running.
 
-const kSections = [['deploy', 'Deploy'], ['table1', 'Table 1'], ['issues', 'Issues'], ['models', 'Models'], ['tables', 'Tables'], ['answers', 'Answers'], ['study', 'Study']];
+const kSections = [['deploy', 'Deploy'], ['table1', 'Table 1'], ['issues', 'Issues'], ['models', 'Models'], ['finetuning', 'Fine-tuning'], ['tables', 'Tables'], ['answers', 'Answers'], ['study', 'Study']];
+
+// Of a study that names no fine-tuned model, nothing.
+function finetuningSection() {
+  const pairs = state.study.finetuned;
+  document.querySelector('#sections a[href="#finetuning"]').hidden = !pairs.length;
+  if (!pairs.length) return [];
+  return section('finetuning', 'What fine-tuning changed',
+    el('p', {class: 'lead'}, 'What quantization costs each model against its own 16-bit form: points of right answers, per cent of perplexity, KL in nats. The difference is fine-tuned less base with its standard error: on tasks row by row on the same rows, of KLs as of two independent means.'),
+    pairs.flatMap(({model, base, measures, layers}) => {
+      const title = `${model}, fine-tuned from ${base}`, key = `finetuned ${model} ${base}`;
+      return [el('h3', {class: 'group'}, title),
+        measures.rows.length ? registryTable(key, title, measures) : el('p', {class: 'empty'}, 'The two models have no configuration in common.'),
+        ...layers.rows.length ? [el('h4', {class: 'group'}, 'Relative output errors of the layers that grew most'), registryTable(`${key} layers`, `Layers of ${title}`, layers)] : []];
+    }));
+}
 
 function tablesSection() {
   const {tables, comparisons} = state.study;
@@ -28,7 +43,7 @@ function drawAll() {
   forgetCharts();
   const main = document.getElementById('main');
   main.style.minHeight = `${main.offsetHeight}px`;  // so that the page does not jump while it is empty
-  main.replaceChildren(deploySection(), table1Section(), issuesSection(), modelSection(), tablesSection(), answersSection(), studySection());
+  main.replaceChildren(...[deploySection(), table1Section(), issuesSection(), modelSection(), finetuningSection(), tablesSection(), answersSection(), studySection()].flat());
   main.style.minHeight = '';
   window.scrollTo({top, behavior: 'instant'});
   if (focused >= 0) document.querySelectorAll('select')[focused]?.focus({preventScroll: true});
