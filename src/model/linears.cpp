@@ -76,9 +76,9 @@ Linears::Form Linears::form_of(const Linear& linear) const {
   return {.bf16 = linear.dense.dtype == DType::kBF16 && precision_.bf16 && kernels_.dense_bf16_bf16};
 }
 
-// The rest by tiles.
-int64_t Linears::rows_by_int8(int64_t rows) const {
-  return kernels_.packed_bf16 ? std::min(found_, rows) : rows;
+// The rest by tiles, which take 32 inputs at a time: groups of 16 leave them half empty.
+int64_t Linears::rows_by_int8(int64_t group, int64_t rows) const {
+  return kernels_.packed_bf16 && group >= 32 ? std::min(found_, rows) : rows;
 }
 
 ActI8View Linears::int8_view(int64_t k, int64_t group, int64_t rows) {
@@ -108,7 +108,7 @@ const float* Linears::convert(const Form& form, const float* x, int64_t rows, in
       kernels_.to_bf16(x + begin, bf16_.data() + begin, static_cast<int64_t>(end - begin));
     });
   } else if (form.group > 0) {
-    const int64_t groups = (k + form.group - 1) / form.group, by_int8 = rows_by_int8(rows);
+    const int64_t groups = (k + form.group - 1) / form.group, by_int8 = rows_by_int8(form.group, rows);
     const ActI8View act = int8_view(k, form.group, by_int8);
     pool_.parallel_for(static_cast<size_t>(rows), 4, [&](size_t begin, size_t end, int) {
       const int64_t first = static_cast<int64_t>(begin), last = static_cast<int64_t>(end);
@@ -130,7 +130,7 @@ void Linears::compute(const LinearCall& call, const float* x, int64_t rows, int6
   const Form form = form_of(l);
   float* scratch = scratch_.data() + static_cast<size_t>(thread) * scratch_per_thread_;
   if (form.group > 0) {
-    const int64_t groups = l.packed->format.groups(), by_int8 = rows_by_int8(rows);
+    const int64_t groups = l.packed->format.groups(), by_int8 = rows_by_int8(form.group, rows);
     if (by_int8 > 0) {
       kernels_.packed_i8(*l.packed, int8_view(l.k, form.group, by_int8), bias, call.y, l.n, begin, end,
                          scratch);

@@ -47,7 +47,7 @@ class Linears {
     bool operator==(const Form&) const = default;
   };
   Form form_of(const Linear& linear) const;
-  int64_t rows_by_int8(int64_t rows) const;
+  int64_t rows_by_int8(int64_t group, int64_t rows) const;
   ActI8View int8_view(int64_t k, int64_t group, int64_t rows);  // of what convert leaves
   // Makes the linears' input of x; returns what takes its place for those that read float32.
   const float* convert(const Form& form, const float* x, int64_t rows, int64_t k);
