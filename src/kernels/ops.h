@@ -57,7 +57,9 @@ struct ActI8Row {
 };
 
 // Activations for one linear: symmetric int8, k padded with zeros to whole segments. Rows come in tiles of
-// kActRows, the last one smaller; within a tile one segment (or block) of every row comes after the other.
+// kActRows, the last one smaller; within a tile one segment (or block) of every row comes after the other. A
+// table reads either steps, units and counts (KernelTable::int8_steps) or scales and sums; what it does not
+// read may be null.
 struct ActI8View {
   int8_t* codes = nullptr;    // tiles of [segments, rows of the tile, kActSegment]
   float* scales = nullptr;    // tiles of [segments, rows of the tile]: unit · step
@@ -79,12 +81,13 @@ struct ActI8View {
   ActI8Row row(int64_t i) const {
     const int64_t first = first_of_tile(i), in = i - first;
     const int64_t scale = first * segments() + in, sum = first * blocks() + in;
+    const auto at = [](auto* of, int64_t place) { return of ? of + place : nullptr; };
     return {codes + first * stride + in * kActSegment,
-            scales + scale,
-            steps + scale,
-            units + sum,
-            sums + sum,
-            counts + sum,
+            at(scales, scale),
+            at(steps, scale),
+            at(units, sum),
+            at(sums, sum),
+            at(counts, sum),
             tile(i),
             block};
   }
@@ -131,6 +134,7 @@ struct KernelTable {
   // The same with int8 activations: a block adds s_w · (Σ s_a · dot − zero · sum), with an int32 dot for
   // each segment; its sum in int32 by the steps or in float32 by the scales, the rest float32. scratch: as
   // for packed_f32.
+  bool int8_steps = false;  // which of them packed_i8 reads
   void (*packed_i8)(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
                     int64_t panel_begin, int64_t panel_end, float* scratch) = nullptr;
   // With bf16 activations: a group adds s_w · (Σ q · a − zero · sum), products and sums in float32. Loses
@@ -141,7 +145,8 @@ struct KernelTable {
   // Rows [m, k] as ActBf16View says, sums [m, ⌈k/group⌉]; null without packed_bf16.
   void (*tile_rows)(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t group, uint16_t* values,
                     float* sums) = nullptr;
-  // k values as ActI8View says: step the least with which no code exceeds 127, round to nearest even.
+  // k values as ActI8View says: step the least with which no code exceeds 127, round to nearest even. Fills
+  // what is not null.
   void (*quantize_i8)(const float* x, int64_t k, const ActI8Row& row) = nullptr;
   // y[n] = x / scale, round to nearest even; returns scale = max|x|/127.
   float (*to_i8)(const float* x, int8_t* y, int64_t n) = nullptr;

@@ -30,10 +30,16 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
   const int64_t widest = std::max({c.hidden_size, c.intermediate_size, c.query_size()});
   bool any_packed = expect_packed || model.head.packed, any_dense = !model.head.packed;
   bool any_order = model.head.order != nullptr;
+  int64_t narrowest = expect_packed ? kActSegment : kActBlock;  // block of int8 activations
+  const auto add = [&](const Linear& l) {
+    if (l.packed) narrowest = std::min(narrowest, act_i8_block(l.packed->format.group(), l.k));
+  };
   for (const Linear* l : model.linears()) {
     (l->packed ? any_packed : any_dense) = true;
     any_order = any_order || l->order;
+    add(*l);
   }
+  add(model.head);
   std::vector<std::vector<const Linear*>> passes;
   for (const Block& b : model.blocks) {
     passes.push_back({&b.q, &b.k, &b.v});
@@ -50,9 +56,16 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
   if (any_order) ordered_ = AlignedBuffer<float>(rows * static_cast<size_t>(widest));
   if (any_packed && precision.int8) {
     const size_t codes = rows * static_cast<size_t>(act_i8_stride(widest)), segments = codes / kActSegment;
+    const size_t blocks = rows * static_cast<size_t>(act_i8_stride(widest) / narrowest + 1);
     int8_ = AlignedBuffer<int8_t>(codes);
-    for (auto* floats : {&int8_scales_, &int8_units_, &int8_sums_}) *floats = AlignedBuffer<float>(segments);
-    for (auto* integers : {&int8_steps_, &int8_counts_}) *integers = AlignedBuffer<int32_t>(segments);
+    if (kernels.int8_steps) {
+      int8_steps_ = AlignedBuffer<int32_t>(segments);
+      int8_units_ = AlignedBuffer<float>(blocks);
+      int8_counts_ = AlignedBuffer<int32_t>(blocks);
+    } else {
+      int8_scales_ = AlignedBuffer<float>(segments);
+      int8_sums_ = AlignedBuffer<float>(blocks);
+    }
     if (kernels.packed_bf16) {
       tiles_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(act_bf16_stride(widest)));
       tile_sums_ = AlignedBuffer<float>(segments);

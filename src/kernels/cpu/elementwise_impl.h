@@ -261,12 +261,12 @@ void quantize_i8(const float* x, int64_t k, const ActI8Row& row) {
         steps = V::fma(V::to_float(q), V::set(static_cast<float>(step)), steps);
       });
       for (int64_t c = size; c < kActSegment; ++c) to[c] = 0;
-      row.scales[segment * row.tile] = scale;
-      row.steps[segment * row.tile] = step * 0x10001;
+      if (row.scales) row.scales[segment * row.tile] = scale;
+      if (row.steps) row.steps[segment * row.tile] = step * 0x10001;
     }
-    row.units[b * row.tile] = unit;
-    row.sums[b * row.tile] = lane_sum<V>(sum);
-    row.counts[b * row.tile] = static_cast<int32_t>(lane_sum<V>(steps));
+    if (row.units) row.units[b * row.tile] = unit;
+    if (row.sums) row.sums[b * row.tile] = lane_sum<V>(sum);
+    if (row.counts) row.counts[b * row.tile] = static_cast<int32_t>(lane_sum<V>(steps));
   }
 }
 

@@ -207,8 +207,16 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const float* f
   // With few rows the memory is the limit: every half brings in its share of the next panel's codes, so that
   // reading never pauses.
   const uint8_t* ahead = chunk + panel_bytes + half * panel_bytes / kHalves;
-  constexpr bool kManyRows =
-      kRows > 4;  // then totals stay in memory: registers are for the sums and codes of a block
+  const auto next_segment = [&] {
+    acts.codes += kRows * kActSegment;
+    if constexpr (V::kSteps) {
+      acts.steps += kRows;
+    } else {
+      acts.scales += kRows;
+    }
+  };
+  // Then totals stay in memory: registers are for the sums and codes of a block.
+  constexpr bool kManyRows = kRows > 4;
   alignas(64) float total[kRows][V::kLanes];
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(total[r], start);
   const int64_t segments = x.segments(), block_segments = x.block / kActSegment;
@@ -234,8 +242,7 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const float* f
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
     }
     const int64_t end = s + block_segments < segments ? s + block_segments : segments;
-    for (; s < end;
-         ++s, left -= kWhole, acts.codes += kRows * kActSegment, acts.steps += kRows, acts.scales += kRows) {
+    for (; s < end; ++s, left -= kWhole, next_segment()) {
       if constexpr (kRows <= kReadingRows) {
         NIBBLE_UNROLL for (int64_t at = 0; at < kWhole * C::kBytes / kHalves; at += 64) {
           __builtin_prefetch(ahead + at, 0, 2);
@@ -275,7 +282,11 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const float* f
       }
     }
     if constexpr (kManyRows) asm volatile("" : "+m"(total));
-    acts.units += kRows, acts.sums += kRows, acts.counts += kRows;
+    if constexpr (V::kSteps) {
+      acts.units += kRows, acts.counts += kRows;
+    } else {
+      acts.sums += kRows;
+    }
   }
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
     if (valid == V::kLanes) {

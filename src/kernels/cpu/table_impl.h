@@ -18,6 +18,7 @@ constexpr KernelTable table_of() {
   t.dense_bf16 = dense_linear<V, DotBf16<V>>;
   t.dense_f16 = dense_linear<V, DotF16<V>>;
   t.packed_f32 = packed_f32<V>;
+  t.int8_steps = V::kSteps;
   t.packed_i8 = packed_i8<V>;
   t.quantize_i8 = quantize_i8<V>;
   t.to_i8 = to_i8<V>;

@@ -111,14 +111,14 @@ void quantize_i8(const float* x, int64_t k, const ActI8Row& row) {
         to[c] = static_cast<int8_t>(std::nearbyintf(x[from + c] * inverse));
         total += to[c];
       }
-      row.scales[s * row.tile] = scale;
-      row.steps[s * row.tile] = step * 0x10001;
+      if (row.scales) row.scales[s * row.tile] = scale;
+      if (row.steps) row.steps[s * row.tile] = step * 0x10001;
       sum += scale * static_cast<float>(total);
       count += step * total;
     }
-    row.units[b * row.tile] = unit;
-    row.sums[b * row.tile] = sum;
-    row.counts[b * row.tile] = count;
+    if (row.units) row.units[b * row.tile] = unit;
+    if (row.sums) row.sums[b * row.tile] = sum;
+    if (row.counts) row.counts[b * row.tile] = count;
   }
 }
 
