@@ -194,6 +194,8 @@ inline constexpr int kGramPanel = 16;  // columns of products_i16
 // Floats of scratch for weights with k inputs: those of a panel, or the bf16 of two, of 1024 inputs or a
 // group.
 inline int64_t packed_scratch(int64_t k) { return (k < 2048 ? 2048 : (k + 31) / 32 * 32) * kPanelRows; }
+// Floats of scratch that packed_i8 needs: what a panel's groups are multiplied with.
+inline constexpr int64_t packed_factors(int64_t groups) { return groups * 2 * kPanelRows; }
 
 // The table of NIBBLE_ISA where set, else the best that this processor can run. Chosen once.
 // Throws Error when NIBBLE_ISA is unknown or not supported here.

@@ -30,16 +30,19 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
   const int64_t widest = std::max({c.hidden_size, c.intermediate_size, c.query_size()});
   bool any_packed = expect_packed || model.head.packed, any_dense = !model.head.packed;
   bool any_order = model.head.order != nullptr;
-  int64_t narrowest = expect_packed ? kActSegment : kActBlock;  // block of int8 activations
-  const auto add = [&](const Linear& l) {
-    if (l.packed) narrowest = std::min(narrowest, act_i8_block(l.packed->format.group(), l.k));
+  // Of int8 activations and of a weight's groups, in a row.
+  int64_t most_blocks = expect_packed ? act_i8_stride(widest) / kActSegment : 1;
+  const auto count_blocks = [&](const Linear& l) {
+    if (!l.packed) return;
+    const int64_t block = act_i8_block(l.packed->format.group(), l.k);
+    most_blocks = std::max(most_blocks, (act_i8_stride(l.k) + block - 1) / block);
   };
   for (const Linear* l : model.linears()) {
     (l->packed ? any_packed : any_dense) = true;
     any_order = any_order || l->order;
-    add(*l);
+    count_blocks(*l);
   }
-  add(model.head);
+  count_blocks(model.head);
   std::vector<std::vector<const Linear*>> passes;
   for (const Block& b : model.blocks) {
     passes.push_back({&b.q, &b.k, &b.v});
@@ -56,7 +59,7 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
   if (any_order) ordered_ = AlignedBuffer<float>(rows * static_cast<size_t>(widest));
   if (any_packed && precision.int8) {
     const size_t codes = rows * static_cast<size_t>(act_i8_stride(widest)), segments = codes / kActSegment;
-    const size_t blocks = rows * static_cast<size_t>(act_i8_stride(widest) / narrowest + 1);
+    const size_t blocks = rows * static_cast<size_t>(most_blocks);
     int8_ = AlignedBuffer<int8_t>(codes);
     if (kernels.int8_steps) {
       int8_steps_ = AlignedBuffer<int32_t>(segments);
@@ -72,7 +75,9 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
     }
   }
   if (any_packed) {
-    scratch_per_thread_ = static_cast<size_t>(packed_scratch(widest));
+    const bool factors_alone = precision.int8 && !kernels.packed_bf16;
+    scratch_per_thread_ =
+        static_cast<size_t>(factors_alone ? packed_factors(most_blocks) : packed_scratch(widest));
     scratch_ = AlignedBuffer<float>(scratch_per_thread_ * static_cast<size_t>(pool.size()));
   }
 }
