@@ -76,17 +76,21 @@ void GradientPass::embed(const Batch& batch) {
   });
 }
 
+void GradientPass::load(size_t i, Since since) {
+  if (!options_.keep_weights) {
+    block_.load(model_.blocks[i]);
+  } else if (since == Since::kChanged) {
+    block_.load(model_.blocks[i], i);
+  } else {
+    block_.use(i);
+  }
+}
+
 void GradientPass::forward(const Batch& batch, Since since) {
   block_.begin(batch);
   embed(batch);
   for (size_t i = 0; i < model_.blocks.size(); ++i) {
-    if (!options_.keep_weights) {
-      block_.load(model_.blocks[i]);
-    } else if (since == Since::kChanged) {
-      block_.load(model_.blocks[i], i);
-    } else {
-      block_.use(i);
-    }
+    load(i, since);
     block_.forward(model_.blocks[i], stream_[i].data(), kept_[options_.recompute ? 0 : i],
                    stream_[i + 1].data());
   }
@@ -197,11 +201,7 @@ double GradientPass::gradients(const Batch& batch, Loss& loss, Since since) {
     BlockActivations& act = kept_[options_.recompute ? 0 : i];
     // The last block's weights and activations are still there.
     if (i + 1 < model_.blocks.size()) {
-      if (options_.keep_weights) {
-        block_.use(i);
-      } else {
-        block_.load(block);
-      }
+      load(i, Since::kUnchanged);
       if (options_.recompute) block_.forward(block, stream_[i].data(), act, stream_[i + 1].data());
     }
     block_.backward(block, stream_[i].data(), act, gradient_.data(),

@@ -46,6 +46,7 @@ class GradientPass {
 
  private:
   void embed(const Batch& batch);
+  void load(size_t i, Since since);  // the weights of block i
   void forward(const Batch& batch, Since since);
   double head(const Batch& batch, Loss& loss, bool gradients);
   // Rows of the head's weight, in `scratch` where they are not in memory.

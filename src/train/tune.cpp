@@ -18,8 +18,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t kKeptWeights = uint64_t{1}
-                                  << 30;  // in float32; those of a larger model are made in each pass
+// Of weights in float32: those of a larger model are made in each pass.
+constexpr uint64_t kKeptWeights = uint64_t{1} << 30;
 
 // The linears that training moved take what it left, which lies in `buffers`.
 void take_over(const TrainedModel& trained, Model& quantized, std::vector<PackedBuffers>& buffers,
