@@ -38,6 +38,12 @@ struct InputStatistics {
 
   // What errors are measured on: text held out, or some tokens of the text where none was.
   const std::vector<float>& judge() const { return held_out.empty() ? sample : held_out; }
+  double mean_diagonal() const {  // of gram
+    double mean = 0;
+    for (int64_t i = 0; i < k; ++i)
+      mean += double{gram[static_cast<size_t>(i * k + i)]} / static_cast<double>(k);
+    return mean;
+  }
 };
 
 struct MethodOptions {

@@ -14,10 +14,8 @@ void refine_codes(std::span<const float> weight, const InputStatistics& input, d
   const PackedFormat& f = m.format;
   const int64_t k = f.k;
   std::vector<float> gram = input.gram;
-  double mean = 0;
-  for (int64_t i = 0; i < k; ++i)
-    mean += double{gram[static_cast<size_t>(i * k + i)]} / static_cast<double>(k);
-  for (int64_t i = 0; i < k; ++i) gram[static_cast<size_t>(i * k + i)] += static_cast<float>(damp * mean);
+  const float added = static_cast<float>(damp * input.mean_diagonal());
+  for (int64_t i = 0; i < k; ++i) gram[static_cast<size_t>(i * k + i)] += added;
   // gradient = (W − Ŵ)·G: half the derivative of the loss by −Ŵ.
   std::vector<float> difference = dequantize(m, pool), gradient(weight.size());
   for (size_t i = 0; i < weight.size(); ++i) difference[i] = weight[i] - difference[i];

@@ -31,12 +31,6 @@ cuda::DeviceMemory uploaded(cuda::Queue& queue, const T* values, size_t count) {
   return memory;
 }
 
-double mean_diagonal(const std::vector<float>& matrix, int64_t k) {
-  double mean = 0;
-  for (int64_t i = 0; i < k; ++i) mean += double{matrix[size(i * k + i)]} / static_cast<double>(k);
-  return mean;
-}
-
 class CudaSums : public InputSums {
  public:
   CudaSums(cuda::Queue& queue, cuda::MatrixProducts& products, int64_t k, int64_t n, bool gram)
@@ -251,7 +245,7 @@ bool CudaCompute::factor(const InputStatistics& input, std::span<const int64_t> 
     inverse_size_ = k;
   }
   const double scale = 1.0 / static_cast<double>(input.tokens);
-  const double mean = mean_diagonal(input.gram, k) * scale;
+  const double mean = input.mean_diagonal() * scale;
   const std::vector<int32_t> narrow(order.begin(), order.end());
   queue_.to_device(at_least<int32_t>(order_, k).as<void>(), narrow.data(), narrow.size() * sizeof(int32_t));
   queue_.to_device(at_least<float>(gram_, k * k).as<void>(), input.gram.data(),
@@ -326,7 +320,7 @@ void CudaCompute::refine(std::span<const float> weight, const InputStatistics& i
   queue_.to_device(at_least<uint8_t>(zeros_, n * groups).as<void>(), matrix.zeros.data(),
                    matrix.zeros.size());
   call.gram = gram_.as<float>();
-  call.added = static_cast<float>(damp * mean_diagonal(input.gram, k));
+  call.added = static_cast<float>(damp * input.mean_diagonal());
   call.weight = weight_.as<float>();
   call.gradient = at_least<float>(sorted_, n * k).as<float>();
   call.diagonal = at_least<float>(cost_, k).as<float>();
