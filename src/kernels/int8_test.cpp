@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "isa_test.h"
 #include "kernels/ops.h"
 #include "random_matrices.h"
 #include "tensor/packed.h"
@@ -12,12 +13,8 @@
 namespace nibble {
 namespace {
 
-class Int8 : public ::testing::TestWithParam<std::string> {
+class Int8 : public IsaTest {
  protected:
-  void SetUp() override {
-    table_ = kernels_named(GetParam());
-    if (!table_) GTEST_SKIP() << "this processor has no " << GetParam();
-  }
   std::vector<float> product(const QuantizedMatrix& q, const float* x, int64_t m) {
     const PackedFormat& f = q.format;
     const PackedBuffers packed = pack(q);
@@ -27,7 +24,6 @@ class Int8 : public ::testing::TestWithParam<std::string> {
     table_->packed_i8(packed.view(f), rows.view, nullptr, y.data(), f.n, 0, f.panels(), scratch.data());
     return y;
   }
-  const KernelTable* table_ = nullptr;
 };
 
 TEST_P(Int8, RowsAreRoundedToMultiplesOfTheirBlocksUnit) {
@@ -120,8 +116,7 @@ TEST_P(Int8, TheLargestProductsFit) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Int8, ::testing::Values("ref", "avx2", "avxvnni", "avx512", "amx"),
-                         [](const auto& parameter) { return parameter.param; });
+INSTANTIATE_TEST_SUITE_P(Isa, Int8, every_isa(), isa_name);
 
 }  // namespace
 }  // namespace nibble

@@ -7,20 +7,14 @@
 #include <cmath>
 #include <cstring>
 
+#include "isa_test.h"
 #include "random_matrices.h"
 #include "tensor/packed.h"
 
 namespace nibble {
 namespace {
 
-class Kernels : public ::testing::TestWithParam<std::string> {
- protected:
-  void SetUp() override {
-    table_ = kernels_named(GetParam());
-    if (!table_) GTEST_SKIP() << "this processor has no " << GetParam();
-  }
-  const KernelTable* table_ = nullptr;
-};
+class Kernels : public IsaTest {};
 
 TEST_P(Kernels, DenseMatchesFloat64OnOddShapes) {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
@@ -264,8 +258,7 @@ TEST_P(Kernels, ProductsOfInt16ColumnsAreExact) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Kernels, ::testing::Values("ref", "avx2", "avxvnni", "avx512", "amx"),
-                         [](const auto& parameter) { return parameter.param; });
+INSTANTIATE_TEST_SUITE_P(Isa, Kernels, every_isa(), isa_name);
 
 TEST(Packed, RoundTripsEveryFormat) {
   for (const int bits : {2, 3, 4, 6, 8}) {

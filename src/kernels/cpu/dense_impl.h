@@ -17,7 +17,7 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kBlockBytes = 2048;             // of one row of x
-constexpr int64_t kSecondLevelBytes = 192 << 10;  // of x that blocks of rows may take
+constexpr int64_t kSecondLevelBytes = 192 << 10;  // of x: the block's columns of the rows in hand
 constexpr int64_t kWideningRows = 32;             // of x for which widening a block of w pays
 
 // How one vector's worth of products is loaded and summed: float32 sums of x · w.

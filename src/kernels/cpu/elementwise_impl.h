@@ -248,9 +248,10 @@ void quantize_i8(const float* x, int64_t k, const ActI8Row& row) {
     for (int i = 0; i < count; ++i, ++segment) {
       const int64_t from = begin + i * kActSegment,
                     size = end - from < kActSegment ? end - from : kActSegment;
-      int32_t step = static_cast<int32_t>(tops[i] * steps_per_value);
-      step += step < kActSteps && static_cast<float>(step) < tops[i] * steps_per_value;
-      if (step < 1) step = 1;
+      const float steps_wanted = __builtin_ceilf(tops[i] * steps_per_value);
+      const int32_t step = !(steps_wanted > 1)        ? 1
+                           : steps_wanted < kActSteps ? static_cast<int32_t>(steps_wanted)
+                                                      : kActSteps;
       const float scale = unit * static_cast<float>(step);
       const typename V::F inverse = V::set(scale > 0 ? 1.0f / scale : 0.0f);
       int8_t* to = row.codes + segment * row.tile * kActSegment;

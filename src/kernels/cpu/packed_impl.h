@@ -194,7 +194,7 @@ inline void group_factors(const PackedView& w, int64_t at, int half, float* fact
   }
 }
 
-// factors: those of all groups, or null with few rows, which read them as they come.
+// factors: those of all groups; a tile of few rows makes its own as they come.
 template <class V, int kBits, int kRows>
 void packed_i8_tile(const PackedView& w, int64_t panel, int half, const float* factors, const ActI8View& x,
                     int64_t first, typename V::F start, float* y, int64_t ldy, int64_t valid) {
@@ -288,13 +288,7 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const float* f
       acts.sums += kRows;
     }
   }
-  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
-    if (valid == V::kLanes) {
-      V::store(y + r * ldy, V::load(total[r]));
-    } else {
-      V::store(y + r * ldy, V::load(total[r]), valid);
-    }
-  }
+  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, V::load(total[r]), valid);
 }
 
 template <class V, int kBits, int kRows = kActRows>
@@ -326,13 +320,10 @@ void packed_i8_bits(const PackedView& w, const ActI8View& x, const float* bias, 
       }
       for (int64_t i = begin; i < end; i += kActRows) {
         const int rows = static_cast<int>(end - i < kActRows ? end - i : kActRows);
-        for (int half = 0; half < kHalves; ++half) {
-          const int64_t row = panel * kPanelRows + half * V::kLanes, left = w.format.n - row;
-          if (left <= 0) break;
-          const int64_t valid = left < V::kLanes ? left : V::kLanes;
+        for_each_half<V>(w.format, panel, panel + 1, [&](int64_t, int half, int64_t row, int64_t valid) {
           packed_i8_rows<V, kBits>(rows, w, panel, half, scratch + half * groups * 2 * V::kLanes, x, i,
                                    load_bias<V>(bias, row, valid), y + i * ldy + row, ldy, valid);
-        }
+        });
       }
     }
   }

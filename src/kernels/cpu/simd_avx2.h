@@ -14,14 +14,18 @@ struct Avx2 {
   static constexpr int kLanes = 8;
   static constexpr int kMaxRows = 3;  // 3·4 sums + 3 + 1 of 16 registers
   static constexpr int kPackedRows = 6;
-  static constexpr int kPeakSums = 4;  // of packed products at full speed: 4 + 4 codes + 4 inputs + 3
+  static constexpr bool kSteps = true;  // products of a block are added as integers, by dot16's factor
+  static constexpr int kPeakSums = 4;   // of packed products at full speed: 4 + 4 codes + 4 inputs + 3
 
   static F zero() { return _mm256_setzero_ps(); }
   static F set(float v) { return _mm256_set1_ps(v); }
   static F load(const float* p) { return _mm256_loadu_ps(p); }
   static F load(const float* p, int64_t n) { return _mm256_maskload_ps(p, first(n)); }
   static void store(float* p, F v) { _mm256_storeu_ps(p, v); }
-  static void store(float* p, F v, int64_t n) { _mm256_maskstore_ps(p, first(n), v); }
+  static void store(float* p, F v, int64_t n) {  // whole vectors apart: masked stores are slow on AMD
+    if (n == kLanes) return store(p, v);
+    _mm256_maskstore_ps(p, first(n), v);
+  }
   static F load_bf16(const uint16_t* p) {
     return widen_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
@@ -110,7 +114,6 @@ struct Avx2 {
   // sum + factor · the products of 16 inputs: byte j of a lane of u[i] is input 4i+j's code, s[4i+j] its
   // activation, the factor in both halves of every lane. Pairs of products are added in int16 while they fit:
   // 4 · 2·15·127 with up to 4 bits, 2 · 2·63·127 with 6; 8-bit codes are split into nibbles.
-  static constexpr bool kSteps = true;
   template <int kBits>
   static I dot16(I sum, const I (&u)[4], const int8_t* s, I factor = _mm256_set1_epi16(1)) {
     const I low = _mm256_set1_epi8(15);

@@ -14,6 +14,7 @@ struct Avx512 {
   static constexpr int kLanes = 16;
   static constexpr int kMaxRows = 6;      // rows of x in a dense tile: 6·4 sums + 6 + 1 of 32 registers
   static constexpr int kPackedRows = 12;  // rows of x in a float tile of packed weights
+  static constexpr bool kSteps = false;   // products of a segment are added by its scale
   static constexpr int kPeakSums = 12;    // of packed products at full speed
 
   static __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
@@ -107,7 +108,6 @@ struct Avx512 {
     return _mm512_cvtepu8_epi32(_mm_and_si128(both, _mm_set1_epi8(15)));
   }
   // sum + the products of 16 inputs: byte j of a lane of u[i] is input 4i+j's code, s[4i+j] its activation.
-  static constexpr bool kSteps = false;  // products of a segment are added by its scale, not as integers
   template <int kBits>
   static I dot16(I sum, const I (&u)[4], const int8_t* s) {
     for (int i = 0; i < 4; ++i) sum = _mm512_dpbusd_epi32(sum, u[i], ibroadcast(s + 4 * i));
