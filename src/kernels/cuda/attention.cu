@@ -10,8 +10,6 @@
 namespace nibble::cuda {
 namespace {
 
-using Bf16 = __nv_bfloat16;
-
 constexpr int kMaxHeads = 4;  // query heads that a block takes together
 constexpr float kLog2E = 1.44269504f;
 
@@ -184,7 +182,7 @@ __global__ void __launch_bounds__(256, 1)
   __syncthreads();
   const auto put = [&](int h, int i, float value) {
     store_parts(
-        static_cast<Bf16*>(call.out) + int64_t{row} * call.parts * call.ld + (first_head + h) * dim + i,
+        static_cast<__half*>(call.out) + int64_t{row} * call.parts * call.ld + (first_head + h) * dim + i,
         call.ld, call.parts, value);
   };
   // body(h, i) for the dimensions i of each head h, a thread each.

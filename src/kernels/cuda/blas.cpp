@@ -123,7 +123,7 @@ const MatrixProducts::Plans::Plan& MatrixProducts::Plans::get(const Library& lib
   auto plan = std::make_unique<Plan>(library);
   const bool wide = key.number == Number::kF64;
   const cudaDataType_t sum = wide ? CUDA_R_64F : CUDA_R_32F;
-  const cudaDataType_t factor = key.number == Number::kBf16 ? CUDA_R_16BF : sum;
+  const cudaDataType_t factor = key.number == Number::kF16 ? CUDA_R_16F : sum;
   check(library.desc_create(&plan->desc, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, sum), "a product");
   const auto transpose = [&](cublasLtMatmulDescAttributes_t attribute, bool wanted) {
     const cublasOperation_t operation = wanted ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -165,7 +165,7 @@ const MatrixProducts::Plans::Plan& MatrixProducts::Plans::get(const Library& lib
 
 void MatrixProducts::run(Queue& queue, Number number, const Factor& a, const Factor& b, int64_t m, int64_t n,
                          int64_t k, double alpha, double beta, void* y, int64_t ldy) {
-  const int64_t sum_size = number == Number::kF64 ? 8 : 4, size = number == Number::kBf16 ? 2 : sum_size;
+  const int64_t sum_size = number == Number::kF64 ? 8 : 4, size = number == Number::kF16 ? 2 : sum_size;
   // All rows start as the first one does where their distance allows it, or at a number's own alignment.
   const auto operand = [](const void* data, int64_t ld, bool transposed, int64_t bytes) -> Operand {
     const bool aligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && ld * bytes % 16 == 0;

@@ -9,7 +9,7 @@
 
 namespace nibble::cuda {
 
-enum class Number { kBf16, kF32, kF64 };  // sums: float32, float32, float64
+enum class Number { kF16, kF32, kF64 };  // sums: float32, float32, float64
 
 // A row-major matrix on the card; transposed: the factor is its transpose.
 struct Factor {

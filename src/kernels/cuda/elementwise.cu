@@ -5,8 +5,6 @@
 namespace nibble::cuda {
 namespace {
 
-using Bf16 = __nv_bfloat16;
-
 constexpr int kThreads = 256;
 
 __device__ float block_sum(float value) {
@@ -20,7 +18,7 @@ __device__ float block_sum(float value) {
   return total;
 }
 
-__global__ void norm_kernel(const float* h, int n, NormWeight norm, int parts, Bf16* out, int64_t ld) {
+__global__ void norm_kernel(const float* h, int n, NormWeight norm, int parts, __half* out, int64_t ld) {
   let_next_start();
   wait_for_previous();
   h += int64_t{blockIdx.x} * n;
@@ -41,7 +39,7 @@ __global__ void norm_kernel(const float* h, int n, NormWeight norm, int parts, B
 }
 
 template <bool kGated>
-__global__ void activate_kernel(const float* from, int n, int parts, Bf16* out, int64_t ld) {
+__global__ void activate_kernel(const float* from, int n, int parts, __half* out, int64_t ld) {
   let_next_start();
   wait_for_previous();
   const int i = blockIdx.x * kThreads + threadIdx.x;
@@ -110,17 +108,17 @@ __global__ void rope_kernel(float* qkv, Heads heads, Places places, Cache cache)
 
 void norm(Queue& queue, const float* h, int n, const NormWeight& norm, int rows, int parts, void* out,
           int64_t ld) {
-  launch(queue, true, rows, kThreads, 0, norm_kernel, h, n, norm, parts, static_cast<Bf16*>(out), ld);
+  launch(queue, true, rows, kThreads, 0, norm_kernel, h, n, norm, parts, static_cast<__half*>(out), ld);
 }
 
 void swiglu(Queue& queue, const float* gate_up, int n, int rows, int parts, void* out, int64_t ld) {
   launch(queue, true, dim3((n + kThreads - 1) / kThreads, rows), kThreads, 0, activate_kernel<true>, gate_up,
-         n, parts, static_cast<Bf16*>(out), ld);
+         n, parts, static_cast<__half*>(out), ld);
 }
 
 void gelu(Queue& queue, const float* up, int n, int rows, int parts, void* out, int64_t ld) {
   launch(queue, true, dim3((n + kThreads - 1) / kThreads, rows), kThreads, 0, activate_kernel<false>, up, n,
-         parts, static_cast<Bf16*>(out), ld);
+         parts, static_cast<__half*>(out), ld);
 }
 
 void rope_and_store(Queue& queue, float* qkv, const Heads& heads, const Places& places, const Cache& cache) {

@@ -63,7 +63,7 @@ void gemv(Queue& queue, Gemv call, bool overlap) {
   if (warps == 1) warps = std::min(4 / sides, most);
   const GemvShape shape{items, warps, warps * 32 * sides, steps_of(w),
                         w.float_scales || (w.wide_zeros && narrow)};
-  if (w.kind == WeightKind::kBf16) return gemv_bf16(queue, call, shape, overlap);
+  if (w.kind == WeightKind::kF16) return gemv_f16(queue, call, shape, overlap);
   if (narrow) return gemv_q4(queue, call, shape, overlap);
   gemv_q8(queue, call, shape, overlap);
 }

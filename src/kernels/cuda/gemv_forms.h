@@ -15,7 +15,7 @@ struct GemvShape {
   int steps;    // products of 16 inputs that share a scale wherever they lie
   bool wide;    // float32 scales, or zero points of a byte where the form's take a nibble
 };
-void gemv_bf16(Queue& queue, const Gemv& call, const GemvShape& shape, bool overlap);
+void gemv_f16(Queue& queue, const Gemv& call, const GemvShape& shape, bool overlap);
 void gemv_q4(Queue& queue, const Gemv& call, const GemvShape& shape, bool overlap);
 void gemv_q8(Queue& queue, const Gemv& call, const GemvShape& shape, bool overlap);
 

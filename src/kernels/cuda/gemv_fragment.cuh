@@ -9,16 +9,14 @@
 namespace nibble::cuda {
 namespace {
 
-using Bf16 = __nv_bfloat16;
-
-enum class Form { kBf16, kQ4, kQ8 };
+enum class Form { kF16, kQ4, kQ8 };
 
 template <Form F>
 constexpr int kUnitInputs = F == Form::kQ4 ? 64 : 32;  // inputs that a warp takes in one go
 
 // Elements that keep the columns of the input apart in shared memory, so that their reads do not collide.
 template <Form F>
-constexpr int kColumnPad = F == Form::kBf16 ? 32 : 16;
+constexpr int kColumnPad = F == Form::kF16 ? 32 : 16;
 
 __device__ __forceinline__ uint4 load_weights(const void* from) {
   uint4 v;
@@ -28,24 +26,13 @@ __device__ __forceinline__ uint4 load_weights(const void* from) {
   return v;
 }
 
-// d += a · b, of bf16 tiles 16 × 16 and 16 × 8.
+// d += a · b, of fp16 tiles 16 × 16 and 16 × 8.
 __device__ __forceinline__ void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
                                          uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ uint32_t subtract(uint32_t a, uint32_t b) {
-  const __nv_bfloat162 difference =
-      __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&a), *reinterpret_cast<const __nv_bfloat162*>(&b));
-  return *reinterpret_cast<const uint32_t*>(&difference);
-}
-
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
 // What a lane (g = lane / 4, t = lane % 4) holds of a unit: rows g and g + 8 of the panel. kSteps: products
@@ -59,7 +46,7 @@ struct Fragment {
   uint32_t zero[kScales];                     // as it lies in memory
 };
 template <int kSteps, bool kWide>
-struct Fragment<Form::kBf16, kSteps, kWide> {
+struct Fragment<Form::kF16, kSteps, kWide> {
   uint4 low, high;  // rows g and g + 8, inputs 8t … 8t + 7
 };
 
@@ -73,8 +60,8 @@ struct Cursor {
   bool float_scales, wide_zeros;
 };
 template <>
-struct Cursor<Form::kBf16> {
-  const Bf16 *low, *high;
+struct Cursor<Form::kF16> {
+  const __half *low, *high;
   int end;  // inputs that may be read from the lane's first
 };
 
@@ -82,8 +69,8 @@ template <Form F>
 __device__ __forceinline__ Cursor<F> open_panel(const Weight& w, int panel, int units, int groups, int lane) {
   Cursor<F> cursor;
   const int g = lane / 4;
-  if constexpr (F == Form::kBf16) {
-    const Bf16* data = static_cast<const Bf16*>(w.data) + lane % 4 * 8;
+  if constexpr (F == Form::kF16) {
+    const __half* data = static_cast<const __half*>(w.data) + lane % 4 * 8;
     cursor.low = data + min(panel * 16 + g, w.n - 1) * w.stride;
     cursor.high = data + min(panel * 16 + g + 8, w.n - 1) * w.stride;
     cursor.end = static_cast<int>(w.stride) - lane % 4 * 8;
@@ -103,7 +90,7 @@ __device__ __forceinline__ Cursor<F> open_panel(const Weight& w, int panel, int 
 template <Form F, int kSteps, bool kWide>
 __device__ __forceinline__ void load(Fragment<F, kSteps, kWide>& f, const Cursor<F>& from, int unit,
                                      int groups, uint32_t magic) {
-  if constexpr (F == Form::kBf16) {
+  if constexpr (F == Form::kF16) {
     f.low = f.high = make_uint4(0, 0, 0, 0);
     if (unit * 32 < from.end) {
       f.low = load_weights(from.low + unit * 32);
@@ -134,60 +121,81 @@ __device__ __forceinline__ void load(Fragment<F, kSteps, kWide>& f, const Cursor
   }
 }
 
-// The four registers of the left operand: codes of step `step` less their zero points.
+// A code's bits, as they lie, are an fp16 number below the normal ones: the code times 2⁻²⁴, and 16 times that
+// where they are the upper nibble of a byte. So they are for rows g + 8 of kQ4.
+template <Form F>
+constexpr float kLowUnit = 0x1p-24f;
+template <Form F>
+constexpr float kHighUnit = F == Form::kQ4 ? 0x1p-20f : 0x1p-24f;
+
+// The zero points of rows g and g + 8, twice each, in the units of their codes.
 template <Form F, bool kWide>
-__device__ __forceinline__ void to_operand(const uint4& codes, int step, uint32_t zero, bool wide_zeros,
-                                           uint32_t (&a)[4]) {
-  if constexpr (F == Form::kQ4) {
-    const uint32_t word = step == 0 ? codes.x : step == 1 ? codes.y : step == 2 ? codes.z : codes.w;
-    // 0x4300 is 128 in bf16, whose last seven bits count units.
-    const bool wide = kWide && wide_zeros;
-    const uint32_t z0 = wide ? 0x43004300u : 0x43004300u | (zero & 15u) * 0x10001u;
-    const uint32_t z1 = wide ? 0x43004300u : 0x43004300u | (zero >> 4) * 0x10001u;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      uint32_t value;
-      // (word >> 4i & 0x000f000f) | 0x43004300
-      asm("lop3.b32 %0, %1, %2, %3, 0xea;"
-          : "=r"(value)
-          : "r"(word >> (4 * i)), "r"(0x000f000fu), "r"(0x43004300u));
-      a[i] = subtract(value, i % 2 == 0 ? z0 : z1);
+__device__ __forceinline__ uint2 zero_operands(uint32_t zero, bool wide_zeros) {
+  if (F == Form::kQ8 || (kWide && wide_zeros)) {
+    uint32_t high = (zero >> 8 & 0xffu) * 0x10001u;
+    if (F == Form::kQ4) {  // too large for a number below the normal ones
+      const __half2 sixteen = __hmul2(*reinterpret_cast<const __half2*>(&high), __float2half2_rn(16.0f));
+      high = *reinterpret_cast<const uint32_t*>(&sixteen);
     }
-    if (wide) {
-      const float low = static_cast<float>(zero & 0xffu), high = static_cast<float>(zero >> 8);
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        a[i] = subtract(a[i], i % 2 == 0 ? pack_bf16(low, low) : pack_bf16(high, high));
-    }
-  } else {
-    const float z0 = __uint_as_float(0x4b000000u | (zero & 0xffu)),
-                z1 = __uint_as_float(0x4b000000u | zero >> 8);
-    const uint32_t low = step == 0 ? codes.x : codes.z, high = step == 0 ? codes.y : codes.w;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t word = i % 2 == 0 ? low : high;
-      const float z = i % 2 == 0 ? z0 : z1;
-      const int first = i / 2 * 2;
-      // 2²³ + code as float32
-      const float c0 = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + first));
-      const float c1 = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7441 + first));
-      a[i] = pack_bf16(c0 - z, c1 - z);
-    }
+    return make_uint2((zero & 0xffu) * 0x10001u, high);
   }
+  return make_uint2((zero & 0x0fu) * 0x10001u, (zero & 0xf0u) * 0x10001u);
 }
 
-// acc += the unit's part of the product; column c of the input starts at x + c · stride.
+// a − b of two pairs of fp16 numbers.
+__device__ __forceinline__ uint32_t subtract(uint32_t a, uint32_t b) {
+  const __half2 difference =
+      __hsub2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&difference);
+}
+
+// The four registers of the left operand: codes of step `step` less their zero points, in units kLowUnit and
+// kHighUnit; exact.
+template <Form F>
+__device__ __forceinline__ void to_operand(const uint4& codes, int step, uint2 zeros, uint32_t (&a)[4]) {
+  if constexpr (F == Form::kQ4) {
+    const uint32_t word = step == 0 ? codes.x : step == 1 ? codes.y : step == 2 ? codes.z : codes.w;
+    a[0] = word & 0x000f000fu;
+    a[1] = word & 0x00f000f0u;
+    a[2] = word >> 8 & 0x000f000fu;
+    a[3] = word >> 8 & 0x00f000f0u;
+  } else {
+    const uint32_t low = step == 0 ? codes.x : codes.z, high = step == 0 ? codes.y : codes.w;
+    a[0] = __byte_perm(low, 0, 0x4140);
+    a[1] = __byte_perm(high, 0, 0x4140);
+    a[2] = __byte_perm(low, 0, 0x4342);
+    a[3] = __byte_perm(high, 0, 0x4342);
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) a[i] = subtract(a[i], i % 2 == 0 ? zeros.x : zeros.y);
+}
+
+// Where a lane reads the columns of the input: its column of each tile, or the last one, whose product is then
+// not used.
+template <Form F, int kTiles>
+struct Columns {
+  const __half* of_tile[kTiles];
+};
+template <Form F, int kTiles>
+__device__ __forceinline__ Columns<F, kTiles> open_columns(const __half* x, int stride, int columns,
+                                                           int lane) {
+  Columns<F, kTiles> found;
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile)
+    found.of_tile[tile] =
+        x + min(tile * 8 + lane / 4, columns - 1) * stride + lane % 4 * (F == Form::kF16 ? 8 : 4);
+  return found;
+}
+
+// acc += the unit's part of the product, whose first input is `first`. Packed: in units of the operands.
 template <Form F, int kSteps, bool kWide, int kTiles>
 __device__ __forceinline__ void compute(const Fragment<F, kSteps, kWide>& f, bool float_scales,
-                                        bool wide_zeros, const Bf16* x, int stride, int columns, int lane,
+                                        bool wide_zeros, const Columns<F, kTiles>& x, int first,
                                         float (&acc)[kTiles][4]) {
-  const int g = lane / 4, t = lane % 4;
-  if constexpr (F == Form::kBf16) {
+  if constexpr (F == Form::kF16) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      uint4 b = make_uint4(0, 0, 0, 0);
-      const int column = tile * 8 + g;
-      if (column < columns) b = *reinterpret_cast<const uint4*>(x + column * stride + t * 8);
+      const uint4 b = *reinterpret_cast<const uint4*>(x.of_tile[tile] + first);
       multiply(acc[tile], f.low.x, f.high.x, f.low.y, f.high.y, b.x, b.y);
       multiply(acc[tile], f.low.z, f.high.z, f.low.w, f.high.w, b.z, b.w);
     }
@@ -195,16 +203,15 @@ __device__ __forceinline__ void compute(const Fragment<F, kSteps, kWide>& f, boo
 #pragma unroll
     for (int s = 0; s < Fragment<F, kSteps, kWide>::kScales; ++s) {
       float sum[kTiles][4] = {};
+      const uint2 zeros = zero_operands<F, kWide>(f.zero[s], wide_zeros);
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) {
         const int step = s * kSteps + i;
         uint32_t a[4];
-        to_operand<F, kWide>(f.codes, step, f.zero[s], wide_zeros, a);
+        to_operand<F>(f.codes, step, zeros, a);
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
-          uint2 b = make_uint2(0, 0);
-          const int column = tile * 8 + g;
-          if (column < columns) b = *reinterpret_cast<const uint2*>(x + column * stride + step * 16 + t * 4);
+          const uint2 b = *reinterpret_cast<const uint2*>(x.of_tile[tile] + first + step * 16);
           multiply(sum[tile], a[0], a[1], a[2], a[3], b.x, b.y);
         }
       }

@@ -2,7 +2,7 @@
 //
 // A block takes panels of 16 weight rows, its warps share a panel's inputs, and the matrix units multiply:
 // weights are the left operand (m16n8k16), columns of the right one are rows · parts of the input. Codes are
-// turned into bf16 integers q − zero, which is exact; a group's sum is multiplied by its scale in float32.
+// fp16 numbers as they lie (gemv_fragment.cuh); a group's scale and zero point come to its sums in float32.
 // Weights come straight into registers, several units of a warp on their way at a time; the first are asked
 // for before the kernel in front has ended (launch.cuh), inputs after. Through shared memory (cp.async, eight
 // units on their way) it was slower: more instructions a unit.
@@ -38,28 +38,38 @@ __device__ __forceinline__ void load_before(Addends& a, const GemvJob& job, int 
   if (job.finish == Finish::kAdd) a.before = job.y[row * job.ldy + n];
 }
 
+// What the sums over a weight count.
+template <Form F>
+__device__ __forceinline__ float unit_of(const Weight& weight) {
+  return kInputUnit * (F == Form::kF16 ? weight.unit : 1 / kLowUnit<F>);
+}
+
 // Sums of the warps, turned into what the job asks for; sums[warp][column][16 rows].
+template <Form F>
 __device__ __forceinline__ void finish(const GemvJob& job, int row, int n, int parts, const float* sums,
                                        int warps, int columns, const Addends& addends) {
   const auto total = [&](int first_warp) {
     float sum = 0;
 #pragma unroll 1
-    for (int part = 0; part < parts; ++part) {
+    for (int part = parts - 1; part >= 0; --part) {
+      sum *= 1 / kPartStep;
       const float* from = sums + (first_warp * columns + row * parts + part) * 16 + n % 16;
 #pragma unroll 4
       for (int w = 0; w < warps; ++w) sum += from[w * columns * 16];
     }
     return sum;
   };
-  float value = total(0) + addends.bias;
+  float value = total(0) * unit_of<F>(job.weight) + addends.bias;
   if (job.finish == Finish::kStore) {
     job.y[row * job.ldy + n] = value;
   } else if (job.finish == Finish::kAdd) {
     job.y[row * job.ldy + n] = addends.before + value;
   } else {
     value =
-        job.finish == Finish::kGelu ? gelu_new(value) : silu(value) * (total(warps) + addends.partner_bias);
-    store_parts(static_cast<Bf16*>(job.out) + row * parts * job.ld_out + n, job.ld_out, parts, value);
+        job.finish == Finish::kGelu
+            ? gelu_new(value)
+            : silu(value) * (total(warps) * unit_of<F>(job.partner) + addends.partner_bias);
+    store_parts(static_cast<__half*>(job.out) + row * parts * job.ld_out + n, job.ld_out, parts, value);
   }
 }
 
@@ -77,7 +87,7 @@ __global__ void __maxnreg__(kGemvRegisters)
   constexpr int kDepth = F == Form::kQ4 && kSteps == 1 ? 2 : 4;  // units on their way a warp
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float room[kMaxColumns * 18];
-  Bf16* x = reinterpret_cast<Bf16*>(shared);
+  __half* x = reinterpret_cast<__half*>(shared);
   float* sums = reinterpret_cast<float*>(shared + plan.x_bytes);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, block_warps = blockDim.x / 32;
   const bool partner = warp >= plan.warps;
@@ -85,7 +95,7 @@ __global__ void __maxnreg__(kGemvRegisters)
   const Weight& like = call.jobs[0].weight;
   const int k = like.k, columns = call.rows * call.parts;
   const int units = (k + kUnitInputs<F> - 1) / kUnitInputs<F>;
-  const int groups = F == Form::kBf16 ? 0 : (k + like.group - 1) / like.group;
+  const int groups = F == Form::kF16 ? 0 : (k + like.group - 1) / like.group;
   const int stride = (k + 63) / 64 * 64 + kColumnPad<F>;
   const bool float_scales = like.float_scales, wide_zeros = like.wide_zeros;
   const int step = static_cast<int>(gridDim.x);
@@ -133,6 +143,7 @@ __global__ void __maxnreg__(kGemvRegisters)
   }
   __syncthreads();
 
+  const Columns<F, kTiles> inputs = open_columns<F, kTiles>(x, stride, columns, lane);
   float acc[kTiles][4] = {};
   const int sum_size = block_warps * columns * 16;  // of a panel
   float* half = sums;
@@ -150,9 +161,8 @@ __global__ void __maxnreg__(kGemvRegisters)
 #pragma unroll
         for (int d = 0; d < kDepth; ++d) {
           if (unit + d * plan.warps < units)
-            compute<F, kSteps, kWide, kTiles>(ring[d], float_scales, wide_zeros,
-                                              x + (unit + d * plan.warps) * kUnitInputs<F>, stride, columns,
-                                              lane, acc);
+            compute<F, kSteps, kWide, kTiles>(ring[d], float_scales, wide_zeros, inputs,
+                                              (unit + d * plan.warps) * kUnitInputs<F>, acc);
           if (next + d * plan.warps < units)
             load<F, kSteps, kWide>(ring[d], cursor, next + d * plan.warps, groups, plan.magic);
         }
@@ -163,7 +173,8 @@ __global__ void __maxnreg__(kGemvRegisters)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int column = tile * 8 + lane % 4 * 2 + i % 2;
-          if (column < columns) own[column * 16 + i / 2 * 8] = acc[tile][i];
+          constexpr float kHigh = F == Form::kF16 ? 1.0f : kLowUnit<F> / kHighUnit<F>;
+          if (column < columns) own[column * 16 + i / 2 * 8] = i < 2 ? acc[tile][i] : acc[tile][i] * kHigh;
           acc[tile][i] = 0;
         }
       }
@@ -182,7 +193,7 @@ __global__ void __maxnreg__(kGemvRegisters)
         load_biases(addends, job, n);
         load_before(addends, job, row, n);
       }
-      finish(job, row, n, call.parts, half + which * sum_size, plan.warps, columns, addends);
+      finish<F>(job, row, n, call.parts, half + which * sum_size, plan.warps, columns, addends);
     }
     // The other half is free: everyone has come past the barrier since it was read.
     half = half == sums ? sums + plan.together * sum_size : sums;

@@ -11,9 +11,9 @@ namespace {
 // those that no earlier kernel has left in the instruction cache cost more than they do.
 
 // Columns of the input into shared memory as they are.
-__device__ __forceinline__ void stage_copy(const Gemv& call, int k, Bf16* x, int stride) {
+__device__ __forceinline__ void stage_copy(const Gemv& call, int k, __half* x, int stride) {
   const int padded = (k + 63) / 64 * 64, columns = call.rows * call.parts;
-  const Bf16* from = static_cast<const Bf16*>(call.x);
+  const __half* from = static_cast<const __half*>(call.x);
 #pragma unroll 1
   for (int column = 0; column < columns; ++column, from += call.ldx, x += stride) {
 #pragma unroll 2
@@ -54,7 +54,7 @@ __device__ __forceinline__ void row_means(const float* h, int k, int rows, const
 }
 
 // The norm of the rows of h into shared memory; `room` of kMaxColumns · 18 floats.
-__device__ __forceinline__ void stage_norm(const Gemv& call, int k, const float4 (&early)[kEarly], Bf16* x,
+__device__ __forceinline__ void stage_norm(const Gemv& call, int k, const float4 (&early)[kEarly], __half* x,
                                            int stride, float* room) {
   const int padded = (k + 63) / 64 * 64, threads = blockDim.x, thread = threadIdx.x;
   float *variances = room + kMaxColumns * 16, *centers = nullptr;
@@ -84,29 +84,32 @@ __device__ __forceinline__ void stage_norm(const Gemv& call, int k, const float4
           v = make_float4(v.x + shift.x, v.y + shift.y, v.z + shift.z, v.w + shift.w);
         }
       }
+      constexpr float kShare = 1 / kInputUnit;
+      v = make_float4(v.x * kShare, v.y * kShare, v.z * kShare, v.w * kShare);
 #pragma unroll 1
       for (int part = 0; part < call.parts; ++part) {
-        const uint2 rounded = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
-        *reinterpret_cast<uint2*>(x + part * stride + i) = rounded;
-        const float2 low = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&rounded.x)),
-                     high = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&rounded.y));
-        v = make_float4(v.x - low.x, v.y - low.y, v.z - high.x, v.w - high.y);
+        const __half2 first = __floats2half2_rn(v.x, v.y), second = __floats2half2_rn(v.z, v.w);
+        *reinterpret_cast<uint2*>(x + part * stride + i) = make_uint2(
+            *reinterpret_cast<const uint32_t*>(&first), *reinterpret_cast<const uint32_t*>(&second));
+        const float2 low = __half22float2(first), high = __half22float2(second);
+        v = make_float4((v.x - low.x) * kPartStep, (v.y - low.y) * kPartStep, (v.z - high.x) * kPartStep,
+                        (v.w - high.y) * kPartStep);
       }
     }
   }
 }
 
 // Columns in the weight's order, or a norm whose rows are not made of fours: seldom, so kept out of the way.
-__device__ __noinline__ void stage_slowly(const Gemv& call, int k, const int32_t* order, Bf16* x,
+__device__ __noinline__ void stage_slowly(const Gemv& call, int k, const int32_t* order, __half* x,
                                           int stride) {
   const int padded = (k + 63) / 64 * 64, threads = blockDim.x, thread = threadIdx.x;
   if (call.x) {
-    const Bf16* from = static_cast<const Bf16*>(call.x);
+    const __half* from = static_cast<const __half*>(call.x);
 #pragma unroll 1
     for (int column = 0; column < call.rows * call.parts; ++column) {
       for (int i = thread; i < padded; i += threads)
         x[column * stride + i] =
-            i < k ? from[column * call.ldx + (order ? order[i] : i)] : __float2bfloat16_rn(0.0f);
+            i < k ? from[column * call.ldx + (order ? order[i] : i)] : __float2half_rn(0.0f);
     }
     return;
   }

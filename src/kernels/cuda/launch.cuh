@@ -1,13 +1,13 @@
 // What the .cu files share: error checks and launches.
 #pragma once
 
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <utility>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/ops.h"
 
 namespace nibble::cuda {
 
@@ -71,14 +71,23 @@ __device__ __forceinline__ float warp_max(float value) {
   return value;
 }
 
-// to[part * stride]: value as `parts` bf16 numbers whose sum it is, as nearly as they can (three: exactly).
-__device__ __forceinline__ void store_parts(__nv_bfloat16* to, int64_t stride, int parts, float value) {
+// to[part * stride]: value in `parts` numbers (ops.h), as nearly as they can.
+__device__ __forceinline__ void store_parts(__half* to, int64_t stride, int parts, float value) {
+  value *= 1 / kInputUnit;
 #pragma unroll 1
   for (int part = 0; part < parts; ++part) {
-    const __nv_bfloat16 rounded = __float2bfloat16_rn(value);
+    const __half rounded = __float2half_rn(value);
     to[part * stride] = rounded;
-    value -= __bfloat162float(rounded);
+    value = (value - __half2float(rounded)) * kPartStep;
   }
+}
+
+// What store_parts() stored.
+__device__ __forceinline__ float join_parts(const __half* from, int64_t stride, int parts) {
+  float value = 0;
+  for (int part = parts - 1; part >= 0; --part)
+    value = value * (1 / kPartStep) + __half2float(from[part * stride]);
+  return value * kInputUnit;
 }
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }

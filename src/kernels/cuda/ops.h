@@ -1,9 +1,9 @@
 // The operations of a forward pass on the card. Every pointer is to the card's memory unless it says
 // otherwise.
 //
-// Inputs of linears are bf16, in `parts` numbers each whose sum is the value: one as a rule, three where
-// float32 is asked for, which hold all of its 24 bits. They lie as [row][part][ld] with ld a multiple of 64
-// and zeros behind the last input. Sums are float32.
+// Inputs of linears are fp16, in `parts` numbers each: value = kInputUnit · Σ part p · kPartStep⁻ᵖ. One is the
+// rule; two, where float32 is asked for, hold 22 of its 24 bits. Values of 2²⁰ and more become infinite. They
+// lie as [row][part][ld] with ld a multiple of 64 and zeros behind the last input. Sums are float32.
 #pragma once
 
 #include <cstdint>
@@ -12,25 +12,27 @@
 
 namespace nibble::cuda {
 
+inline constexpr float kInputUnit = 16, kPartStep = 2048;
+inline constexpr int kMaxParts = 2;
 inline constexpr int kMaxColumns = 16;  // rows · parts that one pass of gemv() takes
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 constexpr int64_t input_stride(int64_t k) { return round_up(k, 64); }
 
 enum class WeightKind {
-  kBf16,  // [n, stride]
-  kQ4,    // codes of up to 4 bits, in tiles of 16 rows × 64 inputs (pack.cu)
-  kQ8,    // codes of up to 8 bits, in tiles of 16 rows × 32 inputs
-  kF16,   // [n, stride]
-  kF32,   // [n, stride]
+  kF16,  // [n, stride], in units
+  kQ4,   // codes of up to 4 bits, in tiles of 16 rows × 64 inputs (pack.cu)
+  kQ8,   // codes of up to 8 bits, in tiles of 16 rows × 32 inputs
+  kF32,  // [n, stride]
 };
 
 // A linear's weight [n, k].
 struct Weight {
-  WeightKind kind = WeightKind::kBf16;
+  WeightKind kind = WeightKind::kF16;
   int n = 0, k = 0;
   const void* data = nullptr;
   int64_t stride = 0;              // dense: elements from row to row, a multiple of 8, zeros behind k
+  float unit = 1;                  // fp16: what the numbers count, a power of two
   const void* scales = nullptr;    // [panels, groups, 8] of the pair of rows r and r + 8: fp16 or float
   const uint8_t* zeros = nullptr;  // [panels, groups, 8] likewise: two nibbles, wide: two bytes; null: middle
   int group = 0, middle = 0;       // inputs a group; the zero point of symmetric codes
@@ -38,7 +40,7 @@ struct Weight {
   const int32_t* order = nullptr;  // [k]: column j multiplies input order[j]; null: as they come
   const float* bias = nullptr;     // [n] or null
   bool packed() const { return kind == WeightKind::kQ4 || kind == WeightKind::kQ8; }
-  bool has_gemv() const { return kind == WeightKind::kBf16 || packed(); }
+  bool has_gemv() const { return kind == WeightKind::kF16 || packed(); }
   int groups() const { return (k + group - 1) / group; }
 };
 
@@ -61,7 +63,7 @@ struct GemvJob {
   Finish finish = Finish::kStore;
   float* y = nullptr;  // [rows, ldy]
   int64_t ldy = 0;
-  void* out = nullptr;  // bf16 [rows, parts, ld_out]
+  void* out = nullptr;  // [rows, parts, ld_out]
   int64_t ld_out = 0;
   int first_item = 0;  // filled in by gemv()
 };
@@ -80,7 +82,7 @@ struct Gemv {
   GemvJob jobs[kMaxJobs];  // the same kind, k, group and order; one with a partner stands alone
   int n_jobs = 0;
   int rows = 0, parts = 1;
-  const void* x = nullptr;  // bf16 [rows, parts, ldx], or null: the norm of
+  const void* x = nullptr;  // [rows, parts, ldx], or null: the norm of
   int64_t ldx = 0;
   const float* h = nullptr;  // [rows, k] float32
   NormWeight norm;
@@ -120,8 +122,12 @@ void retile(Queue& queue, const uint8_t* codes, int bits, int n, int k, void* ti
 size_t tile_bytes(WeightKind kind, int n, int k);
 // [panels, groups, 16] to pairs of rows r and r + 8; bytes_each of 1, 2 or 4.
 void pair_rows(Queue& queue, const void* from, void* to, int64_t panel_groups, int bytes_each);
-// out[rows, ld] bf16 = rows first … of the packed weight.
+// out[rows, ld] fp16 = rows first … of the packed weight.
 void unpack(Queue& queue, const Weight& weight, int first, int rows, void* out, int64_t ld);
+
+// bf16 numbers become fp16 in their place, in the unit that is returned. Exact down to 2⁻³¹ of the largest,
+// below that to 2⁻³⁹ of it. `room` of 4 bytes; waits.
+float to_fp16(Queue& queue, void* numbers, int64_t count, void* room);
 
 // h[rows, k] = rows tokens[i] of the weight.
 void embed(Queue& queue, const Weight& weight, const int32_t* tokens, int rows, float* h, bool overlap);

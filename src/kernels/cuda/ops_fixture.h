@@ -53,32 +53,34 @@ class CudaOps : public ::testing::Test {
     queue_->wait();
     return values;
   }
-  // [rows, parts, ld] of x [rows, k]; what the parts add up to takes x's place.
+  // [rows, parts, ld] of x [rows, k]; what the parts stand for takes x's place.
   uint16_t* up_parts(std::vector<float>& x, int rows, int k, int parts) {
     const int64_t ld = input_stride(k);
     std::vector<uint16_t> all(count(rows * parts * ld));
     for (int r = 0; r < rows; ++r) {
       for (int i = 0; i < k; ++i) {
-        float rest = x[count(r * k + i)], sum = 0;
-        for (int p = 0; p < parts; ++p) {
-          const uint16_t part = float_to_bf16(rest);
+        float rest = x[count(r * k + i)] / kInputUnit, unit = kInputUnit, sum = 0;
+        for (int p = 0; p < parts; ++p, unit /= kPartStep) {
+          const uint16_t part = float_to_fp16(rest);
           all[count((r * parts + p) * ld + i)] = part;
-          rest -= bf16_to_float(part);
-          sum += bf16_to_float(part);
+          rest = (rest - fp16_to_float(part)) * kPartStep;
+          sum += fp16_to_float(part) * unit;
         }
         x[count(r * k + i)] = sum;
       }
     }
     return up(all);
   }
-  // Of parts on the card: their sum.
+  // Of parts on the card: what they stand for.
   std::vector<float> down_parts(const void* from, int rows, int n, int parts, int64_t ld) {
     const auto all = down<uint16_t>(from, count(rows * parts * ld));
     std::vector<float> x(count(rows * n));
     for (int r = 0; r < rows; ++r) {
       for (int i = 0; i < n; ++i) {
+        float& value = x[count(r * n + i)];
         for (int p = parts - 1; p >= 0; --p)
-          x[count(r * n + i)] += bf16_to_float(all[count((r * parts + p) * ld + i)]);
+          value = value / kPartStep + fp16_to_float(all[count((r * parts + p) * ld + i)]);
+        value *= kInputUnit;
       }
     }
     return x;
@@ -89,11 +91,11 @@ class CudaOps : public ::testing::Test {
     Weight weight;
     std::vector<float> values;  // [n, k]
   };
-  Made dense(WeightKind kind, int n, int k, uint64_t seed) {
+  Made dense(DType dtype, int n, int k, uint64_t seed) {
     Made made;
     made.values = normals(count(n * k), seed, 0.05f);
     Weight& w = made.weight;
-    w.kind = kind;
+    w.kind = dtype == DType::kF32 ? WeightKind::kF32 : WeightKind::kF16;
     w.n = n;
     w.k = k;
     w.stride = round_up(k, 8);
@@ -102,14 +104,20 @@ class CudaOps : public ::testing::Test {
     for (int r = 0; r < n; ++r) {
       for (int i = 0; i < k; ++i) {
         float& v = made.values[count(r * k + i)];
-        const uint16_t bits = kind == WeightKind::kBf16 ? float_to_bf16(v) : float_to_fp16(v);
+        const uint16_t bits = dtype == DType::kBF16 ? float_to_bf16(v) : float_to_fp16(v);
         half[count(r * w.stride + i)] = bits;
-        if (kind == WeightKind::kBf16) v = bf16_to_float(bits);
-        if (kind == WeightKind::kF16) v = fp16_to_float(bits);
+        if (dtype == DType::kBF16) v = bf16_to_float(bits);
+        if (dtype == DType::kF16) v = fp16_to_float(bits);
         full[count(r * w.stride + i)] = v;
       }
     }
-    w.data = kind == WeightKind::kF32 ? static_cast<const void*>(up(full)) : up(half);
+    if (dtype == DType::kF32) {
+      w.data = up(full);
+      return made;
+    }
+    uint16_t* data = up(half);
+    if (dtype == DType::kBF16) w.unit = to_fp16(*queue_, data, n * w.stride, up(std::vector<float>(1)));
+    w.data = data;
     return made;
   }
   Made packed(const PackedFormat& f, uint64_t seed) {

@@ -1,17 +1,18 @@
 // Packed weights on the card: tiles in the order in which a warp's lanes hold them as the left operand of a
-// product (gemv.cu), made of the panels of tensor/packed.h; and back to bf16.
+// product (gemv.cu), made of the panels of tensor/packed.h; and back to fp16; bf16 weights, which become fp16.
 //
 // Lane l of a warp (g = l / 4, t = l % 4) owns 16 bytes of a tile. kQ4, 16 rows × 64 inputs: word s has
 // inputs 16s + 4t … + 3 of rows g and g + 8; nibble i + 4j (i, j: row of the pair and input pair, first or
 // second of it) as to_operand() takes them apart. kQ8, 16 rows × 32 inputs: word 2s + r has inputs 16s + 4t …
 // + 3 of row g + 8r, a byte each.
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
 
 namespace nibble::cuda {
 namespace {
-
-using Bf16 = __nv_bfloat16;
 
 constexpr int kThreads = 256;
 
@@ -92,21 +93,21 @@ __device__ float tile_value(const Weight& w, int row, int input) {
 }
 
 // Four inputs of a row a thread.
-__global__ void unpack_kernel(const Weight w, int first, int rows, Bf16* out, int64_t ld) {
+__global__ void unpack_kernel(const Weight w, int first, int rows, __half* out, int64_t ld) {
   let_next_start();
   wait_for_previous();
   const int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const int64_t quads = ld / 4;
   const int row = static_cast<int>(at / quads), input = static_cast<int>(at % quads) * 4;
   if (row >= rows) return;
-  Bf16 values[4];
+  __half values[4];
   for (int j = 0; j < 4; ++j)
-    values[j] = __float2bfloat16_rn(input + j < w.k ? tile_value(w, first + row, input + j) : 0.0f);
+    values[j] = __float2half_rn(input + j < w.k ? tile_value(w, first + row, input + j) : 0.0f);
   *reinterpret_cast<uint2*>(out + row * ld + input) = *reinterpret_cast<const uint2*>(values);
 }
 
 // The same for weights with nibbles and fp16 scales, 64 inputs of rows g and g + 8 at a time: a warp a tile.
-__global__ void unpack_tiles_kernel(const Weight w, int first_panel, int panels, int rows, Bf16* out,
+__global__ void unpack_tiles_kernel(const Weight w, int first_panel, int panels, int rows, __half* out,
                                     int64_t ld) {
   let_next_start();
   wait_for_previous();
@@ -127,16 +128,34 @@ __global__ void unpack_tiles_kernel(const Weight w, int first_panel, int panels,
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = panel * 16 + g + 8 * r, zero = both >> (4 * r) & 15;
-      Bf16 values[4];
+      __half values[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int code = words[s] >> (4 * (r + j / 2 * 2 + j % 2 * 4)) & 15;
-        values[j] = __float2bfloat16_rn((r == 0 ? scale.x : scale.y) * static_cast<float>(code - zero));
-        if (input + j >= w.k) values[j] = __float2bfloat16_rn(0.0f);
+        values[j] = __float2half_rn((r == 0 ? scale.x : scale.y) * static_cast<float>(code - zero));
+        if (input + j >= w.k) values[j] = __float2half_rn(0.0f);
       }
       if (row < rows && input < ld)
         *reinterpret_cast<uint2*>(out + row * ld + input) = *reinterpret_cast<const uint2*>(values);
     }
+  }
+}
+
+// The bits of the largest finite magnitude.
+__global__ void largest_kernel(const uint16_t* bf16, int64_t count, uint32_t* largest) {
+  uint32_t found = 0;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += gridDim.x * kThreads) {
+    const uint32_t magnitude = bf16[i] & 0x7fffu;
+    if (magnitude < 0x7f80u) found = max(found, magnitude);
+  }
+  found = __reduce_max_sync(0xffffffffu, found);
+  if (threadIdx.x % 32 == 0) atomicMax(largest, found);
+}
+
+__global__ void to_fp16_kernel(uint16_t* numbers, int64_t count, int exponent) {
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += gridDim.x * kThreads) {
+    const float value = __uint_as_float(uint32_t{numbers[i]} << 16);
+    numbers[i] = __half_as_ushort(__float2half_rn(ldexpf(value, exponent)));
   }
 }
 
@@ -148,11 +167,8 @@ __global__ void embed_kernel(const Weight w, const int32_t* tokens, float* h) {
   if (input >= w.k) return;
   float value;
   switch (w.kind) {
-    case WeightKind::kBf16:
-      value = __bfloat162float(static_cast<const Bf16*>(w.data)[token * w.stride + input]);
-      break;
     case WeightKind::kF16:
-      value = __half2float(static_cast<const __half*>(w.data)[token * w.stride + input]);
+      value = __half2float(static_cast<const __half*>(w.data)[token * w.stride + input]) * w.unit;
       break;
     case WeightKind::kF32:
       value = static_cast<const float*>(w.data)[token * w.stride + input];
@@ -200,11 +216,26 @@ void unpack(Queue& queue, const Weight& w, int first, int rows, void* out, int64
     const int panels = (rows + 15) / 16;
     const int64_t tiles = int64_t{panels} * ((w.k + 63) / 64);
     launch(queue, true, static_cast<int>((tiles + kThreads / 32 - 1) / (kThreads / 32)), kThreads, 0,
-           unpack_tiles_kernel, w, first / 16, panels, rows, static_cast<Bf16*>(out), ld);
+           unpack_tiles_kernel, w, first / 16, panels, rows, static_cast<__half*>(out), ld);
   } else {
     launch(queue, true, blocks_for(rows * (ld / 4)), kThreads, 0, unpack_kernel, w, first, rows,
-           static_cast<Bf16*>(out), ld);
+           static_cast<__half*>(out), ld);
   }
+}
+
+float to_fp16(Queue& queue, void* numbers, int64_t count, void* room) {
+  const auto blocks = static_cast<int>(std::min<int64_t>(blocks_for(count), 8 * device().multiprocessors));
+  const uint32_t none = 0;
+  uint32_t largest = 0;
+  queue.to_device(room, &none, sizeof none);
+  launch(queue, false, blocks, kThreads, 0, largest_kernel, static_cast<const uint16_t*>(numbers), count,
+         static_cast<uint32_t*>(room));
+  queue.to_host(&largest, room, sizeof largest);
+  queue.wait();
+  // The largest comes into [2¹⁴, 2¹⁵).
+  const int exponent = largest == 0 ? 0 : 14 - (static_cast<int>(largest >> 7) - 127);
+  launch(queue, false, blocks, kThreads, 0, to_fp16_kernel, static_cast<uint16_t*>(numbers), count, exponent);
+  return std::ldexp(1.0f, -exponent);
 }
 
 void embed(Queue& queue, const Weight& w, const int32_t* tokens, int rows, float* h, bool overlap) {

@@ -5,21 +5,16 @@
 namespace nibble::cuda {
 namespace {
 
-using Bf16 = __nv_bfloat16;
-
 constexpr int kThreads = 256;
 
 dim3 blocks_for(int64_t count) { return static_cast<unsigned>((count + kThreads - 1) / kThreads); }
 
 __device__ int64_t index() { return int64_t{blockIdx.x} * kThreads + threadIdx.x; }
 
-__global__ void join_kernel(const Bf16* from, int64_t ld, int parts, int n, float* out) {
+__global__ void join_kernel(const __half* from, int64_t ld, int parts, int n, float* out) {
   const int i = blockIdx.x * kThreads + threadIdx.x;
   if (i >= n) return;
-  const Bf16* x = from + int64_t{blockIdx.y} * parts * ld + i;
-  float value = 0;
-  for (int part = parts - 1; part >= 0; --part) value += __bfloat162float(x[part * ld]);
-  out[int64_t{blockIdx.y} * n + i] = value;
+  out[int64_t{blockIdx.y} * n + i] = join_parts(from + int64_t{blockIdx.y} * parts * ld + i, ld, parts);
 }
 
 __global__ void subtract_kernel(const float* a, const float* b, const float* bias, int64_t count, int width,
@@ -65,7 +60,7 @@ __global__ void mirror_kernel(float* matrix, int k) {
 
 void join_parts(Queue& queue, const void* parts_of, int64_t ld, int parts, int rows, int n, float* out) {
   launch(queue, false, dim3(blocks_for(n).x, static_cast<unsigned>(rows)), kThreads, 0, join_kernel,
-         static_cast<const Bf16*>(parts_of), ld, parts, n, out);
+         static_cast<const __half*>(parts_of), ld, parts, n, out);
 }
 
 void subtract(Queue& queue, const float* a, const float* b, const float* bias, int64_t count, int width,

@@ -31,7 +31,7 @@ size_t cached_bytes(cuda::CacheKind kind) {
 CudaSession::CudaSession(std::shared_ptr<const Model> model, const SessionOptions& options)
     : ForwardPass(std::move(model), options),
       weights_(CudaWeights::of(model_)),
-      parts_(options.precision.bf16 && options.precision.int8 ? 1 : 3),
+      parts_(options.precision.bf16 && options.precision.int8 ? 1 : cuda::kMaxParts),
       cache_kind_(kind_of(options.precision.cache)),
       host_batch_(static_cast<size_t>(options.batch_tokens) * 3 * sizeof(int32_t)),
       host_loop_(kLoopBytes) {

@@ -85,7 +85,7 @@ class CudaSession : public ForwardPass {
   std::shared_ptr<const CudaWeights> weights_;
   cuda::Queue queue_;
   cuda::Linears linears_;
-  int parts_;       // bf16 numbers a value (kernels/cuda/ops.h)
+  int parts_;       // numbers a value (kernels/cuda/ops.h)
   int few_;         // rows up to which a batch of single tokens is a recorded step
   int logit_rows_;  // that logits_ holds
   cuda::CacheKind cache_kind_;

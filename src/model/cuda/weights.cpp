@@ -13,16 +13,14 @@ constexpr size_t kAlign = 256;
 cuda::WeightKind kind_of(const Linear& linear) {
   using cuda::WeightKind;
   if (linear.packed) return linear.packed->format.bits <= 4 ? WeightKind::kQ4 : WeightKind::kQ8;
-  return linear.dense.dtype == DType::kBF16  ? WeightKind::kBf16
-         : linear.dense.dtype == DType::kF16 ? WeightKind::kF16
-                                             : WeightKind::kF32;
+  return linear.dense.dtype == DType::kF32 ? WeightKind::kF32 : WeightKind::kF16;
 }
 
 // Whether [a | b] is a weight for the inputs of a, then those of b, each where the products read it.
 bool fit_side_by_side(const Linear& a, const Linear& b) {
   if (a.order || b.order || a.n != b.n || kind_of(a) != kind_of(b) || a.k % cuda::input_stride(1) != 0)
     return false;
-  if (!a.packed) return true;
+  if (!a.packed) return a.dense.dtype == b.dense.dtype;
   const PackedFormat &f = a.packed->format, &g = b.packed->format;
   return f.bits == g.bits && f.group() == g.group() && a.k % f.group() == 0 && f.symmetric == g.symmetric &&
          f.float_scales == g.float_scales && f.wide_zeros == g.wide_zeros;
@@ -69,14 +67,18 @@ void CudaWeights::copy_dense(std::span<const Linear* const> pieces, cuda::Weight
   const size_t element = dtype_size(pieces[0]->dense.dtype), rows = static_cast<size_t>(weight.n);
   weight.stride = cuda::round_up(weight.k, 8);
   const size_t stride = static_cast<size_t>(weight.stride) * element;
-  char* to = static_cast<char*>(take(rows * stride));
-  weight.data = to;
+  void* first = take(rows * stride);
+  weight.data = first;
+  staging_needed_ = std::max(staging_needed_, sizeof(uint32_t));
   if (counting_) return;
+  char* to = static_cast<char*>(first);
   for (const Linear* piece : pieces) {
     const size_t bytes = static_cast<size_t>(piece->k) * element;
     queue_.rows_to_device(to, stride, piece->dense.data, bytes, rows);
     to += bytes;
   }
+  if (pieces[0]->dense.dtype == DType::kBF16)
+    weight.unit = cuda::to_fp16(queue_, first, weight.n * weight.stride, staging_.as<void>());
 }
 
 void CudaWeights::copy_packed(std::span<const Linear* const> pieces, cuda::Weight& weight) {

@@ -10,7 +10,7 @@
 namespace nibble {
 namespace {
 
-constexpr int kParts = 3;  // bf16 numbers that hold a float32
+constexpr int kParts = cuda::kMaxParts;
 
 size_t size(int64_t n) { return static_cast<size_t>(n); }
 

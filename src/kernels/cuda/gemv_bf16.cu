@@ -1,9 +1,0 @@
-#include "kernels/cuda/gemv_kernel.cuh"
-
-namespace nibble::cuda {
-
-void gemv_bf16(Queue& queue, const Gemv& call, const GemvShape& shape, bool overlap) {
-  launch_tiles<Form::kBf16, 1, false>(queue, call, shape, overlap);
-}
-
-}  // namespace nibble::cuda
