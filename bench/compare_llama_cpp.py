@@ -51,6 +51,16 @@ def measured(command):
     return output, time.monotonic() - start, usage.ru_maxrss * 1024
 
 
+def keep_tile_configuration(source):
+    """GCC 12 drops the stores of all but the first 8 bytes that its _tile_loadconfig() reads: prompts end in SIGILL
+    on processors with AMX. A barrier in front of the call keeps them."""
+    path, call = source / "ggml/src/ggml-cpu/amx/mmq.cpp", "_tile_loadconfig(&tc);"
+    text = path.read_text()
+    if call not in text:
+        sys.exit(f"{path}: no {call}; see whether llama.cpp runs on AMX without the barrier")
+    path.write_text(text.replace(call, f'__asm__ volatile("" ::"r"(&tc) : "memory"); {call}'))
+
+
 def build_llama(work, jobs, tools=TOOLS, source=None, options=()):
     """The folder of llama.cpp's tools, built where they are not there. source: its checkout; None: PyPI's sdist."""
     binaries = work / "llama-build/bin"
@@ -65,6 +75,7 @@ def build_llama(work, jobs, tools=TOOLS, source=None, options=()):
             tar.extractall(work, filter="data")
         source = work / archive.name.removesuffix(".tar.gz") / "vendor/llama.cpp"
         (work / "version").write_text(archive.name.removesuffix(".tar.gz").replace("_", "-"))
+        keep_tile_configuration(source)
     run(["cmake", "-G", "Ninja", "-S", source, "-B", work / "llama-build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON",
          "-DLLAMA_CURL=OFF", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_TESTS=OFF", *options])
     run(["cmake", "--build", work / "llama-build", "--parallel", jobs, "--target", *tools])

@@ -56,7 +56,7 @@ for shape in llama-3.2-1b qwen2-0.5b phi-1.5; do
   done
 done
 for group in 16 32 128 0; do
-  python3 "$root/bench/random_shapes.py" "$out/group" --shape qwen2-0.5b --bits 4 --group-size $group
+  python3 "$root/bench/random_checkpoint.py" qwen2-0.5b "$out/group" --bits 4 --group-size $group
   stage "speed and memory with groups of $group" "$programs/nibble" bench "$out/group" --device cuda -p 2048 -n 128 -r 3
 done
 stage "memory of the baseline" "$programs/nibble" bench "$out/qwen2-0.5b" --device cuda -p 2048 -n 128 -r 3
