@@ -93,16 +93,6 @@ struct ActI8View {
   }
 };
 
-// The same for processors that multiply bf16 by tiles: rounded to bf16, in every four inputs in the order 0 2
-// 1 3, k padded with zeros to the stride.
-struct ActBf16View {
-  const uint16_t* values = nullptr;  // [m, stride]
-  const float* sums = nullptr;       // [m, groups]: Σ value over the inputs of a weight group
-  int64_t stride = 0;
-  int64_t groups = 0;
-};
-inline int64_t act_bf16_stride(int64_t k) { return ((k + 15) / 16 * 16 + 16 + 31) / 32 * 32; }
-
 // What the linears compute with.
 enum class Activations { kF32, kBF16, kI8 };
 
@@ -137,14 +127,10 @@ struct KernelTable {
   bool int8_steps = false;  // which of them packed_i8 reads
   void (*packed_i8)(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
                     int64_t panel_begin, int64_t panel_end, float* scratch) = nullptr;
-  // With bf16 activations: a group adds s_w · (Σ q · a − zero · sum), products and sums in float32. Loses
-  // less than packed_i8, and is faster for many rows, slower for few. Null where the processor has no tiles.
-  // scratch: as for packed_f32.
-  void (*packed_bf16)(const PackedView& w, const ActBf16View& x, const float* bias, float* y, int64_t ldy,
-                      int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) = nullptr;
-  // Rows [m, k] as ActBf16View says, sums [m, ⌈k/group⌉]; null without packed_bf16.
-  void (*tile_rows)(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t group, uint16_t* values,
-                    float* sums) = nullptr;
+  // With x rounded to bf16 and the weights' values too, sums in float32. Faster than packed_i8 for many rows,
+  // slower for few. Null where the processor has no tiles. scratch: as for packed_f32.
+  void (*packed_bf16)(const PackedView& w, const uint16_t* x, int64_t ldx, const float* bias, float* y,
+                      int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) = nullptr;
   // k values as ActI8View says: step the least with which no code exceeds 127, round to nearest even. Fills
   // what is not null.
   void (*quantize_i8)(const float* x, int64_t k, const ActI8Row& row) = nullptr;
@@ -191,9 +177,8 @@ struct KernelTable {
 };
 
 inline constexpr int kGramPanel = 16;  // columns of products_i16
-// Floats of scratch for weights with k inputs: those of a panel, or the bf16 of two, of 1024 inputs or a
-// group.
-inline int64_t packed_scratch(int64_t k) { return (k < 2048 ? 2048 : (k + 31) / 32 * 32) * kPanelRows; }
+// Floats of scratch for weights with k inputs: those of a panel, or the bf16 of two, of 512 inputs.
+inline int64_t packed_scratch(int64_t k) { return (k < 512 ? 512 : (k + 31) / 32 * 32) * kPanelRows; }
 // Floats of scratch that packed_i8 needs: what a panel's groups are multiplied with.
 inline constexpr int64_t packed_factors(int64_t groups) { return groups * 2 * kPanelRows; }
 

@@ -54,7 +54,8 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
   for (size_t i = 0; i < passes.size(); ++i) next_[passes[i].front()] = passes[(i + 1) % passes.size()];
 
   const size_t rows = static_cast<size_t>(max_rows);
-  if (any_dense && precision.bf16 && kernels.dense_bf16_bf16)
+  const bool tiles = any_packed && precision.int8 && kernels.packed_bf16;
+  if (tiles || (any_dense && precision.bf16 && kernels.dense_bf16_bf16))
     bf16_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(widest));
   if (any_order) ordered_ = AlignedBuffer<float>(rows * static_cast<size_t>(widest));
   if (any_packed && precision.int8) {
@@ -69,13 +70,9 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
       int8_scales_ = AlignedBuffer<float>(segments);
       int8_sums_ = AlignedBuffer<float>(blocks);
     }
-    if (kernels.packed_bf16) {
-      tiles_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(act_bf16_stride(widest)));
-      tile_sums_ = AlignedBuffer<float>(segments);
-    }
   }
   if (any_packed) {
-    const bool factors_alone = precision.int8 && !kernels.packed_bf16;
+    const bool factors_alone = precision.int8 && !tiles;
     scratch_per_thread_ =
         static_cast<size_t>(factors_alone ? packed_factors(most_blocks) : packed_scratch(widest));
     scratch_ = AlignedBuffer<float>(scratch_per_thread_ * static_cast<size_t>(pool.size()));
@@ -84,8 +81,7 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
 
 uint64_t Linears::bytes() const {
   return bf16_.bytes() + ordered_.bytes() + int8_.bytes() + int8_scales_.bytes() + int8_units_.bytes() +
-         int8_sums_.bytes() + int8_steps_.bytes() + int8_counts_.bytes() + tiles_.bytes() +
-         tile_sums_.bytes() + scratch_.bytes();
+         int8_sums_.bytes() + int8_steps_.bytes() + int8_counts_.bytes() + scratch_.bytes();
 }
 
 Linears::Form Linears::form_of(const Linear& linear) const {
@@ -94,9 +90,9 @@ Linears::Form Linears::form_of(const Linear& linear) const {
   return {.bf16 = linear.dense.dtype == DType::kBF16 && precision_.bf16 && kernels_.dense_bf16_bf16};
 }
 
-// The rest by tiles, which take 32 inputs at a time: groups of 16 leave them half empty.
-int64_t Linears::rows_by_int8(int64_t group, int64_t rows) const {
-  return kernels_.packed_bf16 && group >= 32 ? std::min(found_, rows) : rows;
+// The rest by tiles, where there are any.
+int64_t Linears::rows_by_int8(int64_t rows) const {
+  return kernels_.packed_bf16 ? std::min(found_, rows) : rows;
 }
 
 ActI8View Linears::int8_view(int64_t k, int64_t group, int64_t rows) {
@@ -126,16 +122,13 @@ const float* Linears::convert(const Form& form, const float* x, int64_t rows, in
       kernels_.to_bf16(x + begin, bf16_.data() + begin, static_cast<int64_t>(end - begin));
     });
   } else if (form.group > 0) {
-    const int64_t groups = (k + form.group - 1) / form.group, by_int8 = rows_by_int8(form.group, rows);
+    const int64_t by_int8 = rows_by_int8(rows);
     const ActI8View act = int8_view(k, form.group, by_int8);
     pool_.parallel_for(static_cast<size_t>(rows), 4, [&](size_t begin, size_t end, int) {
       const int64_t first = static_cast<int64_t>(begin), last = static_cast<int64_t>(end);
       const int64_t middle = std::clamp(by_int8, first, last);
       for (int64_t r = first; r < middle; ++r) kernels_.quantize_i8(x + r * k, k, act.row(r));
-      if (middle < last) {
-        kernels_.tile_rows(x + middle * k, k, last - middle, k, form.group,
-                           tiles_.data() + middle * act_bf16_stride(k), tile_sums_.data() + middle * groups);
-      }
+      if (middle < last) kernels_.to_bf16(x + middle * k, bf16_.data() + middle * k, (last - middle) * k);
     });
   }
   return x;
@@ -148,19 +141,14 @@ void Linears::compute(const LinearCall& call, const float* x, int64_t rows, int6
   const Form form = form_of(l);
   float* scratch = scratch_.data() + static_cast<size_t>(thread) * scratch_per_thread_;
   if (form.group > 0) {
-    const int64_t groups = l.packed->format.groups(), by_int8 = rows_by_int8(form.group, rows);
+    const int64_t by_int8 = rows_by_int8(rows);
     if (by_int8 > 0) {
       kernels_.packed_i8(*l.packed, int8_view(l.k, form.group, by_int8), bias, call.y, l.n, begin, end,
                          scratch);
     }
     if (by_int8 < rows) {
-      const int64_t stride = act_bf16_stride(l.k);
-      const ActBf16View act{.values = tiles_.data() + by_int8 * stride,
-                            .sums = tile_sums_.data() + by_int8 * groups,
-                            .stride = stride,
-                            .groups = groups};
-      kernels_.packed_bf16(*l.packed, act, bias, call.y + by_int8 * l.n, l.n, rows - by_int8, begin, end,
-                           scratch);
+      kernels_.packed_bf16(*l.packed, bf16_.data() + by_int8 * l.k, l.k, bias, call.y + by_int8 * l.n, l.n,
+                           rows - by_int8, begin, end, scratch);
     }
   } else if (l.packed) {
     kernels_.packed_f32(*l.packed, x, l.k, bias, call.y, l.n, rows, begin, end, scratch);

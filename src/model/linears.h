@@ -38,8 +38,8 @@ class Linears {
   void run_gelu(const Linear& up, const float* x, int64_t rows, float* y);
 
  private:
-  // How a linear wants its input: packed ones rounded to int8 (bf16 for tiles) with the sums of a group's
-  // inputs, dense ones in bf16, or float32 as it is; and in which order.
+  // How a linear wants its input: packed ones rounded to int8 with the sums of a group's inputs (or to bf16 for
+  // tiles), dense ones in bf16, or float32 as it is; and in which order.
   struct Form {
     int64_t group = 0;
     bool bf16 = false;
@@ -47,7 +47,7 @@ class Linears {
     bool operator==(const Form&) const = default;
   };
   Form form_of(const Linear& linear) const;
-  int64_t rows_by_int8(int64_t group, int64_t rows) const;
+  int64_t rows_by_int8(int64_t rows) const;
   ActI8View int8_view(int64_t k, int64_t group, int64_t rows);  // of what convert leaves
   // Makes the linears' input of x; returns what takes its place for those that read float32.
   const float* convert(const Form& form, const float* x, int64_t rows, int64_t k);
@@ -71,8 +71,6 @@ class Linears {
   AlignedBuffer<int8_t> int8_;
   AlignedBuffer<float> int8_scales_, int8_units_, int8_sums_;
   AlignedBuffer<int32_t> int8_steps_, int8_counts_;
-  AlignedBuffer<uint16_t> tiles_;  // ActBf16View's values
-  AlignedBuffer<float> tile_sums_;
   AlignedBuffer<float> ordered_;  // inputs in the order of their weight's columns
   AlignedBuffer<float> scratch_;  // [threads][scratch_per_thread_], of packed linears
   size_t scratch_per_thread_ = 0;

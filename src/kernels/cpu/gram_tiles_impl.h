@@ -76,7 +76,6 @@ template <class T, class V>
 void put_tiles_into(KernelTable& t) {
   t.dense_bf16_bf16 = dense_by_tiles<T, V>;
   t.packed_bf16 = packed_bf16<T, V>;
-  t.tile_rows = tile_rows<T>;
   t.gram_pairs = kTilePairs;
   t.gram_bytes = kTileStep / kTilePairs;
   t.gram_panel = gram_panel_of_tiles;

@@ -86,18 +86,11 @@ struct AmxTiles {
     }
   }
 
-  // To bf16, in every four inputs 0 2 1 3, zeros behind up to a multiple of 16; the sum of what was written.
-  static float round_group(const float* x, int64_t count, uint16_t* out) {
-    const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t i = 0; i < count; i += 16) {
-      const int64_t here = count - i < 16 ? count - i : 16;
-      const __m256i half = (__m256i)_mm512_cvtneps_pbh(Avx512::load(x + i, here));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
-                          _mm256_shuffle_epi8(half, _mm256_broadcastsi128_si256(order)));
-      sum = _mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)));
-    }
-    return _mm512_reduce_add_ps(sum);
+  // Rounded to bf16: `low` in the lower half of each lane, `high` in the upper one.
+  static __m512i pair(__m512 low, __m512 high) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
+                                           22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
   }
 };
 
