@@ -130,7 +130,8 @@ struct KernelTable {
   // With x rounded to bf16 and the weights' values too, sums in float32. Faster than packed_i8 for many rows,
   // slower for few. Null where the processor has no tiles. scratch: as for packed_f32.
   void (*packed_bf16)(const PackedView& w, const uint16_t* x, int64_t ldx, const float* bias, float* y,
-                      int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) = nullptr;
+                      int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end,
+                      float* scratch) = nullptr;
   // k values as ActI8View says: step the least with which no code exceeds 127, round to nearest even. Fills
   // what is not null.
   void (*quantize_i8)(const float* x, int64_t k, const ActI8Row& row) = nullptr;

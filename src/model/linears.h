@@ -38,8 +38,8 @@ class Linears {
   void run_gelu(const Linear& up, const float* x, int64_t rows, float* y);
 
  private:
-  // How a linear wants its input: packed ones rounded to int8 with the sums of a group's inputs (or to bf16 for
-  // tiles), dense ones in bf16, or float32 as it is; and in which order.
+  // How a linear wants its input: packed ones rounded to int8 with the sums of a group's inputs (or to bf16
+  // for tiles), dense ones in bf16, or float32 as it is; and in which order.
   struct Form {
     int64_t group = 0;
     bool bf16 = false;

@@ -120,7 +120,8 @@ class Tiles : public ::testing::TestWithParam<std::string> {
     std::vector<float> y(static_cast<size_t>(m * w.format.n), -1);
     std::vector<float> scratch(static_cast<size_t>(packed_scratch(w.format.k)));
     table_->packed_bf16(w, x.data(), w.format.k, bias, y.data(), w.format.n, m, 0, middle, scratch.data());
-    table_->packed_bf16(w, x.data(), w.format.k, bias, y.data(), w.format.n, m, middle, panels, scratch.data());
+    table_->packed_bf16(w, x.data(), w.format.k, bias, y.data(), w.format.n, m, middle, panels,
+                        scratch.data());
     return y;
   }
 
@@ -145,9 +146,8 @@ TEST_P(Tiles, PackedMatchesFloat64ForEveryFormat) {
               for (int64_t j = 0; j < n; ++j) {
                 double sum = bias[static_cast<size_t>(j)], size = std::fabs(sum);
                 for (int64_t c = 0; c < k; ++c) {
-                  const double p =
-                      double{bf16_to_float(float_to_bf16(q.value(j, c)))} *
-                      double{bf16_to_float(float_to_bf16(x[static_cast<size_t>(i * k + c)]))};
+                  const double p = double{bf16_to_float(float_to_bf16(q.value(j, c)))} *
+                                   double{bf16_to_float(float_to_bf16(x[static_cast<size_t>(i * k + c)]))};
                   sum += p;
                   size += std::fabs(p);
                 }

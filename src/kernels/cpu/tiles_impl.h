@@ -1,5 +1,5 @@
-// Products by matrix tiles (AMX): bf16 rows of x times weights in bf16, dense ones as they are and packed ones
-// rounded to it.
+// Products by matrix tiles (AMX): bf16 rows of x times weights in bf16, dense ones as they are and packed
+// ones rounded to it.
 //
 // A step is 32 inputs of the 16 rows of a panel as the unit wants them, [16 pairs of inputs][16 rows][2];
 // steps are made of the weights in scratch and multiplied by 16 or 32 rows of x. The sums of a piece of a row
@@ -61,8 +61,8 @@ struct PackedSteps {
               return V::mul(scales[half], V::sub(V::to_float(V::iand(code, V::iset(255))), zeros[half]));
             };
             V::istore(pairs, T::pair(value(codes[i]), value(V::template shr<8>(codes[i]))));
-            V::istore(pairs + kTileRows, T::pair(value(V::template shr<16>(codes[i])),
-                                                 value(V::template shr<24>(codes[i]))));
+            V::istore(pairs + kTileRows,
+                      T::pair(value(V::template shr<16>(codes[i])), value(V::template shr<24>(codes[i]))));
           }
         }
       }
@@ -182,8 +182,7 @@ struct TileProduct {
     for (int half = 0; half < kHalves<V>; ++half, column += V::kLanes, sums += V::kLanes) {
       const int64_t valid = std::min<int64_t>(w.rows() - column, V::kLanes);
       if (valid <= 0) return;
-      const typename V::F before =
-          more ? V::load(to + column, valid) : load_bias<V>(bias, column, valid);
+      const typename V::F before = more ? V::load(to + column, valid) : load_bias<V>(bias, column, valid);
       V::store(to + column, V::add(before, V::load(sums)), valid);
     }
   }
@@ -207,7 +206,8 @@ void multiply_by_tiles(const Steps& w, const uint16_t* x, int64_t ldx, const flo
   for (int64_t first = 0; first < m; first += kRowsInCache) {
     TileProduct<T, V, Steps> product{
         w, {x, ldx, w.inputs()}, bias, y, ldy, first, std::min(m, first + kRowsInCache), scratch};
-    const int64_t at_once = m <= kFewRows ? 2 : panel_end - panel_begin;  // few: weights in the order of memory
+    const int64_t at_once =
+        m <= kFewRows ? 2 : panel_end - panel_begin;  // few: weights in the order of memory
     for (int64_t panel = panel_begin; panel < panel_end; panel += at_once)
       product.pieces(panel, std::min(panel + at_once, panel_end));
   }

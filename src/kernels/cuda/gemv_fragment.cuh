@@ -121,8 +121,8 @@ __device__ __forceinline__ void load(Fragment<F, kSteps, kWide>& f, const Cursor
   }
 }
 
-// A code's bits, as they lie, are an fp16 number below the normal ones: the code times 2⁻²⁴, and 16 times that
-// where they are the upper nibble of a byte. So they are for rows g + 8 of kQ4.
+// A code's bits, as they lie, are an fp16 number below the normal ones: the code times 2⁻²⁴, and 16 times
+// that where they are the upper nibble of a byte. So they are for rows g + 8 of kQ4.
 template <Form F>
 constexpr float kLowUnit = 0x1p-24f;
 template <Form F>
@@ -170,8 +170,8 @@ __device__ __forceinline__ void to_operand(const uint4& codes, int step, uint2 z
   for (int i = 0; i < 4; ++i) a[i] = subtract(a[i], i % 2 == 0 ? zeros.x : zeros.y);
 }
 
-// Where a lane reads the columns of the input: its column of each tile, or the last one, whose product is then
-// not used.
+// Where a lane reads the columns of the input: its column of each tile, or the last one, whose product is
+// then not used.
 template <Form F, int kTiles>
 struct Columns {
   const __half* of_tile[kTiles];

@@ -65,10 +65,9 @@ __device__ __forceinline__ void finish(const GemvJob& job, int row, int n, int p
   } else if (job.finish == Finish::kAdd) {
     job.y[row * job.ldy + n] = addends.before + value;
   } else {
-    value =
-        job.finish == Finish::kGelu
-            ? gelu_new(value)
-            : silu(value) * (total(warps) * unit_of<F>(job.partner) + addends.partner_bias);
+    value = job.finish == Finish::kGelu
+                ? gelu_new(value)
+                : silu(value) * (total(warps) * unit_of<F>(job.partner) + addends.partner_bias);
     store_parts(static_cast<__half*>(job.out) + row * parts * job.ld_out + n, job.ld_out, parts, value);
   }
 }

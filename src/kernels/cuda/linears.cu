@@ -40,7 +40,8 @@ __global__ void bias_kernel(const float* bias, int n, float* y, int64_t ldy) {
 }
 
 // out[columns, ld]: the inputs of each column in the weight's order.
-__global__ void order_kernel(const __half* x, int64_t ldx, const int32_t* order, int k, __half* out, int64_t ld) {
+__global__ void order_kernel(const __half* x, int64_t ldx, const int32_t* order, int k, __half* out,
+                             int64_t ld) {
   let_next_start();
   wait_for_previous();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;

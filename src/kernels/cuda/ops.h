@@ -1,9 +1,9 @@
 // The operations of a forward pass on the card. Every pointer is to the card's memory unless it says
 // otherwise.
 //
-// Inputs of linears are fp16, in `parts` numbers each: value = kInputUnit · Σ part p · kPartStep⁻ᵖ. One is the
-// rule; two, where float32 is asked for, hold 22 of its 24 bits. Values of 2²⁰ and more become infinite. They
-// lie as [row][part][ld] with ld a multiple of 64 and zeros behind the last input. Sums are float32.
+// Inputs of linears are fp16, in `parts` numbers each: value = kInputUnit · Σ part p · kPartStep⁻ᵖ. One is
+// the rule; two, where float32 is asked for, hold 22 of its 24 bits. Values of 2²⁰ and more become infinite.
+// They lie as [row][part][ld] with ld a multiple of 64 and zeros behind the last input. Sums are float32.
 #pragma once
 
 #include <cstdint>

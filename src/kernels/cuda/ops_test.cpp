@@ -11,9 +11,8 @@ TEST_F(CudaOps, DenseLinearsMatchFloat64) {
          std::vector<std::pair<int, int>>{{1, 1}, {17, 100}, {33, 256}, {48, 600}, {200, 1111}}) {
       for (const int rows : {1, 2, 7, 8, 16, 33}) {
         for (const int parts : {1, 2}) {
-          check_linear(
-              dense(dtype, n, k, 5), rows, parts, rows % 2 == 0, 2e-6,
-              fmt::format("{} n {} k {} rows {} parts {}", dtype_name(dtype), n, k, rows, parts));
+          check_linear(dense(dtype, n, k, 5), rows, parts, rows % 2 == 0, 2e-6,
+                       fmt::format("{} n {} k {} rows {} parts {}", dtype_name(dtype), n, k, rows, parts));
           if (HasFatalFailure()) return;
           forget();
         }
