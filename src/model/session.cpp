@@ -12,7 +12,8 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
       pool_(pool),
       kernels_(nibble::kernels()),
       cache_(model_->config, options.slots, options.context, options.precision.cache, kernels_),
-      linears_(*model_, options.precision, options.batch_tokens, options.expect_packed, kernels_, pool) {
+      linears_(*model_, options.precision, options.batch_tokens,
+               std::min(options.slots, options.batch_tokens), options.expect_packed, kernels_, pool) {
   const ModelConfig& c = model_->config;
   const size_t tokens = static_cast<size_t>(options_.batch_tokens);
   const std::vector<float> table = rope_table(*model_, options_.context);
