@@ -1,4 +1,4 @@
-// What gemv.cu shares with the kernel's instances, one file a form of weights.
+// What gemv.cpp shares with the kernel's instances, one file a form of weights.
 #pragma once
 
 #include "kernels/cuda/ops.h"

@@ -1,6 +1,6 @@
 // Packed weights on the card: tiles in the order in which a warp's lanes hold them as the left operand of a
-// product (gemv.cu), made of the panels of tensor/packed.h; and back to fp16; bf16 weights, which become
-// fp16.
+// product (gemv_kernel.cuh), made of the panels of tensor/packed.h; and back to fp16; bf16 weights, which
+// become fp16.
 //
 // Lane l of a warp (g = l / 4, t = l % 4) owns 16 bytes of a tile. kQ4, 16 rows × 64 inputs: word s has
 // inputs 16s + 4t … + 3 of rows g and g + 8; nibble i + 4j (i, j: row of the pair and input pair, first or
