@@ -2,10 +2,10 @@
 //
 // A block takes panels of 16 weight rows, its warps share a panel's inputs, and the matrix units multiply:
 // weights are the left operand (m16n8k16), columns of the right one are rows · parts of the input. Codes are
-// fp16 numbers as they lie (gemv_fragment.cuh); a group's scale and zero point come to its sums in float32.
-// Weights come straight into registers, several units of a warp on their way at a time; the first are asked
-// for before the kernel in front has ended (launch.cuh), inputs after. Through shared memory (cp.async, eight
-// units on their way) it was slower: more instructions a unit.
+// fp16 numbers as they lie and less their zero points exact (gemv_fragment.cuh); a group's sum is multiplied
+// by its scale in float32. Weights come straight into registers, several units of a warp on their way at a
+// time; the first are asked for before the kernel in front has ended (launch.cuh), inputs after. Through
+// shared memory (cp.async, eight units on their way) it was slower: more instructions a unit.
 #pragma once
 
 #include <algorithm>
