@@ -14,6 +14,7 @@
 #include "base/random.h"
 #include "eval/compare_run.h"
 #include "io/safetensors.h"
+#include "kernels/ops.h"
 #include "quant/quantize.h"
 #include "tensor/dtype.h"
 #include "test_data.h"
@@ -33,7 +34,7 @@ class Quality : public ::testing::TestWithParam<Case> {
  protected:
   struct Outcome {
     double kl = 0, kl_p90 = 0, file_bytes = 0;
-    Estimate kl_less_first;  // paired
+    Estimate kl_less_first;         // paired
     int linears = 0, no_worse = 0;  // than rounding, by relative output error
   };
 
@@ -101,12 +102,13 @@ TEST_P(Quality, BothMethodsLoseLessThanRounding) {
     EXPECT_GT(outcome.linears, 30);
     EXPECT_GE(outcome.no_worse, 0.95 * outcome.linears) << method;
     EXPECT_LT(outcome.kl_p90, rtn.kl_p90) << method;
-    if (GetParam().group_size > 16) {
-      EXPECT_LT(outcome.kl, rtn.kl) << method;
-    } else {
-      // The mean is a matter of a few positions in a thousand there: 12 to 24 calibration samples, or the
-      // arithmetic of another processor, bring gsq's on qwen2-mini anywhere from 0.0013 to 0.0021.
+    if (kernels().name == "amx" && method == std::string("gsq") && GetParam().group_size == 16 &&
+        GetParam().model == std::string("qwen2-mini")) {
+      // A few positions in a thousand decide this mean: 12 to 24 calibration samples bring it anywhere from
+      // 0.0013 to 0.0021, and by tiles 16 happen to bring it to rounding's.
       EXPECT_LT(outcome.kl_less_first.value, 2 * outcome.kl_less_first.stderr_) << method;
+    } else {
+      EXPECT_LT(outcome.kl, rtn.kl) << method;
     }
     EXPECT_GT(outcome.kl, 0) << method;
   }
