@@ -79,46 +79,45 @@ double sign_flip_exact(std::span<const int64_t> cluster_differences) {
 
 namespace {
 
-// Draws with replacement, resample by resample. What one seed and size draw is kept where it is not too much:
-// a report compares many cells of as many rows.
-class Resamples {
- public:
-  Resamples(size_t n, uint64_t seed, size_t resamples) : n_(n), random_(seed) {
-    constexpr size_t kMostKept = size_t{4} << 20;  // 16 MB
-    if (n * resamples > kMostKept) {
-      drawn_.resize(n);
-      return;
-    }
-    thread_local Kept kept;
-    if (kept.n != n || kept.seed != seed || kept.drawn.size() != n * resamples) {
-      kept = {n, seed, std::vector<uint32_t>(n * resamples)};
-      draw(kept.drawn);
-    }
-    kept_ = kept.drawn;
-  }
-  std::span<const uint32_t> next() {
-    if (kept_.empty()) {
-      draw(drawn_);
-      return drawn_;
-    }
-    return kept_.subspan(n_ * at_++, n_);
-  }
-
- private:
+// How often each of n indices is drawn in each of the resamples: [index][resample]. The last counts are kept,
+// since a report compares many cells of as many rows.
+std::span<const uint16_t> times_drawn(size_t n, uint64_t seed, size_t resamples) {
   struct Kept {
     size_t n = 0;
     uint64_t seed = 0;
-    std::vector<uint32_t> drawn;
+    std::vector<uint16_t> times;
   };
-  void draw(std::span<uint32_t> indices) {
-    for (uint32_t& i : indices) i = static_cast<uint32_t>(random_.below(n_));
+  thread_local Kept kept;
+  if (kept.n != n || kept.seed != seed || kept.times.size() != n * resamples) {
+    kept = {n, seed, std::vector<uint16_t>(n * resamples)};
+    Random random(seed);
+    for (size_t r = 0; r < resamples; ++r)
+      for (size_t i = 0; i < n; ++i) ++kept.times[random.below(n) * resamples + r];
   }
+  return kept.times;
+}
 
-  size_t n_, at_ = 0;
-  Random random_;
-  std::vector<uint32_t> drawn_;
-  std::span<const uint32_t> kept_;
-};
+// The sum of n = values.size() values drawn with replacement, for each of the resamples; a seed always draws
+// the same.
+std::vector<double> resampled_sums(std::span<const double> values, uint64_t seed, size_t resamples) {
+  constexpr size_t kMostCounts = size_t{4} << 20;  // 8 MB
+  const size_t n = values.size();
+  std::vector<double> sums(resamples);
+  if (n * resamples > kMostCounts) {
+    Random random(seed);
+    for (double& s : sums)
+      for (size_t i = 0; i < n; ++i) s += values[random.below(n)];
+    return sums;
+  }
+  const std::span<const uint16_t> times = times_drawn(n, seed, resamples);
+  for (size_t i = 0; i < n; ++i) {
+    const double value = values[i];
+    if (value == 0) continue;  // most differences of answers
+    const std::span<const uint16_t> of_value = times.subspan(i * resamples, resamples);
+    for (size_t r = 0; r < resamples; ++r) sums[r] += value * of_value[r];
+  }
+  return sums;
+}
 
 // Orders `values` only where percentile() will look for these, ascending.
 void put_in_place(std::vector<double>& values, std::initializer_list<double> percentiles) {
@@ -141,20 +140,14 @@ Interval bootstrap_mean(std::span<const double> differences, std::span<const std
   NIBBLE_CHECK(resamples > 0);
   if (differences.empty()) return {};
   const ClusterSums sums = sum_by_cluster(differences, {}, clusters);
-  const size_t n_clusters = sums.sum.size();
+  const size_t count = static_cast<size_t>(resamples);
+  std::vector<double> means = resampled_sums(sums.sum, seed, count);
   const bool same_weights =
       std::all_of(sums.weight.begin(), sums.weight.end(), [&](double w) { return w == sums.weight.front(); });
-  const double all = sums.weight.front() * static_cast<double>(n_clusters);
-  Resamples draws(n_clusters, seed, static_cast<size_t>(resamples));
-  std::vector<double> means(static_cast<size_t>(resamples));
-  for (double& mean : means) {
-    double total = 0, count = 0;
-    const std::span<const uint32_t> drawn = draws.next();
-    for (const uint32_t g : drawn) total += sums.sum[g];
-    if (!same_weights)
-      for (const uint32_t g : drawn) count += sums.weight[g];
-    mean = total / (same_weights ? all : count);
-  }
+  const std::vector<double> weights =
+      same_weights ? std::vector<double>(count, sums.weight.front() * static_cast<double>(sums.sum.size()))
+                   : resampled_sums(sums.weight, seed, count);
+  for (size_t r = 0; r < count; ++r) means[r] /= weights[r];
   if (std::any_of(means.begin(), means.end(), [](double m) { return std::isnan(m); })) return {};
   put_in_place(means, {2.5, 97.5});
   return {percentile(means, 2.5), percentile(means, 97.5)};
