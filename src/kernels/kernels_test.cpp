@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "isa_test.h"
+#include "kernels/bf16_rows.h"
 #include "random_matrices.h"
 #include "tensor/packed.h"
 
@@ -68,8 +69,10 @@ TEST_P(Kernels, DenseBf16PairsMatchFloat64) {
     std::vector<uint16_t> x(xf.size()), w(wf.size());
     table_->to_bf16(xf.data(), x.data(), m * k);
     table_->to_bf16(wf.data(), w.data(), n * k);
+    std::vector<uint16_t> rows(static_cast<size_t>(bf16_values(*table_, m, k)));
+    to_bf16_rows(*table_, xf.data(), k, 0, m, rows.data());
     std::vector<float> y(static_cast<size_t>(m * n));
-    table_->dense_bf16_bf16({DType::kBF16, w.data(), n, k}, x.data(), k, nullptr, y.data(), n, m, 0, n);
+    table_->dense_bf16_bf16({DType::kBF16, w.data(), n, k}, rows.data(), nullptr, y.data(), n, m, 0, n);
     for (int64_t i = 0; i < m; ++i) {
       for (int64_t j = 0; j < n; ++j) {
         double sum = 0, size = 0;

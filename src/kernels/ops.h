@@ -109,12 +109,12 @@ struct KernelTable {
   DenseFn dense_bf16 = nullptr;  // w BF16, x float32: products exact in float32
   DenseFn dense_f16 = nullptr;   // w F16
 
-  // The same with x rounded to BF16 and w BF16, sums in float32. Null where the processor has no
-  // instruction for it; the caller then uses dense_bf16.
-  // n_begin is a multiple of 16.
-  using DenseBf16Fn = void (*)(const DenseView& w, const uint16_t* x, int64_t ldx, const float* bias,
-                               float* y, int64_t ldy, int64_t m, int64_t n_begin, int64_t n_end);
+  // The same with x rounded to BF16 (bf16_rows.h) and w BF16, sums in float32. Null where the processor has
+  // no instruction for it; the caller then uses dense_bf16. n_begin is a multiple of 16.
+  using DenseBf16Fn = void (*)(const DenseView& w, const uint16_t* x, const float* bias, float* y,
+                               int64_t ldy, int64_t m, int64_t n_begin, int64_t n_end);
   DenseBf16Fn dense_bf16_bf16 = nullptr;
+  bool bf16_tiles = false;  // how dense_bf16_bf16 and packed_bf16 want x: as tiles (bf16_rows.h)
 
   // y[m, 16·p … ) = x[m, k] · dequant(w)[n, k]ᵀ (+ bias) for panels p in [panel_begin, panel_end).
   // scratch: packed_scratch(k) floats of the calling thread.
@@ -127,11 +127,10 @@ struct KernelTable {
   bool int8_steps = false;  // which of them packed_i8 reads
   void (*packed_i8)(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
                     int64_t panel_begin, int64_t panel_end, float* scratch) = nullptr;
-  // With x rounded to bf16 and the weights' values too, sums in float32. Faster than packed_i8 for many rows,
-  // slower for few. Null where the processor has no tiles. scratch: as for packed_f32.
-  void (*packed_bf16)(const PackedView& w, const uint16_t* x, int64_t ldx, const float* bias, float* y,
-                      int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end,
-                      float* scratch) = nullptr;
+  // With x rounded to bf16 (bf16_rows.h) and the weights' values too, sums in float32. Faster than packed_i8
+  // for many rows, slower for few. Null where the processor has no tiles. scratch: as for packed_f32.
+  void (*packed_bf16)(const PackedView& w, const uint16_t* x, const float* bias, float* y, int64_t ldy,
+                      int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) = nullptr;
   // k values as ActI8View says: step the least with which no code exceeds 127, round to nearest even. Fills
   // what is not null.
   void (*quantize_i8)(const float* x, int64_t k, const ActI8Row& row) = nullptr;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "kernels/bf16_rows.h"
 
 namespace nibble {
 namespace {
@@ -56,7 +57,7 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
   const size_t rows = static_cast<size_t>(max_rows);
   const bool tiles = any_packed && precision.int8 && kernels.packed_bf16;
   if (tiles || (any_dense && precision.bf16 && kernels.dense_bf16_bf16))
-    bf16_ = AlignedBuffer<uint16_t>(rows * static_cast<size_t>(widest));
+    bf16_ = AlignedBuffer<uint16_t>(static_cast<size_t>(bf16_values(kernels, max_rows, widest)));
   if (any_order) ordered_ = AlignedBuffer<float>(rows * static_cast<size_t>(widest));
   if (any_packed && precision.int8) {
     const size_t by_int8 = tiles ? static_cast<size_t>(max_found) : rows;
@@ -124,8 +125,8 @@ const float* Linears::convert(const Form& form, const float* x, int64_t rows, in
     x = ordered;
   }
   if (form.bf16) {
-    pool_.parallel_for(static_cast<size_t>(rows * k), 8192, [&](size_t begin, size_t end, int) {
-      kernels_.to_bf16(x + begin, bf16_.data() + begin, static_cast<int64_t>(end - begin));
+    pool_.parallel_for(static_cast<size_t>(rows), 4, [&](size_t begin, size_t end, int) {
+      to_bf16_rows(kernels_, x, k, static_cast<int64_t>(begin), static_cast<int64_t>(end), bf16_.data());
     });
   } else if (form.group > 0) {
     const int64_t by_int8 = rows_by_int8(rows);
@@ -134,7 +135,8 @@ const float* Linears::convert(const Form& form, const float* x, int64_t rows, in
       const int64_t first = static_cast<int64_t>(begin), last = static_cast<int64_t>(end);
       const int64_t middle = std::clamp(by_int8, first, last);
       for (int64_t r = first; r < middle; ++r) kernels_.quantize_i8(x + r * k, k, act.row(r));
-      if (middle < last) kernels_.to_bf16(x + middle * k, bf16_.data() + middle * k, (last - middle) * k);
+      if (middle < last)
+        to_bf16_rows(kernels_, x + by_int8 * k, k, middle - by_int8, last - by_int8, bf16_.data());
     });
   }
   return x;
@@ -153,15 +155,15 @@ void Linears::compute(const LinearCall& call, const float* x, int64_t rows, int6
                          scratch);
     }
     if (by_int8 < rows) {
-      kernels_.packed_bf16(*l.packed, bf16_.data() + by_int8 * l.k, l.k, bias, call.y + by_int8 * l.n, l.n,
-                           rows - by_int8, begin, end, scratch);
+      kernels_.packed_bf16(*l.packed, bf16_.data(), bias, call.y + by_int8 * l.n, l.n, rows - by_int8, begin,
+                           end, scratch);
     }
   } else if (l.packed) {
     kernels_.packed_f32(*l.packed, x, l.k, bias, call.y, l.n, rows, begin, end, scratch);
   } else {
     const int64_t first = begin * kUnit, last = std::min(l.n, end * kUnit);
     if (form.bf16) {
-      kernels_.dense_bf16_bf16(l.dense, bf16_.data(), l.k, bias, call.y, l.n, rows, first, last);
+      kernels_.dense_bf16_bf16(l.dense, bf16_.data(), bias, call.y, l.n, rows, first, last);
     } else {
       const auto dense = l.dense.dtype == DType::kF32    ? kernels_.dense_f32
                          : l.dense.dtype == DType::kBF16 ? kernels_.dense_bf16

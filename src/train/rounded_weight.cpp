@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/bf16_rows.h"
+
 namespace nibble {
 namespace {
 
@@ -12,14 +14,14 @@ constexpr int64_t kKernelColumns = 16;  // dense_bf16_bf16 begins at a multiple
 // y[m, n] = x[m, k]·wᵀ of w [n, k]
 void product(const KernelTable& table, const uint16_t* w, int64_t n, int64_t k, const float* x, int64_t m,
              const float* bias, float* y, AlignedBuffer<uint16_t>& room, ThreadPool& pool) {
-  if (room.size() < static_cast<size_t>(m * k)) room = AlignedBuffer<uint16_t>(static_cast<size_t>(m * k));
+  const size_t values = static_cast<size_t>(bf16_values(table, m, k));
+  if (room.size() < values) room = AlignedBuffer<uint16_t>(values);
   pool.parallel_for(static_cast<size_t>(m), 4, [&](size_t begin, size_t end, int) {
-    const int64_t first = static_cast<int64_t>(begin) * k;
-    table.to_bf16(x + first, room.data() + first, static_cast<int64_t>(end - begin) * k);
+    to_bf16_rows(table, x, k, static_cast<int64_t>(begin), static_cast<int64_t>(end), room.data());
   });
   const int64_t columns = (n + kKernelColumns - 1) / kKernelColumns;
   pool.parallel_for(static_cast<size_t>(columns), 1, [&](size_t begin, size_t end, int) {
-    table.dense_bf16_bf16({DType::kBF16, w, n, k}, room.data(), k, bias, y, n, m,
+    table.dense_bf16_bf16({DType::kBF16, w, n, k}, room.data(), bias, y, n, m,
                           static_cast<int64_t>(begin) * kKernelColumns,
                           std::min(n, static_cast<int64_t>(end) * kKernelColumns));
   });

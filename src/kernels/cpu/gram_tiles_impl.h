@@ -74,6 +74,7 @@ void products_i16_by_tiles(const uint8_t* a, const uint8_t* b, int64_t panels, i
 
 template <class T, class V>
 void put_tiles_into(KernelTable& t) {
+  t.bf16_tiles = true;
   t.dense_bf16_bf16 = dense_by_tiles<T, V>;
   t.packed_bf16 = packed_bf16<T, V>;
   t.gram_pairs = kTilePairs;

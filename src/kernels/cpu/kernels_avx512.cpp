@@ -51,7 +51,10 @@ constexpr KernelTable make(bool bf16) {
   t.name = "avx512";
   t.to_bf16 = bf16 ? to_bf16 : to_bf16_plain;
   if (bf16) {
-    t.dense_bf16_bf16 = dense_linear<Avx512, DotBf16Bf16>;
+    t.dense_bf16_bf16 = [](const DenseView& w, const uint16_t* x, const float* bias, float* y, int64_t ldy,
+                           int64_t m, int64_t n_begin, int64_t n_end) {
+      dense_linear<Avx512, DotBf16Bf16>(w, x, w.k, bias, y, ldy, m, n_begin, n_end);
+    };
     t.peak_dense = peak_bf16;
   }
   return t;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/bf16_rows.h"
 #include "kernels/cpu/gram_tiles_impl.h"
 #include "kernels/cpu/simd_avx2.h"
 #include "kernels/cpu/table_avx2.h"
@@ -114,14 +115,23 @@ class Tiles : public ::testing::TestWithParam<std::string> {
     table_->to_bf16(x.data(), rounded.data(), static_cast<int64_t>(x.size()));
     return rounded;
   }
-  std::vector<float> packed(const PackedView& w, const std::vector<uint16_t>& x, int64_t m,
+  // Rows of k inputs as the products want them; what they must not read is NaN.
+  std::vector<uint16_t> rows_of(const std::vector<float>& x, int64_t k) const {
+    const int64_t m = static_cast<int64_t>(x.size()) / k;
+    std::vector<uint16_t> rows(static_cast<size_t>(bf16_values(*table_, m, k)), 0x7fc0);
+    const int64_t middle = m / 2;  // as two threads would
+    to_bf16_rows(*table_, x.data(), k, middle, m, rows.data());
+    to_bf16_rows(*table_, x.data(), k, 0, middle, rows.data());
+    return rows;
+  }
+  std::vector<float> packed(const PackedView& w, const std::vector<float>& inputs, int64_t m,
                             const float* bias) const {
+    const auto x = rows_of(inputs, w.format.k);
     const int64_t panels = w.format.panels(), middle = panels / 2;
     std::vector<float> y(static_cast<size_t>(m * w.format.n), -1);
     std::vector<float> scratch(static_cast<size_t>(packed_scratch(w.format.k)));
-    table_->packed_bf16(w, x.data(), w.format.k, bias, y.data(), w.format.n, m, 0, middle, scratch.data());
-    table_->packed_bf16(w, x.data(), w.format.k, bias, y.data(), w.format.n, m, middle, panels,
-                        scratch.data());
+    table_->packed_bf16(w, x.data(), bias, y.data(), w.format.n, m, 0, middle, scratch.data());
+    table_->packed_bf16(w, x.data(), bias, y.data(), w.format.n, m, middle, panels, scratch.data());
     return y;
   }
 
@@ -141,7 +151,7 @@ TEST_P(Tiles, PackedMatchesFloat64ForEveryFormat) {
           for (const int64_t m : {1, 7, 33, 48}) {
             if (k == 1300 && m == 48 && bits != 4) continue;  // the played tiles are slow
             const auto x = normals(static_cast<size_t>(m * k), 8);
-            const auto y = packed(packed_weights.view(q.format), half(x), m, bias.data());
+            const auto y = packed(packed_weights.view(q.format), x, m, bias.data());
             for (int64_t i = 0; i < m; ++i) {
               for (int64_t j = 0; j < n; ++j) {
                 double sum = bias[static_cast<size_t>(j)], size = std::fabs(sum);
@@ -168,21 +178,22 @@ TEST_P(Tiles, RowsDoNotDependOnBatchOrPartition) {
   const auto q = random_quantized(4, 32, false, n, k, 11);
   const PackedBuffers weights = pack(q);
   const auto wf = normals(static_cast<size_t>(n * k), 10);
-  const auto w = half(wf), rounded = half(x);
-  const auto dense = [&](const uint16_t* rows, int64_t count, int64_t middle) {
+  const auto w = half(wf);
+  const auto dense = [&](const std::vector<float>& inputs, int64_t count, int64_t middle) {
+    const auto rows = rows_of(inputs, k);
     std::vector<float> y(static_cast<size_t>(count * n));
     const DenseView view{DType::kBF16, w.data(), n, k};
-    table_->dense_bf16_bf16(view, rows, k, nullptr, y.data(), n, count, 0, middle);
-    table_->dense_bf16_bf16(view, rows, k, nullptr, y.data(), n, count, middle, n);
+    table_->dense_bf16_bf16(view, rows.data(), nullptr, y.data(), n, count, 0, middle);
+    table_->dense_bf16_bf16(view, rows.data(), nullptr, y.data(), n, count, middle, n);
     return y;
   };
-  const auto all = packed(weights.view(q.format), rounded, m, nullptr);
-  const auto all_dense = dense(rounded.data(), m, 48);
+  const auto all = packed(weights.view(q.format), x, m, nullptr);
+  const auto all_dense = dense(x, m, 48);
   for (int64_t i = 0; i < m; ++i) {
     const std::vector<float> row(x.begin() + i * k, x.begin() + (i + 1) * k);
-    const auto one = packed(weights.view(q.format), half(row), 1, nullptr);
+    const auto one = packed(weights.view(q.format), row, 1, nullptr);
     ASSERT_EQ(0, std::memcmp(one.data(), all.data() + i * n, static_cast<size_t>(n) * sizeof(float))) << i;
-    const auto one_dense = dense(rounded.data() + i * k, 1, 16);
+    const auto one_dense = dense(row, 1, 16);
     ASSERT_EQ(0,
               std::memcmp(one_dense.data(), all_dense.data() + i * n, static_cast<size_t>(n) * sizeof(float)))
         << i;
@@ -197,8 +208,8 @@ TEST_P(Tiles, DenseMatchesFloat64OnOddShapes) {
         const auto bias = normals(static_cast<size_t>(n), 6);
         const auto x = half(xf), w = half(wf);
         std::vector<float> y(static_cast<size_t>(m * n));
-        table_->dense_bf16_bf16({DType::kBF16, w.data(), n, k}, x.data(), k, bias.data(), y.data(), n, m, 0,
-                                n);
+        table_->dense_bf16_bf16({DType::kBF16, w.data(), n, k}, rows_of(xf, k).data(), bias.data(), y.data(),
+                                n, m, 0, n);
         for (int64_t i = 0; i < m; ++i) {
           for (int64_t j = 0; j < n; ++j) {
             double sum = bias[static_cast<size_t>(j)], size = std::fabs(sum);

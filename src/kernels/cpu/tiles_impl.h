@@ -9,14 +9,15 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/bf16_rows.h"
 #include "kernels/cpu/packed_impl.h"
 #include "kernels/ops.h"
 
 namespace nibble {
 namespace {
 
-constexpr int kTileRows = 16;                          // of x in a tile
-constexpr int64_t kStepInputs = 32, kStepWords = 256;  // a word: two inputs of a row
+constexpr int kTileRows = kBf16TileRows;                            // of x in a tile
+constexpr int64_t kStepInputs = kBf16TileInputs, kStepWords = 256;  // a word: two inputs of a row
 constexpr int64_t kFewRows = 2 * kTileRows;  // up to here a weight is multiplied once after it was read
 constexpr int64_t kPieceInputs = 512;        // whose steps are in scratch at a time: the first-level cache's
 constexpr int64_t kRowsInCache = 512;        // of x, of so many inputs
@@ -92,41 +93,19 @@ struct DenseSteps {
   }
 };
 
-// Rows of x as the tiles load them.
-struct TileInput {
-  const uint16_t* x;
-  int64_t ldx;
-  int64_t readable;  // inputs of a row that may be read; what lies behind comes from `tail`
-  alignas(64) uint16_t tail[kFewRows * kStepInputs];
-
-  TileInput(const uint16_t* x_, int64_t ldx_, int64_t readable_) : x(x_), ldx(ldx_), readable(readable_) {}
-
-  // The last, short step of rows [first, first + count), with zeros behind.
-  void take_tail(int64_t first, int64_t count) {
-    const int64_t begin = readable / kStepInputs * kStepInputs;
-    if (begin == readable) return;
-    std::fill_n(tail, kFewRows * kStepInputs, uint16_t{0});
-    for (int64_t r = 0; r < count; ++r)
-      std::copy_n(x + (first + r) * ldx + begin, readable - begin, tail + r * kStepInputs);
-  }
-};
-
-// sums[kM][kN][16][16]: rows [row, …) of x times inputs [begin, end) of kN panels, whose steps are in b,
-// `panel_words` apart. The unit is configured for the rows.
+// sums[kM][kN][16][16]: `steps` tiles of 16 rows of x, of the next 16 rows `block` values behind, times kN
+// panels, whose steps are in b, `panel_words` apart. The unit is configured for the rows.
 template <class T, int kM, int kN>
-void tiles_of_block(const TileInput& in, const uint32_t* b, int64_t panel_words, int64_t begin, int64_t end,
-                    int64_t row, float* sums) {
+void tiles_of_block(const uint16_t* x, int64_t block, const uint32_t* b, int64_t panel_words, int64_t steps,
+                    float* sums) {
   constexpr int kTile = kTileRows * kTileRows;
   T::template zero<0>();
   if constexpr (kN > 1) T::template zero<1>();
   if constexpr (kM > 1) T::template zero<2>();
   if constexpr (kM > 1 && kN > 1) T::template zero<3>();
-  for (int64_t c = begin; c < end; c += kStepInputs, b += kStepWords) {
-    const bool whole = c + kStepInputs <= in.readable;
-    const uint16_t* x = whole ? in.x + row * in.ldx + c : in.tail;
-    const int64_t ldx = whole ? in.ldx : kStepInputs;
-    T::template load<4>(x, ldx * 2);
-    if constexpr (kM > 1) T::template load<5>(x + kTileRows * ldx, ldx * 2);
+  for (int64_t step = 0; step < steps; ++step, x += kTileRows * kStepInputs, b += kStepWords) {
+    T::template load<4>(x, 64);
+    if constexpr (kM > 1) T::template load<5>(x + block, 64);
     T::template load<6>(b, 64);
     T::template dot<0, 4, 6>();
     if constexpr (kM > 1) T::template dot<2, 5, 6>();
@@ -145,7 +124,7 @@ void tiles_of_block(const TileInput& in, const uint32_t* b, int64_t panel_words,
 template <class T, class V, class Steps>
 struct TileProduct {
   const Steps& w;
-  TileInput in;
+  const uint16_t* x;  // tiles (bf16_rows.h)
   const float* bias;
   float* y;
   int64_t ldy, rows_begin, rows_end;  // of x
@@ -155,19 +134,20 @@ struct TileProduct {
   // y (+)= panels [panel, panel + kN), inputs [begin, end), for the rows of x.
   template <int kN>
   void work(int64_t panel, int64_t begin, int64_t end) {
-    const int64_t panel_words = steps_of(end - begin) * kStepWords;
+    const int64_t steps = steps_of(end - begin), panel_words = steps * kStepWords;
+    const int64_t block = kTileRows * steps_of(w.inputs()) * kStepInputs;
     for (int p = 0; p < kN; ++p) w.make(panel + p, begin, end, scratch + p * panel_words);
     for (int64_t row = rows_begin; row < rows_end; row += kFewRows) {
       const int64_t rows = std::min(kFewRows, rows_end - row);
       if (rows != configured)
         T::configure(std::min<int64_t>(rows, kTileRows), std::max<int64_t>(rows - kTileRows, 1));
       configured = rows;
-      if (end == w.inputs()) in.take_tail(row, rows);
+      const uint16_t* tiles = x + row / kTileRows * block + begin * kTileRows;
       alignas(64) float sums[2 * kN * kTileRows * kTileRows];
       if (rows > kTileRows) {
-        tiles_of_block<T, 2, kN>(in, scratch, panel_words, begin, end, row, sums);
+        tiles_of_block<T, 2, kN>(tiles, block, scratch, panel_words, steps, sums);
       } else {
-        tiles_of_block<T, 1, kN>(in, scratch, panel_words, begin, end, row, sums);
+        tiles_of_block<T, 1, kN>(tiles, block, scratch, panel_words, steps, sums);
       }
       for (int64_t r = 0; r < rows; ++r) {
         for (int p = 0; p < kN; ++p)
@@ -201,11 +181,10 @@ struct TileProduct {
 };
 
 template <class T, class V, class Steps>
-void multiply_by_tiles(const Steps& w, const uint16_t* x, int64_t ldx, const float* bias, float* y,
-                       int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end, uint32_t* scratch) {
+void multiply_by_tiles(const Steps& w, const uint16_t* x, const float* bias, float* y, int64_t ldy, int64_t m,
+                       int64_t panel_begin, int64_t panel_end, uint32_t* scratch) {
   for (int64_t first = 0; first < m; first += kRowsInCache) {
-    TileProduct<T, V, Steps> product{
-        w, {x, ldx, w.inputs()}, bias, y, ldy, first, std::min(m, first + kRowsInCache), scratch};
+    TileProduct<T, V, Steps> product{w, x, bias, y, ldy, first, std::min(m, first + kRowsInCache), scratch};
     const int64_t at_once =
         m <= kFewRows ? 2 : panel_end - panel_begin;  // few: weights in the order of memory
     for (int64_t panel = panel_begin; panel < panel_end; panel += at_once)
@@ -215,30 +194,30 @@ void multiply_by_tiles(const Steps& w, const uint16_t* x, int64_t ldx, const flo
 }
 
 template <class T, class V, int kBits>
-void packed_bf16_bits(const PackedView& w, const uint16_t* x, int64_t ldx, const float* bias, float* y,
-                      int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) {
-  multiply_by_tiles<T, V>(PackedSteps<T, V, kBits>{w}, x, ldx, bias, y, ldy, m, panel_begin, panel_end,
+void packed_bf16_bits(const PackedView& w, const uint16_t* x, const float* bias, float* y, int64_t ldy,
+                      int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) {
+  multiply_by_tiles<T, V>(PackedSteps<T, V, kBits>{w}, x, bias, y, ldy, m, panel_begin, panel_end,
                           reinterpret_cast<uint32_t*>(scratch));
 }
 
 template <class T, class V>
-void packed_bf16(const PackedView& w, const uint16_t* x, int64_t ldx, const float* bias, float* y,
-                 int64_t ldy, int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) {
+void packed_bf16(const PackedView& w, const uint16_t* x, const float* bias, float* y, int64_t ldy, int64_t m,
+                 int64_t panel_begin, int64_t panel_end, float* scratch) {
   const auto run = w.format.bits == 2   ? packed_bf16_bits<T, V, 2>
                    : w.format.bits == 3 ? packed_bf16_bits<T, V, 3>
                    : w.format.bits == 4 ? packed_bf16_bits<T, V, 4>
                    : w.format.bits == 6 ? packed_bf16_bits<T, V, 6>
                                         : packed_bf16_bits<T, V, 8>;
-  run(w, x, ldx, bias, y, ldy, m, panel_begin, panel_end, scratch);
+  run(w, x, bias, y, ldy, m, panel_begin, panel_end, scratch);
 }
 
 // n_begin is a multiple of 16.
 template <class T, class V>
-void dense_by_tiles(const DenseView& w, const uint16_t* x, int64_t ldx, const float* bias, float* y,
-                    int64_t ldy, int64_t m, int64_t n_begin, int64_t n_end) {
+void dense_by_tiles(const DenseView& w, const uint16_t* x, const float* bias, float* y, int64_t ldy,
+                    int64_t m, int64_t n_begin, int64_t n_end) {
   alignas(64) uint32_t scratch[2 * kPieceInputs / kStepInputs * kStepWords];
   const DenseView rows{w.dtype, w.data, n_end, w.k};
-  multiply_by_tiles<T, V>(DenseSteps<T>{rows}, x, ldx, bias, y, ldy, m, n_begin / kPanelRows,
+  multiply_by_tiles<T, V>(DenseSteps<T>{rows}, x, bias, y, ldy, m, n_begin / kPanelRows,
                           (n_end + kPanelRows - 1) / kPanelRows, scratch);
 }
 

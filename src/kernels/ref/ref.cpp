@@ -44,9 +44,9 @@ void dense(const DenseView& w, const X* x, int64_t ldx, const float* bias, float
   }
 }
 
-void dense_bf16_bf16(const DenseView& w, const uint16_t* x, int64_t ldx, const float* bias, float* y,
-                     int64_t ldy, int64_t m, int64_t n_begin, int64_t n_end) {
-  dense<Bf16>(w, reinterpret_cast<const Bf16*>(x), ldx, bias, y, ldy, m, n_begin, n_end);
+void dense_bf16_bf16(const DenseView& w, const uint16_t* x, const float* bias, float* y, int64_t ldy,
+                     int64_t m, int64_t n_begin, int64_t n_end) {
+  dense<Bf16>(w, reinterpret_cast<const Bf16*>(x), w.k, bias, y, ldy, m, n_begin, n_end);
 }
 
 void packed_f32(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy,
