@@ -16,12 +16,14 @@ namespace {
 struct AnalyzeArguments {
   std::string model, out, study;
   std::vector<std::string> calibration;
-  CalibrationOptions text{.files = {}, .samples = 8, .seqlen = 512, .seed = 0};
+  CalibrationOptions text{.files = {}, .samples = 32, .seqlen = 512, .seed = 0};
+  bool rounding_only = false;
   AnalysisOptions analysis;
 };
 
 int run(AnalyzeArguments options, const GlobalOptions& global) {
   options.analysis.probe.symmetric = options.analysis.symmetric;
+  options.analysis.gptq = !options.rounding_only;
   options.analysis.validate();
   options.text.files = calibration_files(options.calibration, options.model);
   const InterruptGuard guard;
@@ -61,6 +63,8 @@ Run cmd_analyze(Arguments& verb, const GlobalOptions& global) {
   verb.option("--probe-group", a.probe.group_size, "its group size then").show_default();
   verb.option("--kl-tokens", a.kl_tokens, "tokens of the KL, half of which are scored; 0: no KL")
       .show_default();
+  verb.flag("--rounding-only", options->rounding_only,
+            "no errors by GPTQ, which plans for gptq and its kin are made with");
   verb.option("--calibration", options->calibration,
               "text or JSONL of training data; default: the bundled text")
       .type_name("F");

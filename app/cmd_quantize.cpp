@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kAnalysisSamples = 8;
+constexpr int kAnalysisSamples = 32;
 
 struct QuantizeArguments {
   std::string model, out, plan_file, format = "nibble";
@@ -134,6 +134,7 @@ SizePlan planned(const QuantizeArguments& options, std::shared_ptr<const Model> 
     AnalysisOptions wanted;
     wanted.symmetric = wanted.probe.symmetric = q.plan.base.symmetric;
     wanted.kl_by_group = false;
+    wanted.gptq = rounds_by_gptq(q.plan.base.method);
     analysis = analyze(model, text, wanted, pool);
   } else {
     analysis =

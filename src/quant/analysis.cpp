@@ -198,9 +198,16 @@ class Analyzer {
       return relative_output_error(weight, values, linear.n, input, pool_);
     };
     for (const int bits : options_.bits) {
-      for (const int group : options_.group_sizes)
-        out.errors.push_back(
-            error(Rounded(linear, weight, {"rtn", bits, group, options_.symmetric}, pool_).values()));
+      for (const int group : options_.group_sizes) {
+        const LayerPlan plan{"rtn", bits, group, options_.symmetric};
+        out.errors.push_back(error(Rounded(linear, weight, plan, pool_).values()));
+        if (!options_.gptq) continue;
+        const MethodOptions by_gptq{.format = {bits, group, options_.symmetric, linear.n, linear.k},
+                                    .refine = false};
+        out.gptq_errors.push_back(
+            bits < 8 ? error(dequantize(quantize_gptq(weight, input, by_gptq, pool_).matrix, pool_))
+                     : out.errors.back());
+      }
     }
     const Rounded probed(linear, weight, options_.probe, pool_);
     out.probe_error = error(probed.values());
@@ -216,28 +223,40 @@ class Analyzer {
   std::array<InputStatistics, 4> inputs_of(const Block& block, int layer) {
     const ModelConfig& c = model_->config;
     const int64_t hidden = c.hidden_size;
-    std::array<StatisticsCollector, 4> collectors = {
-        StatisticsCollector(hidden, calibration_.tokens, pool_, false),
-        StatisticsCollector(c.query_size(), calibration_.tokens, pool_, false),
-        StatisticsCollector(hidden, calibration_.tokens, pool_, false),
-        StatisticsCollector(c.intermediate_size, calibration_.tokens, pool_, false)};
+    const size_t seen = streams_.size() < 4 ? streams_.size() : streams_.size() - streams_.size() / 4;
+    int64_t held_out = 0;
+    for (size_t i = seen; i < streams_.size(); ++i)
+      held_out += static_cast<int64_t>(streams_[i].batch.tokens.size());
+    const auto collector = [&](int64_t width) {
+      return StatisticsCollector(width, calibration_.tokens - held_out, pool_, options_.gptq, held_out);
+    };
+    std::array<StatisticsCollector, 4> collectors = {collector(hidden), collector(c.query_size()),
+                                                     collector(hidden), collector(c.intermediate_size)};
     std::vector<float> x, a, inner, projected;
     for (Stream& s : streams_) {
       const int64_t rows = static_cast<int64_t>(s.batch.tokens.size());
+      const auto collect = [&](int stage, const float* input) {
+        StatisticsCollector& to = collectors[static_cast<size_t>(stage)];
+        if (static_cast<size_t>(&s - streams_.data()) < seen) {
+          to.add(input, rows);
+        } else {
+          to.hold_out(Observed{input}, rows);
+        }
+      };
       x.resize(static_cast<size_t>(rows * hidden));
       a.resize(static_cast<size_t>(rows * c.query_size()));
       inner.resize(static_cast<size_t>(rows * c.intermediate_size));
       projected.resize(x.size());
       session_.norm(block.attn_norm, s.h.data(), x.data(), rows);
-      collectors[0].add(x.data(), rows);
+      collect(0, x.data());
       session_.attention(block, layer, s.batch, x.data(), a.data());
-      collectors[1].add(a.data(), rows);
+      collect(1, a.data());
       session_.linear(block.o, a.data(), projected.data(), rows);
       session_.add(s.h.data(), projected.data(), rows * hidden);
       if (!c.parallel_block) session_.norm(block.mlp_norm, s.h.data(), x.data(), rows);
-      collectors[2].add(x.data(), rows);
+      collect(2, x.data());
       session_.mlp_inner(block, x.data(), inner.data(), rows);
-      collectors[3].add(inner.data(), rows);
+      collect(3, inner.data());
       session_.linear(block.down, inner.data(), projected.data(), rows);
       session_.add(s.h.data(), projected.data(), rows * hidden);
     }
@@ -273,11 +292,17 @@ void AnalysisOptions::validate() const {
 }
 
 double Analysis::error(const LinearAnalysis& linear, int bits, int group_size) const {
+  return error(linear, bits, group_size, false);
+}
+
+double Analysis::error(const LinearAnalysis& linear, int bits, int group_size, bool by_gptq) const {
+  const std::vector<double>& errors =
+      by_gptq && !linear.gptq_errors.empty() ? linear.gptq_errors : linear.errors;
   const auto b = std::find(options.bits.begin(), options.bits.end(), bits);
   const auto g = std::find(options.group_sizes.begin(), options.group_sizes.end(), group_size);
   NIBBLE_CHECK(b != options.bits.end() && g != options.group_sizes.end());
-  return linear.errors[static_cast<size_t>(b - options.bits.begin()) * options.group_sizes.size() +
-                       static_cast<size_t>(g - options.group_sizes.begin())];
+  return errors[static_cast<size_t>(b - options.bits.begin()) * options.group_sizes.size() +
+                static_cast<size_t>(g - options.group_sizes.begin())];
 }
 
 int Analysis::shown_bits() const {

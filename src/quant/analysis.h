@@ -25,6 +25,7 @@ struct AnalysisOptions {
   bool symmetric = false;
   LayerPlan probe = {"rtn", 4, 128, false};  // how a linear is quantized, alone, when its KL is taken
   int kl_tokens = 512;                       // in windows of 256, whose second halves are scored; 0: no KL
+  bool gptq = true;                          // also the errors of GPTQ, below 8 bits
   bool kl_by_group = true;                   // also of each layer as a whole, at every group size
   void validate() const;                     // throws UsageError
 };
@@ -34,7 +35,9 @@ struct LinearAnalysis {
   int layer = 0;
   int64_t n = 0, k = 0;
   std::vector<double> errors;  // relative output error of rounding: [bits][group sizes]
-  double kl = 0;               // of the model with this linear alone at the probe
+  std::vector<double>
+      gptq_errors;  // the same by GPTQ, from 8 bits up of rounding; empty without options.gptq
+  double kl = 0;    // of the model with this linear alone at the probe
   double probe_error = 0;
 };
 
@@ -53,13 +56,16 @@ struct Analysis {
   // kBreaks times that at the smallest.
   static constexpr double kBreaks = 4;
   double error(const LinearAnalysis& linear, int bits, int group_size) const;
+  // By GPTQ where `by_gptq` and measured, else of rounding.
+  double error(const LinearAnalysis& linear, int bits, int group_size, bool by_gptq) const;
   int shown_bits() const;  // the probe's, or the first where errors at those were not measured
   double growth(const LinearAnalysis& linear) const;  // at shown_bits()
   double growth(const LayerAnalysis& layer) const;    // 0 without KL
 };
 
-// Inputs are those of the unquantized model on the calibration text; KL is taken on its last samples.
-// Throws Error for a model that is already quantized.
+// Inputs are those of the unquantized model on the calibration text; errors are taken on the last quarter of
+// its samples where there are at least 4, which GPTQ does not see then, KL on the last ones. Throws Error for
+// a model that is already quantized.
 Analysis analyze_model(std::shared_ptr<const Model> model, const Calibration& calibration,
                        const AnalysisOptions& options, const DivergenceFn& divergence, ThreadPool& pool,
                        const AnalysisProgress& progress);

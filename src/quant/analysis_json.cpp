@@ -1,19 +1,38 @@
 #include "quant/analysis.h"
 
 namespace nibble {
+namespace {
+
+OrderedJson errors_of(const Analysis& a, const LinearAnalysis& linear, bool by_gptq) {
+  OrderedJson errors = OrderedJson::object();
+  for (const int bits : a.options.bits) {
+    OrderedJson& by_group = errors[std::to_string(bits)];
+    for (const int group : a.options.group_sizes)
+      by_group[std::to_string(group)] = a.error(linear, bits, group, by_gptq);
+  }
+  return errors;
+}
+
+std::vector<double> errors_from(const Json& errors, const Analysis& a, const std::string& where) {
+  std::vector<double> values;
+  for (const int bits : a.options.bits) {
+    const Json by_group = json_get<Json>(errors, std::to_string(bits).c_str(), where);
+    for (const int group : a.options.group_sizes)
+      values.push_back(json_get<double>(by_group, std::to_string(group).c_str(), where));
+  }
+  return values;
+}
+
+}  // namespace
 
 OrderedJson to_json(const Analysis& a) {
   OrderedJson linears = OrderedJson::array(), layers = OrderedJson::array();
   for (const LinearAnalysis& l : a.linears) {
-    OrderedJson errors = OrderedJson::object();
-    for (const int bits : a.options.bits) {
-      OrderedJson& by_group = errors[std::to_string(bits)];
-      for (const int group : a.options.group_sizes) by_group[std::to_string(group)] = a.error(l, bits, group);
-    }
     linears.push_back({{"name", l.name},
                        {"layer", l.layer},
                        {"shape", {l.n, l.k}},
-                       {"errors", errors},
+                       {"errors", errors_of(a, l, false)},
+                       {"gptq_errors", l.gptq_errors.empty() ? OrderedJson(nullptr) : errors_of(a, l, true)},
                        {"growth", a.growth(l)},
                        {"probe_error", l.probe_error},
                        {"kl", a.kl_positions > 0 ? OrderedJson(l.kl) : OrderedJson(nullptr)}});
@@ -57,12 +76,11 @@ Analysis analysis_from_json(const Json& json, const std::string& where) {
     l.k = shape[1];
     l.probe_error = json_get<double>(entry, "probe_error", where);
     if (a.kl_positions > 0) l.kl = json_get<double>(entry, "kl", where);
-    const Json errors = json_get<Json>(entry, "errors", where);
-    for (const int bits : a.options.bits) {
-      const Json by_group = json_get<Json>(errors, std::to_string(bits).c_str(), where);
-      for (const int group : a.options.group_sizes)
-        l.errors.push_back(json_get<double>(by_group, std::to_string(group).c_str(), where));
-    }
+    l.errors = errors_from(json_get<Json>(entry, "errors", where), a, where);
+    // Without it: by --rounding-only, or by an earlier version.
+    if (entry.contains("gptq_errors") && !entry.at("gptq_errors").is_null())
+      l.gptq_errors = errors_from(entry.at("gptq_errors"), a, where);
+    a.options.gptq = !l.gptq_errors.empty();
   }
   return a;
 }

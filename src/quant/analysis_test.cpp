@@ -30,7 +30,7 @@ double divergence(std::span<const float> base, std::span<const float> changed) {
 Analysis analysis(const std::shared_ptr<const Model>& model) {
   ThreadPool pool(2);
   const Calibration text = load_calibration(
-      {.files = bundled_calibration(testing::mini_dir() / "data"), .samples = 3, .seqlen = 256},
+      {.files = bundled_calibration(testing::mini_dir() / "data"), .samples = 4, .seqlen = 256},
       model->load_tokenizer());
   AnalysisOptions options;
   options.bits = {2, 4, 8};
@@ -76,6 +76,7 @@ void a_file_says_the_same(const Analysis& a) {
   for (size_t i = 0; i < a.linears.size(); ++i) {
     EXPECT_EQ(back.linears[i].name, a.linears[i].name);
     EXPECT_EQ(back.linears[i].errors, a.linears[i].errors);
+    EXPECT_EQ(back.linears[i].gptq_errors, a.linears[i].gptq_errors);
     EXPECT_EQ(back.linears[i].kl, a.linears[i].kl);
   }
   const int64_t bytes = bytes_at(a, 4.25);
@@ -129,6 +130,32 @@ void rules_and_their_file_give_the_plan_back(const Analysis& a) {
   EXPECT_GT(bits.size(), 1u);
 }
 
+void gptq_loses_less_and_its_plans_know_it(const Analysis& a) {
+  double by_gptq = 0, by_rounding = 0;
+  for (const LinearAnalysis& l : a.linears) {
+    for (const int group : {16, 64, 128}) {
+      by_gptq += std::log(a.error(l, 4, group, true));
+      by_rounding += std::log(a.error(l, 4, group));
+      EXPECT_EQ(a.error(l, 8, group, true), a.error(l, 8, group)) << l.name;
+    }
+    const auto rounded = choices_of(a, l, "rtn"), quantized = choices_of(a, l, "gptq+ff");
+    const auto clipped = choices_of(a, l, "gsq");
+    for (size_t c = 0; c < rounded.size(); ++c) {
+      EXPECT_EQ(clipped[c].loss, rounded[c].loss);
+      if (rounded[c].plan.bits >= 8) continue;
+      const double ratio = a.error(l, rounded[c].plan.bits, rounded[c].plan.group_size, true) /
+                           a.error(l, rounded[c].plan.bits, rounded[c].plan.group_size);
+      EXPECT_NEAR(quantized[c].loss, ratio * rounded[c].loss, 1e-9 * rounded[c].loss) << l.name;
+    }
+  }
+  EXPECT_LT(by_gptq, by_rounding);
+  Json old = Json(to_json(a));  // as files of earlier versions are
+  for (Json& linear : old["linears"]) linear.erase("gptq_errors");
+  const Analysis without = analysis_from_json(old, "test");
+  EXPECT_EQ(choices_of(without, without.linears[0], "gptq")[0].loss,
+            choices_of(a, a.linears[0], "rtn")[0].loss);
+}
+
 class AnalysisOf : public ::testing::TestWithParam<const char*> {};
 
 // One test: to analyse the model is most of the time.
@@ -139,6 +166,7 @@ TEST_P(AnalysisOf, SensitivitiesFilesPlansAndRules) {
   a_file_says_the_same(a);
   a_plan_loses_no_more_than_a_uniform_one_of_its_size(a);
   rules_and_their_file_give_the_plan_back(a);
+  gptq_loses_less_and_its_plans_know_it(a);
 }
 
 INSTANTIATE_TEST_SUITE_P(Mini, AnalysisOf, ::testing::Values("llama-mini", "phi-mini"),

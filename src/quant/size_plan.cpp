@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "quant/methods.h"
 #include "tensor/packed.h"
 
 namespace nibble {
@@ -111,12 +112,15 @@ double SizePlan::bits_per_weight() const {
   return static_cast<double>(bytes) * 8 / static_cast<double>(std::max<int64_t>(1, weights));
 }
 
+bool rounds_by_gptq(const std::string& method) { return find_method(method).quantize == quantize_gptq; }
+
 std::vector<Choice> choices_of(const Analysis& a, const LinearAnalysis& linear, const std::string& method) {
+  const bool by_gptq = rounds_by_gptq(method);
   std::vector<Choice> choices;
   for (const int bits : a.options.bits) {
     for (const int group : a.options.group_sizes) {
       const PackedFormat format{bits, group, a.options.symmetric, linear.n, linear.k};
-      const double error = a.error(linear, bits, group);
+      const double error = a.error(linear, bits, group, by_gptq);
       choices.push_back({{method, bits, group, a.options.symmetric},
                          format.bytes(),
                          linear.probe_error > 0 ? linear.kl * error / linear.probe_error : error});

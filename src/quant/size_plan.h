@@ -28,9 +28,12 @@ struct SizePlan {
   double bits_per_weight() const;
 };
 
+bool rounds_by_gptq(const std::string& method);  // throws UsageError for a name that is no method's
+
 // What a linear may become: every bits and group size of the analysis, and 16 bits. Its expected KL is the
 // KL measured at the probe times the ratio of its output errors, since KL grows with the square of
-// a small disturbance as the relative output error does. `method`: of the plans.
+// a small disturbance as the relative output error does. `method`: of the plans; of one that rounds by GPTQ
+// the errors are GPTQ's, which takes more off some linears than off others.
 std::vector<Choice> choices_of(const Analysis& analysis, const LinearAnalysis& linear,
                                const std::string& method);
 
