@@ -1,6 +1,6 @@
 // Inputs rounded to bf16 as KernelTable::dense_bf16_bf16 and packed_bf16 read them: x [m, k] as it is, or,
-// where the table multiplies by tiles, blocks of 16 rows in the order in which tiles are loaded, [m / 16][k /
-// 32][16][32], zeros behind the last input. What lies in a block behind row m is never read.
+// where the table multiplies by tiles, in the order in which tiles are loaded: [m / 16][k / 32][16][32], both
+// quotients rounded up, zeros behind the last input. What lies in a block behind row m is never read.
 #pragma once
 
 #include <cstdint>

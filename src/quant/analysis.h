@@ -35,9 +35,9 @@ struct LinearAnalysis {
   int layer = 0;
   int64_t n = 0, k = 0;
   std::vector<double> errors;  // relative output error of rounding: [bits][group sizes]
-  std::vector<double>
-      gptq_errors;  // the same by GPTQ, from 8 bits up of rounding; empty without options.gptq
-  double kl = 0;    // of the model with this linear alone at the probe
+  // The same by GPTQ, from 8 bits up of rounding; empty without options.gptq.
+  std::vector<double> gptq_errors;
+  double kl = 0;  // of the model with this linear alone at the probe
   double probe_error = 0;
 };
 
