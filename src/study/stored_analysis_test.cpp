@@ -46,7 +46,7 @@ class StoredAnalysisTest : public ::testing::Test {
     a.options.bits = {4};
     a.options.group_sizes = {64};
     a.tokens = 8;
-    a.linears = {{"model.layers.0.mlp.up_proj", 0, 4, 8, {error}, 0, error}};
+    a.linears = {{"model.layers.0.mlp.up_proj", 0, 4, 8, {error}, {}, 0, error}};
     a.layers = {{0, {}}};
     Json json = to_json(a);
     json["sha256"] = sha256;
