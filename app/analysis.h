@@ -11,6 +11,8 @@
 
 namespace nibble::app {
 
+inline constexpr int kAnalysisSamples = 32;  // of calibration text, where nothing else is asked for
+
 // The files of --calibration, or the bundled ones (with a word on stderr where MODEL is not a bundled one).
 std::vector<std::filesystem::path> calibration_files(const std::vector<std::string>& given,
                                                      const std::string& model);

@@ -16,7 +16,7 @@ namespace {
 struct AnalyzeArguments {
   std::string model, out, study;
   std::vector<std::string> calibration;
-  CalibrationOptions text{.files = {}, .samples = 32, .seqlen = 512, .seed = 0};
+  CalibrationOptions text{.files = {}, .samples = kAnalysisSamples, .seqlen = 512, .seed = 0};
   bool rounding_only = false;
   AnalysisOptions analysis;
 };

@@ -23,8 +23,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kAnalysisSamples = 32;
-
 struct QuantizeArguments {
   std::string model, out, plan_file, format = "nibble";
   std::vector<std::string> calibration;

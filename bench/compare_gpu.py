@@ -145,7 +145,7 @@ def main():
         spread = {label: max(row["tg"] for row in all_rows) / min(row["tg"] for row in all_rows) - 1
                   for label, all_rows in rows.items()}
         tables.append((shape, median, spread))
-    commit = args.commit or cpu.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]).stdout.strip()
+    commit = args.commit or cpu.commit()
     llama = args.work / "version"
     llama = llama.read_text().strip() if llama.exists() else f"llama.cpp of {args.llama}"
     print(f"{card}, driver {driver}; {cpu.run([args.nibble, '--version']).stdout.strip()} ({commit}), {llama}, "

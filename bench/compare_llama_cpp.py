@@ -39,6 +39,14 @@ def run(command, **options):
     return done
 
 
+def processor():
+    return re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())[1]
+
+
+def commit():
+    return run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]).stdout.strip()
+
+
 def measured(command):
     """standard output, wall seconds and peak resident bytes of a fresh process."""
     start = time.monotonic()
@@ -194,9 +202,7 @@ def main():
               for label, runs in rows.items()}
 
     version = run([NIBBLE, "--version"]).stdout.strip()
-    commit = run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]).stdout.strip()
-    processor = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())[1]
-    print(f"{version} ({commit}), {(args.work / 'version').read_text()}; {processor}, {args.threads} threads; medians of "
+    print(f"{version} ({commit()}), {(args.work / 'version').read_text()}; {processor()}, {args.threads} threads; medians of "
           f"{args.rounds} alternating runs of {args.model.resolve().name}; nibble's by {args.method}")
     print("\n| | file MB | pp512 t/s | tg128 t/s | batch 8 t/s | of bandwidth | peak MB | without mmap | load s | KL |")
     print("|---|---|---|---|---|---|---|---|---|---|")

@@ -20,7 +20,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from compare_llama_cpp import NIBBLE, ROOT, measured, run  # noqa: E402
+from compare_llama_cpp import NIBBLE, commit, measured, processor, run  # noqa: E402
 
 BITS, GROUP = 4, 128
 OURS = (("nibble gptq", "gptq"), ("nibble default", ""))
@@ -109,12 +109,10 @@ def main():
         _, _, peak = measured(command)
         rows[label] = (time.monotonic() - start, peak, [kl_of(args.model, out, text, args.threads) for text in args.text])
 
-    processor = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())[1]
     package = subprocess.run([sys.executable, "-c", "import importlib.metadata as m; print(m.version('llmcompressor'), 'torch', m.version('torch'))"],
                              capture_output=True, text=True, check=True).stdout.strip()
-    commit = run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]).stdout.strip()
-    print(f"{args.model.resolve().name}, {args.samples} x {args.seqlen} tokens, {args.threads} threads of {processor}; "
-          f"{run([NIBBLE, '--version']).stdout.strip()} ({commit}), llmcompressor {package}\n")
+    print(f"{args.model.resolve().name}, {args.samples} x {args.seqlen} tokens, {args.threads} threads of {processor()}; "
+          f"{run([NIBBLE, '--version']).stdout.strip()} ({commit()}), llmcompressor {package}\n")
     print("| | s | of llm-compressor's | peak MB | of llm-compressor's |" + "".join(f" KL {t.name} |" for t in args.text))
     print("|---|---|---|---|---|" + "---|" * len(args.text))
     seconds, memory, _ = rows["llm-compressor gptq"]

@@ -19,7 +19,7 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from compare_llama_cpp import NIBBLE, ROOT, measured, run  # noqa: E402
+from compare_llama_cpp import NIBBLE, commit, measured, processor  # noqa: E402
 
 RANK, ALPHA, BATCH, LR = 16, 32, 8, 5e-4
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -104,10 +104,8 @@ def main():
             output, _, peak = measured(command)
             report = json.loads((out / "finetune_report.json").read_text()) if command[0] == NIBBLE else json.loads(output.splitlines()[-1])
             rows[label] = (report["tokens_per_second"], peak)
-    processor = next(line.split(": ")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     version = subprocess.run([sys.executable, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True, check=True).stdout.strip()
-    commit = run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]).stdout.strip()
-    print(f"{args.model.resolve().name}, {args.steps} steps of {BATCH} rows, {args.threads} threads of {processor}; nibble {commit}, PyTorch {version}\n")
+    print(f"{args.model.resolve().name}, {args.steps} steps of {BATCH} rows, {args.threads} threads of {processor()}; nibble {commit()}, PyTorch {version}\n")
     print("| | tokens/s | of PyTorch float32's | peak MB |\n|---|---|---|---|")
     for label, (speed, peak) in rows.items():
         print(f"| {label} | {speed:.0f} | {speed / rows['PyTorch float32'][0]:.2f} | {peak / 1e6:,.0f} |")

@@ -291,10 +291,6 @@ void AnalysisOptions::validate() const {
   if (kl_tokens < 0) throw UsageError("the tokens of the KL cannot be negative");
 }
 
-double Analysis::error(const LinearAnalysis& linear, int bits, int group_size) const {
-  return error(linear, bits, group_size, false);
-}
-
 double Analysis::error(const LinearAnalysis& linear, int bits, int group_size, bool by_gptq) const {
   const std::vector<double>& errors =
       by_gptq && !linear.gptq_errors.empty() ? linear.gptq_errors : linear.errors;

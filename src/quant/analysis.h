@@ -55,9 +55,8 @@ struct Analysis {
   // Grows faster with the group than the others: error (or KL) at the largest group size more than
   // kBreaks times that at the smallest.
   static constexpr double kBreaks = 4;
-  double error(const LinearAnalysis& linear, int bits, int group_size) const;
-  // By GPTQ where `by_gptq` and measured, else of rounding.
-  double error(const LinearAnalysis& linear, int bits, int group_size, bool by_gptq) const;
+  // Of rounding; by GPTQ where `by_gptq` and measured.
+  double error(const LinearAnalysis& linear, int bits, int group_size, bool by_gptq = false) const;
   int shown_bits() const;  // the probe's, or the first where errors at those were not measured
   double growth(const LinearAnalysis& linear) const;  // at shown_bits()
   double growth(const LayerAnalysis& layer) const;    // 0 without KL
