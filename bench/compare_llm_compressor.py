@@ -107,7 +107,9 @@ def main():
         print(f"» {label}", file=sys.stderr)
         start = time.monotonic()
         _, _, peak = measured(command)
-        rows[label] = (time.monotonic() - start, peak, [kl_of(args.model, out, text, args.threads) for text in args.text])
+        seconds = time.monotonic() - start
+        print(f"  {seconds:.0f} s, peak {peak / 1e6:,.0f} MB", file=sys.stderr)
+        rows[label] = (seconds, peak, [kl_of(args.model, out, text, args.threads) for text in args.text])
 
     package = subprocess.run([sys.executable, "-c", "import importlib.metadata as m; print(m.version('llmcompressor'), 'torch', m.version('torch'))"],
                              capture_output=True, text=True, check=True).stdout.strip()

@@ -1,6 +1,5 @@
 #include <array>
 #include <cstdlib>
-#include <cstring>
 
 #include "base/error.h"
 #include "kernels/ops.h"
@@ -21,10 +20,6 @@ const KernelTable& choose() {
 }
 
 }  // namespace
-
-void copy_columns(const int16_t* columns, int64_t pairs, uint8_t* panel) {
-  std::memcpy(panel, columns, static_cast<size_t>(pairs) * kGramPanel * 2 * sizeof(int16_t));
-}
 
 const KernelTable* kernels_named(std::string_view name) {
   if (name == "ref") return &isa::kRef;

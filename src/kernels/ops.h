@@ -96,9 +96,6 @@ struct ActI8View {
 // What the linears compute with.
 enum class Activations { kF32, kBF16, kI8 };
 
-// Columns as they come.
-void copy_columns(const int16_t* columns, int64_t pairs, uint8_t* panel);
-
 struct KernelTable {
   std::string_view name;  // "ref", "avx2", "avxvnni", "avx512", "amx"
 
@@ -159,16 +156,21 @@ struct KernelTable {
   void (*weighted_sums)(const float* weights, int64_t ldw, int64_t m, const float* rows, int64_t count,
                         float* y, int64_t n) = nullptr;
 
-  // Products of columns of int16, the tiles of a Gram matrix. Columns come as [pairs][16][2], two rows after
-  // the other, pairs a multiple of gram_pairs; gram_panel makes of them what products_i16 reads, gram_bytes a
-  // pair.
-  int64_t gram_pairs = 1, gram_bytes = 64;
-  void (*gram_panel)(const int16_t* columns, int64_t pairs, uint8_t* panel) = copy_columns;
-  // out[panels][16, 16]: for every column of panel a and every column of `panels` panels that lie one after
-  // the other in b the sum of the products of their values. The caller keeps the sums within int32, which is
-  // exact.
-  void (*products_i16)(const uint8_t* a, const uint8_t* b, int64_t panels, int64_t pairs,
+  // Products of columns of int16, the tiles of a Gram matrix. A panel is 16 columns, [pairs][16][2], two rows
+  // after the other. out[panels][16, 16]: for every column of panel a and every column of `panels` panels
+  // that lie one after the other in b the sum of the products of their values. The caller keeps the sums
+  // within int32, which is exact.
+  void (*products_i16)(const int16_t* a, const int16_t* b, int64_t panels, int64_t pairs,
                        int32_t* out) = nullptr;
+  // The same in bf16 with sums in float32, where the processor has tiles, else null. A panel is 32 columns of
+  // `steps` times 32 rows, kGramStep values a step. gram_step fills one step of it from x [rows ≤ 32, columns
+  // ≤ 32], rounded to nearest even, zeros beyond both.
+  void (*gram_step)(const float* x, int64_t ldx, int64_t rows, int64_t columns, uint16_t* panel, int64_t step,
+                    int64_t steps) = nullptr;
+  // y[rows ≤ 32, columns ≤ 32] += the products of the columns of a and of those of b, summed over the first
+  // `filled` steps.
+  void (*gram_bf16)(const uint16_t* a, const uint16_t* b, int64_t steps, int64_t filled, float* y,
+                    int64_t ldy, int64_t rows, int64_t columns) = nullptr;
 
   // `rounds` of products in registers, as fast as the processor can; returns the operations done, two a
   // product: as packed_i8 multiplies, and as dense_bf16_bf16 where it is there, else dense_f32.
@@ -177,8 +179,10 @@ struct KernelTable {
 };
 
 inline constexpr int kGramPanel = 16;  // columns of products_i16
-// Floats of scratch for weights with k inputs: those of a panel, or the bf16 of two, of 512 inputs.
-inline int64_t packed_scratch(int64_t k) { return (k < 512 ? 512 : (k + 31) / 32 * 32) * kPanelRows; }
+inline constexpr int kGramTile = 32;   // columns of a panel of gram_bf16, and rows of a step
+inline constexpr int64_t kGramStep = 2 * kGramTile * kGramTile;
+// Floats of scratch for weights with k inputs: those of a panel, or the bf16 of two.
+inline int64_t packed_scratch(int64_t k) { return (k + 31) / 32 * 32 * kPanelRows; }
 // Floats of scratch that packed_i8 needs: what a panel's groups are multiplied with.
 inline constexpr int64_t packed_factors(int64_t groups) { return groups * 2 * kPanelRows; }
 

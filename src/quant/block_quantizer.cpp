@@ -17,6 +17,11 @@ std::vector<float> float_weight(const Linear& linear) {
   return dense_values(linear.dense);
 }
 
+std::span<const std::byte> bytes_of(const DenseView& dense) {
+  return {static_cast<const std::byte*>(dense.data),
+          static_cast<size_t>(dense.n * dense.k) * dtype_size(dense.dtype)};
+}
+
 }  // namespace
 
 BlockQuantizer::BlockQuantizer(std::shared_ptr<const Model> model, const Calibration& calibration,
@@ -59,11 +64,14 @@ QuantizedTensors BlockQuantizer::run(const BlockProgress& progress, const Finish
     if (progress) progress(layer, total);
     if (auto done = finished ? finished->load(layer) : std::nullopt) {
       take_over(layer, std::move(*done));
-      continue;
+    } else {
+      const size_t first_report = out_.reports.size();
+      quantize_block(layer);
+      if (finished) finished->save(layer, out_, first_report);
     }
-    const size_t first_report = out_.reports.size();
-    quantize_block(layer);
-    if (finished) finished->save(layer, out_, first_report);
+    for (const Linear* linear : model_->blocks[static_cast<size_t>(layer)].linears()) {
+      if (linear->present()) release_pages(model_->checkpoint(), bytes_of(linear->dense));
+    }
   }
   if (progress) progress(total, total);
   return std::move(out_);
@@ -197,6 +205,7 @@ void BlockQuantizer::quantize_block(int layer) {
   };
   const auto for_down = [&](const Rows& s) -> Observed {
     const float* x = inner(s);
+    compute_->keep(x, s.count * c.intermediate_size);
     if (!s.r) return {x};
     if (parallel) {
       advance(reference, layer, s, reference_stream(s));
@@ -212,15 +221,17 @@ void BlockQuantizer::quantize_block(int layer) {
     return {x, nullptr, target(s, block.down.bias)};
   };
   // Scales pass through the gate's product, but not through GELU.
-  quantize_group({&block.down}, collect({&block.down}, hidden, for_down),
-                 c.has_gate() ? Fold{nullptr, "", &block.up, 1} : Fold{});
+  const bool rescaled = quantize_group({&block.down}, collect({&block.down}, hidden, for_down),
+                                       c.has_gate() ? Fold{nullptr, "", &block.up, 1} : Fold{});
+  if (rescaled) compute_->forget();  // up now gives less of a channel
 
   for_each_sample([&](const Rows& s) {
-    inner(s);
+    if (!block.down.packed || !compute_->recall(inner_, s.count * c.intermediate_size)) inner(s);
     if (parallel) add_attention(s);
     compute_->linear(block.down, inner_, projected_, s.count);
     compute_->add(s.h, projected_, s.count * hidden);
   });
+  compute_->forget();
 }
 
 std::vector<int> BlockQuantizer::channel_map(const Fold& fold, int64_t k) const {

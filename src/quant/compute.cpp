@@ -4,9 +4,12 @@
 #include <deque>
 
 #include "model/session.h"
+#include "tensor/dtype.h"
 
 namespace nibble {
 namespace {
+
+constexpr size_t kMostKept = size_t{256} << 20;  // values: 512 MiB
 
 class ProcessorCompute : public Compute {
  public:
@@ -47,6 +50,34 @@ class ProcessorCompute : public Compute {
     }
   }
   void weights_changed() override {}
+  // Tiles multiply what bf16 has left of x.
+  bool keep(const float* x, int64_t count) override {
+    const KernelTable& kernel = session_.kernels();
+    const size_t size = static_cast<size_t>(count);
+    full_ = full_ || !kernel.packed_bf16 || kept_values_ + size > kMostKept;
+    if (full_) return false;
+    if (kept_ == bf16_.size()) bf16_.emplace_back();
+    std::vector<uint16_t>& to = bf16_[kept_++];
+    to.resize(size);
+    session_.pool().parallel_for(size, 4096, [&](size_t begin, size_t end, int) {
+      kernel.to_bf16(x + begin, to.data() + begin, static_cast<int64_t>(end - begin));
+    });
+    kept_values_ += size;
+    return true;
+  }
+  bool recall(float* x, int64_t count) override {
+    if (recalled_ == kept_) return false;
+    const std::vector<uint16_t>& from = bf16_[recalled_++];
+    NIBBLE_CHECK(static_cast<int64_t>(from.size()) == count);
+    session_.pool().parallel_for(from.size(), 4096, [&](size_t begin, size_t end, int) {
+      std::transform(from.data() + begin, from.data() + end, x + begin, bf16_to_float);
+    });
+    return true;
+  }
+  void forget() override {
+    kept_ = recalled_ = kept_values_ = 0;
+    full_ = false;
+  }
   std::unique_ptr<InputSums> sums(int64_t k, int64_t n, bool gram) override {
     return processor_sums(k, n, gram, session_.pool());
   }
@@ -55,6 +86,9 @@ class ProcessorCompute : public Compute {
  private:
   Session session_;
   std::deque<std::vector<float>> memory_;
+  std::vector<std::vector<uint16_t>> bf16_;  // the first kept_ of them are in use, recalled_ were given back
+  size_t kept_ = 0, recalled_ = 0, kept_values_ = 0;
+  bool full_ = false;
 };
 
 }  // namespace

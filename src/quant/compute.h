@@ -72,6 +72,13 @@ class Compute {
   // Linears or norms that were given before may have changed.
   virtual void weights_changed() = 0;
 
+  // Keeps x [rows, k], the input of a packed linear, as linear() reads it, where that takes half the memory;
+  // false: it is not kept, nor is any after it. recall gives what was kept, in the same order and to the same
+  // effect; false: no more is there. forget() ends both.
+  virtual bool keep(const float* x, int64_t count) = 0;
+  virtual bool recall(float* x, int64_t count) = 0;
+  virtual void forget() = 0;
+
   virtual std::unique_ptr<InputSums> sums(int64_t k, int64_t n, bool gram) = 0;
   virtual GptqCard* card() = 0;  // null: the processor does it
 };

@@ -36,9 +36,9 @@ void products_i16_of(const int16_t* a, const int16_t* b, int64_t pairs, int32_t*
 }
 
 template <class V>
-void products_i16(const uint8_t* a, const uint8_t* b, int64_t panels, int64_t pairs, int32_t* out) {
-  for (int64_t p = 0; p < panels; ++p, b += pairs * 64, out += kGramPanel * kGramPanel)
-    products_i16_of<V>(reinterpret_cast<const int16_t*>(a), reinterpret_cast<const int16_t*>(b), pairs, out);
+void products_i16(const int16_t* a, const int16_t* b, int64_t panels, int64_t pairs, int32_t* out) {
+  for (int64_t p = 0; p < panels; ++p, b += pairs * kGramPanel * 2, out += kGramPanel * kGramPanel)
+    products_i16_of<V>(a, b, pairs, out);
 }
 
 }  // namespace

@@ -34,27 +34,13 @@ struct AmxTiles {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(bytes_apart), "i"(kTile) : "memory");
   }
   template <int kTile>
-  static void store(void* to) {
-    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(int64_t{64}), "i"(kTile) : "memory");
+  static void store(void* to, int64_t bytes_apart) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(bytes_apart), "i"(kTile) : "memory");
   }
   template <int kSums, int kX, int kW>
   static void dot() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
   }
-  // The same of bytes and int32, each factor signed or not.
-  template <int kSums, int kX, int kW, bool kXSigned, bool kWSigned>
-  static void bytes() {
-    if constexpr (kXSigned && kWSigned) {
-      asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
-    } else if constexpr (kXSigned) {
-      asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
-    } else if constexpr (kWSigned) {
-      asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
-    } else {
-      asm volatile("tdpbuud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
-    }
-  }
-
   // The pairs of inputs of `rows` rows, `apart` values from each other, as a step: out[pair][row]; zeros
   // behind.
   static void pairs_of_rows(const uint16_t* from, int64_t apart, int64_t rows, int64_t inputs,
@@ -114,13 +100,12 @@ KernelTable make() {
   return t;
 }
 
-// What CPUID says of the tiles and of their products of bf16 and bytes (leaf 7: EDX bits 24, 22 and 25), and
-// whether Linux lends this process the registers (Documentation/arch/x86/xstate.rst).
+// What CPUID says of the tiles and of their products of bf16 (leaf 7: EDX bits 24 and 22), and whether Linux
+// lends this process the registers (Documentation/arch/x86/xstate.rst).
 bool there_and_lent() {
   constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   unsigned a = 0, b = 0, c = 0, d = 0;
-  const bool here =
-      __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) && (d >> 22 & 1) && (d >> 25 & 1);
+  const bool here = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) && (d >> 22 & 1);
   return here && __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
 

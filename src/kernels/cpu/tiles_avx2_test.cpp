@@ -35,37 +35,23 @@ struct PlayedTiles {
       std::memcpy(data[kTile][r], static_cast<const char*>(from) + r * apart, 64);
   }
   template <int kTile>
-  static void store(void* to) {
+  static void store(void* to, int64_t apart) {
     for (int64_t r = 0; r < rows[kTile]; ++r)
-      std::memcpy(static_cast<char*>(to) + r * 64, data[kTile][r], 64);
+      std::memcpy(static_cast<char*>(to) + r * apart, data[kTile][r], 64);
   }
   template <int kSums, int kX, int kW>
   static void dot() {
     for (int64_t r = 0; r < rows[kSums]; ++r) {
       for (int c = 0; c < 16; ++c) {
-        float sum;
-        std::memcpy(&sum, &data[kSums][r][c], 4);
+        float before, sum = 0;  // of this product alone, as Intel's manual says
+        std::memcpy(&before, &data[kSums][r][c], 4);
         for (int p = 0; p < 16; ++p) {
           const uint32_t x = data[kX][r][p], w = data[kW][p][c];
           sum = std::fma(half_of(x, 0), half_of(w, 0), sum);
           sum = std::fma(half_of(x, 16), half_of(w, 16), sum);
         }
+        sum += before;
         std::memcpy(&data[kSums][r][c], &sum, 4);
-      }
-    }
-  }
-  template <int kSums, int kX, int kW, bool kXSigned, bool kWSigned>
-  static void bytes() {
-    const auto byte = [](uint32_t four, int at, bool is_signed) {
-      const uint32_t value = four >> (8 * at) & 255u;
-      return is_signed && value > 127 ? value - 256 : value;
-    };
-    for (int64_t r = 0; r < rows[kSums]; ++r) {
-      for (int c = 0; c < 16; ++c) {
-        for (int p = 0; p < 16; ++p) {
-          for (int at = 0; at < 4; ++at)
-            data[kSums][r][c] += byte(data[kX][r][p], at, kXSigned) * byte(data[kW][p][c], at, kWSigned);
-        }
       }
     }
   }
@@ -228,30 +214,37 @@ TEST_P(Tiles, DenseMatchesFloat64OnOddShapes) {
   }
 }
 
-TEST_P(Tiles, ProductsOfInt16ColumnsAreExact) {
-  Random random(40);
-  const int64_t pairs = 96, panels = 3;
-  const size_t size = static_cast<size_t>(pairs) * kGramPanel * 2;
-  const int limit = static_cast<int>(std::sqrt(2147483647.0 / static_cast<double>(2 * pairs)));
-  std::vector<int16_t> columns(size * 4);
-  for (size_t i = 0; i < columns.size(); ++i)
-    columns[i] =
-        static_cast<int16_t>(i % 5 == 0 ? (i % 2 ? limit : -limit) : (random.uniform() * 2 - 1) * limit);
-  const size_t bytes = static_cast<size_t>(pairs * table_->gram_bytes);
-  std::vector<uint8_t> made(4 * bytes);
-  for (size_t p = 0; p < 4; ++p)
-    table_->gram_panel(columns.data() + p * size, pairs, made.data() + p * bytes);
-  std::vector<int32_t> out(static_cast<size_t>(panels) * kGramPanel * kGramPanel);
-  table_->products_i16(made.data(), made.data() + bytes, panels, pairs, out.data());
-  for (size_t p = 0; p < 3; ++p) {
-    for (size_t r = 0; r < kGramPanel; ++r) {
-      for (size_t c = 0; c < kGramPanel; ++c) {
-        int64_t sum = 0;
-        for (size_t i = 0; i < static_cast<size_t>(pairs) * 2; ++i) {
-          const auto at = [&](size_t column) { return (i / 2 * kGramPanel + column) * 2 + i % 2; };
-          sum += int64_t{columns[at(r)]} * columns[(p + 1) * size + at(c)];
+// Sums over rows of products of columns, added to what is there; nothing beside them is touched.
+TEST_P(Tiles, GramOfColumnsMatchesFloat64) {
+  const int64_t steps = 3;
+  for (const auto& [columns_a, columns_b] : std::vector<std::pair<int64_t, int64_t>>{{32, 32}, {5, 19}}) {
+    for (const int64_t rows : {96, 70, 33}) {
+      const int64_t ldx = columns_a + columns_b + 3, ldy = columns_b + 2;
+      const auto x = normals(static_cast<size_t>(rows * ldx), 41);
+      const auto bf16 = [&](int64_t r, int64_t column) {
+        return double{bf16_to_float(float_to_bf16(x[static_cast<size_t>(r * ldx + column)]))};
+      };
+      std::vector<uint16_t> a(static_cast<size_t>(steps * kGramStep), 0x7fc0), b(a);
+      for (int64_t step = 0; step * kGramTile < rows; ++step) {
+        const int64_t here = std::min<int64_t>(kGramTile, rows - step * kGramTile);
+        const float* from = x.data() + step * kGramTile * ldx;
+        table_->gram_step(from, ldx, here, columns_a, a.data(), step, steps);
+        table_->gram_step(from + columns_a, ldx, here, columns_b, b.data(), step, steps);
+      }
+      const int64_t end = (rows + kGramTile - 1) / kGramTile;
+      std::vector<float> y(static_cast<size_t>(columns_a * ldy), 2.0f);
+      table_->gram_bf16(a.data(), b.data(), steps, end, y.data(), ldy, columns_a, columns_b);
+      for (int64_t i = 0; i < columns_a; ++i) {
+        for (int64_t j = 0; j < ldy; ++j) {
+          double sum = 2, size = 2;
+          for (int64_t r = 0; r < rows && j < columns_b; ++r) {
+            const double p = bf16(r, i) * bf16(r, columns_a + j);
+            sum += p;
+            size += std::fabs(p);
+          }
+          ASSERT_NEAR(y[static_cast<size_t>(i * ldy + j)], sum, j < columns_b ? 1e-6 * size : 0.0)
+              << columns_a << "x" << columns_b << " of " << rows << " rows: " << i << " " << j;
         }
-        ASSERT_EQ(out[(p * kGramPanel + r) * kGramPanel + c], sum);
       }
     }
   }

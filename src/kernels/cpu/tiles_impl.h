@@ -3,7 +3,8 @@
 //
 // A step is 32 inputs of the 16 rows of a panel as the unit wants them, [16 pairs of inputs][16 rows][2];
 // steps are made of the weights in scratch and multiplied by 16 or 32 rows of x. The sums of a piece of a row
-// leave the tiles once. One row of x goes the same way as a thousand, so its result is the same, too.
+// come from y and go there, at first from the bias. One row of x goes the same way as a thousand, so its
+// result is the same, too.
 #pragma once
 
 #include <algorithm>
@@ -19,8 +20,8 @@ namespace {
 constexpr int kTileRows = kBf16TileRows;                            // of x in a tile
 constexpr int64_t kStepInputs = kBf16TileInputs, kStepWords = 256;  // a word: two inputs of a row
 constexpr int64_t kFewRows = 2 * kTileRows;  // up to here a weight is multiplied once after it was read
-constexpr int64_t kPieceInputs = 512;        // whose steps are in scratch at a time: the first-level cache's
-constexpr int64_t kRowsInCache = 512;        // of x, of so many inputs
+constexpr int64_t kPieceInputs = 1024;       // whose steps are in scratch at a time
+constexpr int64_t kRowsInCache = 512;        // of x, of so many inputs: the second-level cache's
 
 template <class V>
 constexpr int kHalves = kPanelRows / V::kLanes;
@@ -93,16 +94,34 @@ struct DenseSteps {
   }
 };
 
-// sums[kM][kN][16][16]: `steps` tiles of 16 rows of x, of the next 16 rows `block` values behind, times kN
-// panels, whose steps are in b, `panel_words` apart. The unit is configured for the rows.
+// Where the sums of a block of rows of x and panels start, null: at 0, and where they go. A row's lie
+// from_values or to_values behind those of the row before; from_values may be 0.
+struct BlockSums {
+  const float* from;
+  int64_t from_values;
+  float* to;
+  int64_t to_values;
+};
+
+template <class T, int kSums>
+void start_sums(const BlockSums& s, int64_t row, int64_t column) {
+  if (s.from) {
+    T::template load<kSums>(s.from + row * s.from_values + column,
+                            s.from_values * static_cast<int64_t>(sizeof(float)));
+  } else {
+    T::template zero<kSums>();
+  }
+}
+
+// Adds to the sums [16·kM][16·kN] `steps` tiles of 16 rows of x, of the next 16 rows `block` values behind,
+// times kN panels, whose steps are in b, `panel_words` apart. The unit is configured for the rows.
 template <class T, int kM, int kN>
 void tiles_of_block(const uint16_t* x, int64_t block, const uint32_t* b, int64_t panel_words, int64_t steps,
-                    float* sums) {
-  constexpr int kTile = kTileRows * kTileRows;
-  T::template zero<0>();
-  if constexpr (kN > 1) T::template zero<1>();
-  if constexpr (kM > 1) T::template zero<2>();
-  if constexpr (kM > 1 && kN > 1) T::template zero<3>();
+                    const BlockSums& sums) {
+  start_sums<T, 0>(sums, 0, 0);
+  if constexpr (kN > 1) start_sums<T, 1>(sums, 0, kTileRows);
+  if constexpr (kM > 1) start_sums<T, 2>(sums, kTileRows, 0);
+  if constexpr (kM > 1 && kN > 1) start_sums<T, 3>(sums, kTileRows, kTileRows);
   for (int64_t step = 0; step < steps; ++step, x += kTileRows * kStepInputs, b += kStepWords) {
     T::template load<4>(x, 64);
     if constexpr (kM > 1) T::template load<5>(x + block, 64);
@@ -115,10 +134,12 @@ void tiles_of_block(const uint16_t* x, int64_t block, const uint32_t* b, int64_t
       if constexpr (kM > 1) T::template dot<3, 5, 7>();
     }
   }
-  T::template store<0>(sums);
-  if constexpr (kN > 1) T::template store<1>(sums + kTile);
-  if constexpr (kM > 1) T::template store<2>(sums + kN * kTile);
-  if constexpr (kM > 1 && kN > 1) T::template store<3>(sums + (kN + 1) * kTile);
+  const int64_t row_bytes = sums.to_values * static_cast<int64_t>(sizeof(float));
+  float* const below = sums.to + kTileRows * sums.to_values;
+  T::template store<0>(sums.to, row_bytes);
+  if constexpr (kN > 1) T::template store<1>(sums.to + kTileRows, row_bytes);
+  if constexpr (kM > 1) T::template store<2>(below, row_bytes);
+  if constexpr (kM > 1 && kN > 1) T::template store<3>(below + kTileRows, row_bytes);
 }
 
 template <class T, class V, class Steps>
@@ -136,6 +157,7 @@ struct TileProduct {
   void work(int64_t panel, int64_t begin, int64_t end) {
     const int64_t steps = steps_of(end - begin), panel_words = steps * kStepWords;
     const int64_t block = kTileRows * steps_of(w.inputs()) * kStepInputs;
+    const int64_t column = panel * kPanelRows, columns = std::min<int64_t>(w.rows() - column, kN * kTileRows);
     for (int p = 0; p < kN; ++p) w.make(panel + p, begin, end, scratch + p * panel_words);
     for (int64_t row = rows_begin; row < rows_end; row += kFewRows) {
       const int64_t rows = std::min(kFewRows, rows_end - row);
@@ -143,27 +165,25 @@ struct TileProduct {
         T::configure(std::min<int64_t>(rows, kTileRows), std::max<int64_t>(rows - kTileRows, 1));
       configured = rows;
       const uint16_t* tiles = x + row / kTileRows * block + begin * kTileRows;
-      alignas(64) float sums[2 * kN * kTileRows * kTileRows];
-      if (rows > kTileRows) {
-        tiles_of_block<T, 2, kN>(tiles, block, scratch, panel_words, steps, sums);
-      } else {
-        tiles_of_block<T, 1, kN>(tiles, block, scratch, panel_words, steps, sums);
+      float* const to = y + row * ldy + column;
+      const auto multiply = [&](const BlockSums& sums) {
+        if (rows > kTileRows) {
+          tiles_of_block<T, 2, kN>(tiles, block, scratch, panel_words, steps, sums);
+        } else {
+          tiles_of_block<T, 1, kN>(tiles, block, scratch, panel_words, steps, sums);
+        }
+      };
+      if (columns == kN * kTileRows) {
+        multiply(begin > 0 ? BlockSums{to, ldy, to, ldy}
+                           : BlockSums{bias ? bias + column : nullptr, 0, to, ldy});
+      } else {  // tiles have no half columns
+        alignas(64) float whole[2 * kTileRows][kN * kTileRows] = {};
+        for (int64_t r = 0; r < rows; ++r) {
+          if (begin > 0 || bias) std::copy_n(begin > 0 ? to + r * ldy : bias + column, columns, whole[r]);
+        }
+        multiply({whole[0], kN * kTileRows, whole[0], kN * kTileRows});
+        for (int64_t r = 0; r < rows; ++r) std::copy_n(whole[r], columns, to + r * ldy);
       }
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int p = 0; p < kN; ++p)
-          put(sums + ((r / kTileRows * kN + p) * kTileRows + r % kTileRows) * kTileRows,
-              (panel + p) * kPanelRows, y + (row + r) * ldy, begin > 0);
-      }
-    }
-  }
-
-  // A row's sums of a panel; `more`: they are added to what the piece before has left.
-  void put(const float* sums, int64_t column, float* to, bool more) const {
-    for (int half = 0; half < kHalves<V>; ++half, column += V::kLanes, sums += V::kLanes) {
-      const int64_t valid = std::min<int64_t>(w.rows() - column, V::kLanes);
-      if (valid <= 0) return;
-      const typename V::F before = more ? V::load(to + column, valid) : load_bias<V>(bias, column, valid);
-      V::store(to + column, V::add(before, V::load(sums)), valid);
     }
   }
 

@@ -202,13 +202,11 @@ void weighted_sums(const float* weights, int64_t ldw, int64_t m, const float* ro
   }
 }
 
-void products_i16(const uint8_t* a, const uint8_t* b, int64_t panels, int64_t pairs, int32_t* out) {
-  const auto value = [](const uint8_t* panel, int64_t pair, int64_t column, int64_t row) {
-    int16_t v;
-    std::memcpy(&v, panel + ((pair * kGramPanel + column) * 2 + row) * 2, sizeof v);
-    return int64_t{v};
+void products_i16(const int16_t* a, const int16_t* b, int64_t panels, int64_t pairs, int32_t* out) {
+  const auto value = [](const int16_t* panel, int64_t pair, int64_t column, int64_t row) {
+    return int64_t{panel[(pair * kGramPanel + column) * 2 + row]};
   };
-  for (int64_t p = 0; p < panels; ++p, b += pairs * 64, out += kGramPanel * kGramPanel) {
+  for (int64_t p = 0; p < panels; ++p, b += pairs * kGramPanel * 2, out += kGramPanel * kGramPanel) {
     for (int64_t r = 0; r < kGramPanel; ++r) {
       for (int64_t c = 0; c < kGramPanel; ++c) {
         int64_t sum = 0;

@@ -30,6 +30,9 @@ class CudaCompute : public Compute, private GptqCard {
   void subtract(const float* a, const float* b, const std::vector<float>& bias, int64_t rows, int64_t width,
                 float* to) override;
   void weights_changed() override { weights_.clear(); }
+  bool keep(const float*, int64_t) override { return false; }  // nothing takes less memory here
+  bool recall(float*, int64_t) override { return false; }
+  void forget() override {}
   std::unique_ptr<InputSums> sums(int64_t k, int64_t n, bool gram) override;
   GptqCard* card() override { return this; }
 
