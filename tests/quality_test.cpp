@@ -93,8 +93,9 @@ class Quality : public ::testing::TestWithParam<Case> {
 };
 
 TEST_P(Quality, BothMethodsLoseLessThanRounding) {
-  // KL is heavy-tailed: over fewer windows the methods' gains would not be four standard errors and more.
-  const auto outcomes = quantized({"rtn", "gptq", "gsq"}, 16, 28);
+  // KL is heavy-tailed: over fewer windows the methods' gains would not be four standard errors and more, and
+  // from 12 to 20 samples a 90th percentile moves by a factor of four (llama-mini g128, gsq).
+  const auto outcomes = quantized({"rtn", "gptq", "gsq"}, 24, 28);
   const Outcome& rtn = outcomes.at("rtn");
   EXPECT_LT(rtn.file_bytes, 0.45 * static_cast<double>(base_->checkpoint().file_bytes));
   for (const char* method : {"gptq", "gsq"}) {
@@ -105,7 +106,7 @@ TEST_P(Quality, BothMethodsLoseLessThanRounding) {
     if (kernels().name == "amx" && method == std::string("gsq") && GetParam().group_size == 16 &&
         GetParam().model == std::string("qwen2-mini")) {
       // A few positions in a thousand decide this mean: 12 to 24 calibration samples bring it anywhere from
-      // 0.0013 to 0.0021, and by tiles 16 happen to bring it to rounding's.
+      // 0.0013 to 0.0021, and by tiles 16 and 24 happen to bring it to rounding's.
       EXPECT_LT(outcome.kl_less_first.value, 2 * outcome.kl_less_first.stderr_) << method;
     } else {
       EXPECT_LT(outcome.kl, rtn.kl) << method;
