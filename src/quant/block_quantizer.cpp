@@ -17,11 +17,6 @@ std::vector<float> float_weight(const Linear& linear) {
   return dense_values(linear.dense);
 }
 
-std::span<const std::byte> bytes_of(const DenseView& dense) {
-  return {static_cast<const std::byte*>(dense.data),
-          static_cast<size_t>(dense.n * dense.k) * dtype_size(dense.dtype)};
-}
-
 }  // namespace
 
 BlockQuantizer::BlockQuantizer(std::shared_ptr<const Model> model, const Calibration& calibration,
@@ -70,7 +65,9 @@ QuantizedTensors BlockQuantizer::run(const BlockProgress& progress, const Finish
       if (finished) finished->save(layer, out_, first_report);
     }
     for (const Linear* linear : model_->blocks[static_cast<size_t>(layer)].linears()) {
-      if (linear->present()) release_pages(model_->checkpoint(), bytes_of(linear->dense));
+      if (linear->present())
+        release_pages(model_->checkpoint(),
+                      {static_cast<const std::byte*>(linear->dense.data), linear->weight_bytes()});
     }
   }
   if (progress) progress(total, total);
