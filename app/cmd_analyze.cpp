@@ -59,6 +59,8 @@ Run cmd_analyze(Arguments& verb, const GlobalOptions& global) {
   verb.option("--bits", a.bits, "bits to try, with commas").comma_list().show_default();
   verb.option("--group-sizes", a.group_sizes, "group sizes to try, with commas").comma_list().show_default();
   verb.flag("--symmetric", a.symmetric, "no zero points");
+  verb.option("--scale-bits", a.scale_bits, "of a group's scale, where linears are not symmetric: 8 or 16")
+      .show_default();
   verb.option("--probe-bits", a.probe.bits, "a linear's bits when its KL is taken").show_default();
   verb.option("--probe-group", a.probe.group_size, "its group size then").show_default();
   verb.option("--kl-tokens", a.kl_tokens, "tokens of the KL, half of which are scored; 0: no KL")

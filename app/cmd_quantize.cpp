@@ -34,7 +34,7 @@ struct QuantizeArguments {
   TuneOptions tune;
   int tune_save_every = 0;
   bool force = false, dequantize = false;
-  Argument head_bits{nullptr}, growth_limit{nullptr};
+  Argument head_bits{nullptr}, growth_limit{nullptr}, scale_bits{nullptr};
 };
 
 // Where the packed model lies until it is exported.
@@ -131,12 +131,14 @@ SizePlan planned(const QuantizeArguments& options, std::shared_ptr<const Model> 
     text.samples = std::min(text.samples, kAnalysisSamples);
     AnalysisOptions wanted;
     wanted.symmetric = wanted.probe.symmetric = q.plan.base.symmetric;
+    wanted.scale_bits = q.plan.base.scale_bits;
     wanted.kl_by_group = false;
     wanted.gptq = rounds_by_gptq(q.plan.base.method);
     analysis = analyze(model, text, wanted, pool);
   } else {
     analysis =
         analysis_from_json(parse_json(read_file(options.analysis), options.analysis), options.analysis);
+    if (!analysis.options.symmetric) analysis.options.scale_bits = q.plan.base.scale_bits;
   }
   int64_t bytes = 0;
   if (options.target_bpw) {
@@ -195,6 +197,9 @@ int run(QuantizeArguments options, const GlobalOptions& global) {
   if (exported && !options.force && fs::exists(options.out))
     fail("{}: exists; give another name, or --force to write over it", options.out);
   quantize.version = NIBBLE_VERSION;
+  const bool targeted = options.target_bpw || options.target_size;
+  if (targeted && !options.scale_bits.given() && !quantize.plan.base.symmetric)
+    quantize.plan.base.scale_bits = 8;
   if (!options.plan_file.empty()) quantize.plan.rules = read_plan_rules(options.plan_file);
   quantize.validate();
   const bool tunes = read_tuned(options.tuned, options.tune);
@@ -206,7 +211,7 @@ int run(QuantizeArguments options, const GlobalOptions& global) {
   const InterruptGuard guard;
   const auto model = load_model(locate_model(options.model), global.gguf_dtype());
   ThreadPool pool(global.thread_count(), global.pin);
-  if (options.target_bpw || options.target_size) {
+  if (targeted) {
     quantize.planned = planned(options, model, pool);
     // What was solved has weighed its group sizes already, and is to keep its size.
     if (!options.growth_limit.given()) quantize.layer.growth_limit = std::numeric_limits<double>::infinity();
@@ -254,6 +259,11 @@ Run cmd_quantize(Arguments& verb, const GlobalOptions& global) {
               "inputs that share a scale: 16, 32, 64, 128, …; 0: the whole row")
       .show_default();
   verb.flag("--symmetric", q.plan.base.symmetric, "no zero points");
+  options->scale_bits =
+      verb.option("--scale-bits", q.plan.base.scale_bits,
+                  "of a group's scale: 16 (fp16), or 8, a multiple of a power of two of the row; "
+                  "8 by default with a target");
+  options->scale_bits.show_default();
   verb.flag("--act-order", q.layer.act_order, "gptq: columns by falling activation, groups as stored");
   verb.option("--damp", q.layer.damp, "gptq: share of the mean diagonal added to the Hessian").show_default();
   verb.option("--error-limit", q.layer.error_limit, "relative output error above which a layer falls back")
@@ -263,7 +273,7 @@ Run cmd_quantize(Arguments& verb, const GlobalOptions& global) {
       "times the error of groups of 16 above which a layer takes smaller groups; none with a target");
   options->growth_limit.show_default();
   verb.option("--plan", options->plan_file,
-              "TOML file of [[rule]]s: pattern, method, bits, group_size, symmetric")
+              "TOML file of [[rule]]s: pattern, method, bits, group_size, symmetric, scale_bits")
       .type_name("F.toml");
   verb.option(
           "--target-bpw", options->target_bpw,

@@ -24,17 +24,19 @@ inline std::vector<float> normals(size_t n, uint64_t seed, float scale = 1) {
   return values;
 }
 
-// wide: scales that fp16 cannot hold, and zero points up to one above the codes.
+// With float32 scales zero points too are wide: up to one above the codes.
 inline QuantizedMatrix random_quantized(int bits, int group, bool symmetric, int64_t n, int64_t k,
-                                        uint64_t seed, bool wide = false) {
+                                        uint64_t seed, ScaleType type = ScaleType::kF16) {
   PackedFormat f{bits, group, symmetric, n, k};
-  f.float_scales = wide;
-  f.wide_zeros = wide && bits <= 4;
+  f.scale_type = type;
+  f.wide_zeros = type == ScaleType::kF32 && bits <= 4;
   QuantizedMatrix q(f);
   Random random(seed);
   for (auto& c : q.codes) c = static_cast<uint8_t>(random.below(static_cast<uint64_t>(f.max_code()) + 1));
-  for (auto& s : q.scales)
-    s = wide ? 0.01f * normal(random) : fp16_to_float(float_to_fp16(0.01f * normal(random)));
+  for (auto& s : q.scales) {
+    s = 0.01f * normal(random);
+    s = rounded_scale(type == ScaleType::kByte ? std::fabs(s) : s, type, 0x1.0p-12f);
+  }
   if (!symmetric)
     for (auto& z : q.zeros)
       z = static_cast<uint8_t>(random.below(static_cast<uint64_t>(f.max_code()) + (f.wide_zeros ? 2 : 1)));

@@ -60,7 +60,8 @@ Choice choose(const Linear& linear) {
     return {{},
             "its groups are not contiguous (act-order), GGUF has no order of inputs; --to gptq or "
             "compressed-tensors can"};
-  if (f.float_scales) return {{}, "scales that fp16 cannot hold; --to compressed-tensors can"};
+  if (f.scale_type == ScaleType::kF32)
+    return {{}, "scales that fp16 cannot hold; --to compressed-tensors can"};
   if (f.k % kBlock != 0)
     return {{},
             fmt::format(

@@ -47,7 +47,7 @@ std::string obstacle(const Linear& linear, ExportFormat to, const PackedFormat& 
     return fmt::format(
         "{} bits, AWQ has 4; quantize with --bits 4, or this layer at 16 bits by a rule of --plan", f.bits);
   if (gptq && f.bits == 6) return "6 bits, GPTQ has 2, 3, 4 and 8; quantize with --bits 4 or 8";
-  if (f.float_scales && to != ExportFormat::kCompressedTensors)
+  if (f.scale_type == ScaleType::kF32 && to != ExportFormat::kCompressedTensors)
     return "scales that fp16 cannot hold; --to compressed-tensors can";
   if (linear.order && to == ExportFormat::kAwq)
     return "its groups are not contiguous (act-order); --to gptq can";
@@ -212,8 +212,8 @@ ConvertReport export_hugging_face(const Model& model, const ConvertOptions& opti
   write_companions(model, out);
 
   Json config = model.checkpoint().config;
-  const bool wide =
-      std::any_of(packed.begin(), packed.end(), [](auto* l) { return l->packed->format.float_scales; });
+  const bool wide = std::any_of(packed.begin(), packed.end(),
+                                [](auto* l) { return l->packed->format.scale_type == ScaleType::kF32; });
   // Readers make scales the model's type: only these keep every digit of them.
   config.erase("dtype");
   config["torch_dtype"] = wide ? "float32" : "float16";

@@ -94,9 +94,11 @@ TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
       for (const bool symmetric : {false, true}) {
         for (const auto& [n, k] :
              std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {17, 100}, {33, 256}, {8, 600}, {47, 129}}) {
-          const bool wide = n == 17 || n == 8;
+          const ScaleType scales = n == 17 || n == 8                    ? ScaleType::kF32
+                                   : !symmetric && (n == 33 || n == 47) ? ScaleType::kByte
+                                                                        : ScaleType::kF16;
           const auto q = random_quantized(bits, group, symmetric, n, k,
-                                          static_cast<uint64_t>(bits * 1000 + group), wide);
+                                          static_cast<uint64_t>(bits * 1000 + group), scales);
           const PackedBuffers packed = pack(q);
           const PackedView w = packed.view(q.format);
           const auto bias = normals(static_cast<size_t>(n), 7);
@@ -262,8 +264,9 @@ INSTANTIATE_TEST_SUITE_P(Isa, Kernels, every_isa(), isa_name);
 TEST(Packed, RoundTripsEveryFormat) {
   for (const int bits : {2, 3, 4, 6, 8}) {
     for (const bool symmetric : {false, true}) {
-      for (const bool wide : {false, true}) {
-        const auto q = random_quantized(bits, 32, symmetric, 21, 77, 5, wide);
+      for (const ScaleType scales : {ScaleType::kF16, ScaleType::kF32, ScaleType::kByte}) {
+        if (symmetric && scales == ScaleType::kByte) continue;
+        const auto q = random_quantized(bits, 32, symmetric, 21, 77, 5, scales);
         const auto back = unpack(pack(q).view(q.format));
         EXPECT_EQ(back.codes, q.codes);
         EXPECT_EQ(back.scales, q.scales);
@@ -273,9 +276,36 @@ TEST(Packed, RoundTripsEveryFormat) {
   }
 }
 
+// Bytes reach the largest scale of a row with the finest unit that can, and never round a scale to 0.
+TEST(Packed, ByteScalesAreMultiplesOfAPowerOfTwoThatFp16Holds) {
+  for (const float largest : {1e-12f, 3e-5f, 0.0116f, 0.4981f, 255.0f, 256.0f, 65280.0f, 1e9f}) {
+    const float unit = scale_unit(largest);
+    int exponent = 0;
+    EXPECT_EQ(std::frexp(unit, &exponent), 0.5f);
+    const bool in_range = largest > 255 * 0x1.0p-24f && largest <= 255 * 0x1.0p8f;
+    if (in_range) {
+      EXPECT_GE(255 * unit, largest);
+      EXPECT_LT(255 * unit / 2, largest);
+    }
+    for (const float share : {1.0f, 0.51f, 0.013f, 1e-6f}) {
+      const float scale = rounded_scale(share * largest, ScaleType::kByte, unit);
+      EXPECT_GT(scale, 0);
+      EXPECT_EQ(scale, rounded_to_fp16(scale));
+      if (in_range && share * largest >= unit) {
+        EXPECT_LE(std::fabs(scale - share * largest), unit / 2);
+      }
+    }
+  }
+  EXPECT_EQ(rounded_scale(0, ScaleType::kByte, 1), 0);
+}
+
 TEST(Packed, SizesAreTheBitsThatTheFormatSays) {
   const PackedFormat f{4, 64, false, 1024, 2048};
   EXPECT_EQ(f.bytes() * 8, 1024 * 2048 * 4 + 1024 * 32 * (16 + 4));
+  const PackedFormat bytes{.n = 1024, .k = 2048, .scale_type = ScaleType::kByte};
+  EXPECT_EQ(bytes.bytes() * 8, 1024 * 2048 * 4 + 1024 * 32 * (8 + 4) + 1024 * 8);
+  EXPECT_THROW((PackedFormat{.symmetric = true, .n = 4, .k = 4, .scale_type = ScaleType::kByte}.validate()),
+               Error);
   EXPECT_THROW((PackedFormat{5, 64, false, 4, 4}.validate()), Error);
   EXPECT_THROW((PackedFormat{4, 24, false, 4, 4}.validate()), Error);
   EXPECT_THROW((PackedFormat{4, 16, false, 0, 4}.validate()), Error);

@@ -33,9 +33,10 @@ std::string format_text(const Model& model, const Linear& linear) {
   if (!linear.packed) return dtype_text(linear.dense.dtype);
   const PackedFormat& f = linear.packed->format;
   const std::string method = method_of(model, linear.name);
-  return fmt::format("{}{}{}-bit {}{}", method, method.empty() ? "" : " ", f.bits,
+  return fmt::format("{}{}{}-bit {}{}{}", method, method.empty() ? "" : " ", f.bits,
                      f.group_size == 0 ? "row" : fmt::format("g{}", f.group_size),
-                     f.symmetric ? " symmetric" : "");
+                     f.symmetric ? " symmetric" : "",
+                     f.scale_type == ScaleType::kByte ? ", 8-bit scales" : "");
 }
 
 }  // namespace

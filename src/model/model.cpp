@@ -55,15 +55,7 @@ std::optional<PackedEntry> packed_entry_of(const Checkpoint& checkpoint, const s
   if (!linears.is_object() || !linears.contains(name)) return std::nullopt;
   const Json& entry = linears.at(name);
   PackedEntry result;
-  PackedFormat& format = result.format;
-  format.bits = json_get<int>(entry, "bits", where);
-  format.group_size = json_get<int>(entry, "group_size", where);
-  format.symmetric = json_get<bool>(entry, "symmetric", where);
-  format.float_scales = json_get_or<bool>(entry, "float_scales", false, where);
-  format.wide_zeros = json_get_or<bool>(entry, "wide_zeros", false, where);
-  format.n = n;
-  format.k = k;
-  format.validate();
+  result.format = packed_format(entry, n, k, where);
   result.ordered = json_get_or<bool>(entry, "ordered", false, where);
   return result;
 }
@@ -117,14 +109,8 @@ Linear Model::read_linear(const std::string& prefix, int64_t n, int64_t k, bool 
     const PackedFormat& format = entry->format;
     PackedView view{.format = format};
     view.codes = expect_bytes(checkpoint_, prefix + ".codes", DType::kU8, format.code_bytes());
-    const uint8_t* scales =
-        expect_bytes(checkpoint_, prefix + ".scales", format.float_scales ? DType::kF32 : DType::kF16,
-                     format.scale_count());
-    if (format.float_scales) {
-      view.float_scales = reinterpret_cast<const float*>(scales);
-    } else {
-      view.scales = reinterpret_cast<const uint16_t*>(scales);
-    }
+    view.scales =
+        expect_bytes(checkpoint_, prefix + ".scales", scale_dtype(format.scale_type), format.scale_count());
     if (!format.symmetric)
       view.zeros = expect_bytes(checkpoint_, prefix + ".zeros", DType::kU8, format.zero_bytes());
     linear.packed = view;

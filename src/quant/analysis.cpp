@@ -32,7 +32,7 @@ class Rounded {
  public:
   Rounded(const Linear& linear, const std::vector<float>& weight, const LayerPlan& plan, ThreadPool& pool)
       : linear_(linear) {
-    const PackedFormat format{plan.bits, plan.group_size, plan.symmetric, linear.n, linear.k};
+    const PackedFormat format = plan.format(linear.n, linear.k);
     values_ = dequantize(quantize_rtn(weight, {}, {format, 0, false, true}, pool).matrix, pool);
     linear_.dense = {DType::kF32, values_.data(), linear.n, linear.k};
   }
@@ -199,11 +199,10 @@ class Analyzer {
     };
     for (const int bits : options_.bits) {
       for (const int group : options_.group_sizes) {
-        const LayerPlan plan{"rtn", bits, group, options_.symmetric};
+        const LayerPlan plan{"rtn", bits, group, options_.symmetric, options_.scale_bits};
         out.errors.push_back(error(Rounded(linear, weight, plan, pool_).values()));
         if (!options_.gptq) continue;
-        const MethodOptions by_gptq{.format = {bits, group, options_.symmetric, linear.n, linear.k},
-                                    .refine = false};
+        const MethodOptions by_gptq{.format = plan.format(linear.n, linear.k), .refine = false};
         out.gptq_errors.push_back(
             bits < 8 ? error(dequantize(quantize_gptq(weight, input, by_gptq, pool_).matrix, pool_))
                      : out.errors.back());
@@ -278,6 +277,8 @@ class Analyzer {
 void AnalysisOptions::validate() const {
   Plan plan;
   plan.base = probe;
+  plan.base.symmetric = symmetric;
+  plan.base.scale_bits = scale_bits;
   plan.validate();
   for (const int b : bits) {
     plan.base.bits = b;

@@ -20,9 +20,10 @@ using DivergenceFn = std::function<double(std::span<const float> base, std::span
 using AnalysisProgress = std::function<void(int done, int total)>;
 
 struct AnalysisOptions {
-  std::vector<int> bits = {2, 3, 4, 8};
+  std::vector<int> bits = {2, 3, 4, 6, 8};
   std::vector<int> group_sizes = {16, 32, 64, 128};
   bool symmetric = false;
+  int scale_bits = 16;                       // of the errors' scales, as in LayerPlan
   LayerPlan probe = {"rtn", 4, 128, false};  // how a linear is quantized, alone, when its KL is taken
   int kl_tokens = 512;                       // in windows of 256, whose second halves are scored; 0: no KL
   bool gptq = true;                          // also the errors of GPTQ, below 8 bits

@@ -46,6 +46,7 @@ OrderedJson to_json(const Analysis& a) {
   return {{"bits", a.options.bits},
           {"group_sizes", a.options.group_sizes},
           {"symmetric", a.options.symmetric},
+          {"scale_bits", a.options.scale_bits},
           {"probe", {{"bits", probe.bits}, {"group_size", probe.group_size}, {"symmetric", probe.symmetric}}},
           {"tokens", a.tokens},
           {"kl_positions", a.kl_positions},
@@ -58,6 +59,7 @@ Analysis analysis_from_json(const Json& json, const std::string& where) {
   a.options.bits = json_get<std::vector<int>>(json, "bits", where);
   a.options.group_sizes = json_get<std::vector<int>>(json, "group_sizes", where);
   a.options.symmetric = json_get<bool>(json, "symmetric", where);
+  a.options.scale_bits = json_get_or<int>(json, "scale_bits", 16, where);  // 16: by an earlier version
   const Json probe = json_get<Json>(json, "probe", where);
   a.options.probe.bits = json_get<int>(probe, "bits", where);
   a.options.probe.group_size = json_get<int>(probe, "group_size", where);

@@ -5,7 +5,6 @@
 #include "kernels/dense_rows.h"
 #include "quant/feed_forward.h"
 #include "quant/scaling.h"
-#include "tensor/dtype.h"
 
 namespace nibble {
 namespace {
@@ -258,7 +257,7 @@ bool BlockQuantizer::quantize_group(const std::vector<Linear*>& linears, const I
       rtn_errors.push_back(std::nullopt);
       continue;
     }
-    const PackedFormat format{plan.bits, plan.group_size, plan.symmetric, linears[i]->n, input.k};
+    const PackedFormat format = plan.format(linears[i]->n, input.k);
     format.validate();
     if (feeds_forward(*linears[i])) {
       shares[i] = feed_forward(clean, linears[i]->n, input, options_.damp, pool_);
@@ -327,15 +326,24 @@ void BlockQuantizer::fold_into(const Fold& fold, const std::vector<float>& scale
   }
   Linear& rows = *fold.rows;
   auto& packed = out_.packed.at(rows.name);
-  const PackedFormat& f = packed.format;
+  QuantizedMatrix matrix = unpack(packed.buffers.view(packed.format));
+  PackedFormat& f = matrix.format;
+  if (f.scale_type == ScaleType::kByte) {
+    f.scale_type = ScaleType::kF16;
+    LayerReport& report = *std::find_if(out_.reports.rbegin(), out_.reports.rend(),
+                                        [&](const LayerReport& r) { return r.name == rows.name; });
+    report.used.scale_bits = 16;
+    report.reason += fmt::format("{}scales of channels went into its own, for which bytes are too coarse",
+                                 report.reason.empty() ? "" : "; ");
+  }
   for (int64_t row = 0; row < f.n; ++row) {
-    for (int64_t g = 0; g < f.groups(); ++g) {
-      uint16_t& stored = packed.buffers.scales[static_cast<size_t>(
-          (row / kPanelRows * f.groups() + g) * kPanelRows + row % kPanelRows)];
-      stored = float_to_fp16(fp16_to_float(stored) / scale[static_cast<size_t>(row)]);
-    }
+    for (int64_t g = 0; g < f.groups(); ++g)
+      matrix.scales[static_cast<size_t>(row * f.groups() + g)] /= scale[static_cast<size_t>(row)];
     if (!rows.bias.empty()) rows.bias[static_cast<size_t>(row)] /= scale[static_cast<size_t>(row)];
   }
+  packed.format = f;
+  packed.buffers = pack(matrix, &pool_);
+  place(rows);
   if (!rows.bias.empty()) out_.floats[rows.name + ".bias"] = rows.bias;
 }
 

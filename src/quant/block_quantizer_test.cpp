@@ -17,7 +17,8 @@ namespace {
 
 constexpr int kTokens = 96, kSamples = 3;
 
-class BlockQuantizerStream : public ::testing::TestWithParam<std::tuple<const char*, const char*>> {
+// Model, method, bits of the scales.
+class BlockQuantizerStream : public ::testing::TestWithParam<std::tuple<const char*, const char*, int>> {
  protected:
   void SetUp() override {
     dir_ = std::filesystem::temp_directory_path() / fmt::format("nibble-stream-{}", ::getpid());
@@ -29,7 +30,7 @@ class BlockQuantizerStream : public ::testing::TestWithParam<std::tuple<const ch
 };
 
 TEST_P(BlockQuantizerStream, IsThatOfTheQuantizedModel) {
-  const auto [name, method] = GetParam();
+  const auto [name, method, scale_bits] = GetParam();
   const auto model = load_model(testing::mini_dir() / "models" / name);
   Calibration calibration;
   Random random(1);
@@ -39,11 +40,18 @@ TEST_P(BlockQuantizerStream, IsThatOfTheQuantizedModel) {
     calibration.tokens += kTokens;
   }
   Plan plan;
-  plan.base = {method, 4, 64, false};
+  plan.base = {method, 4, 64, false, scale_bits};
   BlockQuantizer quantizer(model, calibration, plan, {}, Device::kCpu, pool_);
   const QuantizedTensors tensors = quantizer.run({});
   int scaled = 0;
-  for (const LayerReport& report : tensors.reports) scaled += report.scaled;
+  int widened = 0;  // what channel scales went into
+  for (const LayerReport& report : tensors.reports) {
+    scaled += report.scaled;
+    widened += report.used.scale_bits != scale_bits;
+    EXPECT_EQ(tensors.packed.at(report.name).format.scale_type == ScaleType::kByte,
+              report.used.scale_bits == 8);
+  }
+  EXPECT_EQ(widened > 0, std::string_view(method) == "gsq" && scale_bits == 8);
   EXPECT_EQ(scaled > 0, std::string_view(method) == "gsq");
   write_nibble_directory(*model, tensors, {{"method", method}}, dir_);
   const auto quantized = load_model(dir_);
@@ -69,7 +77,7 @@ TEST_P(BlockQuantizerStream, IsThatOfTheQuantizedModel) {
 
 INSTANTIATE_TEST_SUITE_P(, BlockQuantizerStream,
                          ::testing::Combine(::testing::Values("llama-mini", "qwen2-mini", "phi-mini"),
-                                            ::testing::Values("gsq", "gptq+ff")));
+                                            ::testing::Values("gsq", "gptq+ff"), ::testing::Values(16, 8)));
 
 }  // namespace
 }  // namespace nibble

@@ -19,17 +19,19 @@ constexpr int kRefineSweeps = 3;
 constexpr double kRefineDamp = 1.0;
 constexpr int64_t kLargestExactGroup = 128;  // larger groups weigh each input by itself
 
-std::vector<Grid> candidates(std::span<const float> values, const PackedFormat& format, bool clip) {
-  if (!clip) return {fit_range(values, format)};
+std::vector<Grid> candidates(std::span<const float> values, const PackedFormat& format, float unit,
+                             bool clip) {
+  if (!clip) return {fit_range(values, format, unit)};
   std::vector<Grid> grids;
   const auto [low, high] = std::minmax_element(values.begin(), values.end());
   for (const float high_share : kShares) {
     if (format.symmetric) {
-      grids.push_back(fit_range(values, format, high_share));
+      grids.push_back(fit_range(values, format, unit, high_share));
       continue;
     }
     for (const float low_share : kShares)
-      grids.push_back(fit_ends(std::min(0.0f, *low) * low_share, std::max(0.0f, *high) * high_share, format));
+      grids.push_back(
+          fit_ends(std::min(0.0f, *low) * low_share, std::max(0.0f, *high) * high_share, format, unit));
   }
   return grids;
 }
@@ -82,6 +84,7 @@ Quantized quantize_clipped(std::span<const float> weight, const InputStatistics&
   Quantized out{QuantizedMatrix(options.format), 0, "", false};
   QuantizedMatrix& m = out.matrix;
   const PackedFormat& f = m.format;
+  const std::vector<float> units = row_units(weight, f);
   for (int64_t g = 0; g < f.groups(); ++g) {
     const int64_t first = g * f.group(), count = std::min(f.group(), f.k - first);
     const GroupLoss loss(input, first, count);
@@ -91,7 +94,7 @@ Quantized quantize_clipped(std::span<const float> weight, const InputStatistics&
       for (int64_t row = static_cast<int64_t>(begin); row < static_cast<int64_t>(end); ++row) {
         const std::span<const float> values =
             weight.subspan(static_cast<size_t>(row * f.k + first), static_cast<size_t>(count));
-        const std::vector<Grid> grids = candidates(values, f, options.clip);
+        const std::vector<Grid> grids = candidates(values, f, units[static_cast<size_t>(row)], options.clip);
         errors.resize(grids.size() * values.size());
         through.resize(errors.size());
         losses.resize(grids.size());

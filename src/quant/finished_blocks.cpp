@@ -32,18 +32,13 @@ QuantizedTensors read_block(const fs::path& path, const SafetensorsFile& file) {
   const Json reports = text("reports"), packed_entries = text("packed"), floats = text("floats");
   for (const Json& report : reports) out.reports.push_back(layer_report(report, where));
   for (const auto& [name, entry] : packed_entries.items()) {
-    PackedFormat format;
-    format.bits = json_get<int>(entry, "bits", where);
-    format.group_size = json_get<int>(entry, "group_size", where);
-    format.symmetric = json_get<bool>(entry, "symmetric", where);
-    format.n = json_get<int64_t>(entry, "n", where);
-    format.k = json_get<int64_t>(entry, "k", where);
-    format.validate();
+    const PackedFormat format = packed_format(entry, json_get<int64_t>(entry, "n", where),
+                                              json_get<int64_t>(entry, "k", where), where);
     auto& packed = out.packed[name];
     packed.format = format;
     packed.method = json_get<std::string>(entry, "method", where);
     packed.buffers.codes = copy_of<uint8_t>(file, name + ".codes", format.code_bytes());
-    packed.buffers.scales = copy_of<uint16_t>(file, name + ".scales", format.scale_count());
+    packed.buffers.scales = copy_of<uint8_t>(file, name + ".scales", format.scale_bytes());
     if (!format.symmetric)
       packed.buffers.zeros = copy_of<uint8_t>(file, name + ".zeros", format.zero_bytes());
   }

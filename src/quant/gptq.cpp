@@ -34,15 +34,17 @@ void store_grid(QuantizedMatrix& m, int64_t row, int64_t group, const Grid& grid
 
 // The grids of every group from the weights given; column weights 1/U[j,j]² are what an error in
 // column j costs GPTQ.
-void fit_all(QuantizedMatrix& m, const float* weight, const std::vector<float>& cost, ThreadPool& pool) {
+void fit_all(QuantizedMatrix& m, const float* weight, const std::vector<float>& cost,
+             const std::vector<float>& units, ThreadPool& pool) {
   const PackedFormat& f = m.format;
   pool.parallel_for(static_cast<size_t>(f.n), 1, [&](size_t begin, size_t end, int) {
     for (int64_t row = static_cast<int64_t>(begin); row < static_cast<int64_t>(end); ++row) {
+      const float unit = units[static_cast<size_t>(row)];
       for (int64_t g = 0; g < f.groups(); ++g) {
         const size_t first = static_cast<size_t>(g * f.group());
         const size_t count = static_cast<size_t>(std::min(f.group(), f.k - g * f.group()));
         store_grid(m, row, g,
-                   fit_weighted({weight + row * f.k + first, count}, {cost.data() + first, count}, f));
+                   fit_weighted({weight + row * f.k + first, count}, {cost.data() + first, count}, f, unit));
       }
     }
   });
@@ -63,6 +65,7 @@ QuantizedMatrix gptq_loop(std::vector<float> weight, const std::vector<float>& u
   const int64_t n = format.n, k = format.k;
   QuantizedMatrix m(format);
   std::vector<float> cost(static_cast<size_t>(k));
+  const std::vector<float> units = row_units(weight, format);
   bool natural = true;
   for (int64_t i = 0; i < k; ++i) {
     const int64_t column = order[static_cast<size_t>(i)];
@@ -71,7 +74,7 @@ QuantizedMatrix gptq_loop(std::vector<float> weight, const std::vector<float>& u
     cost[static_cast<size_t>(column)] = 1.0f / (d * d);
   }
   if (!natural) {
-    fit_all(m, weight.data(), cost, pool);
+    fit_all(m, weight.data(), cost, units, pool);
     std::vector<float> sorted(weight.size());
     for (int64_t r = 0; r < n; ++r) {
       for (int64_t i = 0; i < k; ++i)
@@ -93,7 +96,9 @@ QuantizedMatrix gptq_loop(std::vector<float> weight, const std::vector<float>& u
           const int64_t column = order[static_cast<size_t>(i)], g = column / group;
           if (natural && column % group == 0) {
             const size_t count = static_cast<size_t>(std::min(group, k - column));
-            store_grid(m, row, g, fit_weighted({w + i, count}, {cost.data() + column, count}, format));
+            store_grid(m, row, g,
+                       fit_weighted({w + i, count}, {cost.data() + column, count}, format,
+                                    units[static_cast<size_t>(row)]));
           }
           const size_t at = static_cast<size_t>(row * format.groups() + g);
           const Grid grid{m.scales[at], m.zeros[at]};

@@ -84,6 +84,7 @@ OrderedJson to_json(const LayerReport& r) {
           {"bits", r.used.bits},
           {"group_size", r.used.group_size},
           {"symmetric", r.used.symmetric},
+          {"scale_bits", r.used.scale_bits},
           {"remainder", r.remainder},
           {"act_order", r.act_order},
           {"damp", r.damp},
@@ -108,7 +109,8 @@ LayerReport layer_report(const Json& j, std::string_view where) {
   r.n = shape[0];
   r.k = shape[1];
   r.used = {json_get<std::string>(j, "method", where), json_get<int>(j, "bits", where),
-            json_get<int>(j, "group_size", where), json_get<bool>(j, "symmetric", where)};
+            json_get<int>(j, "group_size", where), json_get<bool>(j, "symmetric", where),
+            json_get<int>(j, "scale_bits", where)};
   r.remainder = json_get<int64_t>(j, "remainder", where);
   r.act_order = json_get<bool>(j, "act_order", where);
   r.damp = json_get<double>(j, "damp", where);
@@ -156,15 +158,14 @@ QuantizedLayer quantize_layer(const std::string& name, std::vector<float> weight
     add_reason(report, fmt::format("{} NaN or infinite weights set to 0", bad));
   LayerPlan used = plan;
   if (used.bits < 16) {
-    if (const auto smaller =
-            smaller_group(weight, {used.bits, used.group_size, used.symmetric, n, k}, input, options, pool)) {
+    if (const auto smaller = smaller_group(weight, used.format(n, k), input, options, pool)) {
       used.group_size = smaller->group_size;
       report.fallback = describe_change(plan, used);
       add_reason(report, smaller->reason);
     }
   }
   while (used.bits < 16) {
-    const PackedFormat format{used.bits, used.group_size, used.symmetric, n, k};
+    const PackedFormat format = used.format(n, k);
     Quantized q = find_method(used.method)
                       .quantize(weight, input, {format, options.damp, options.act_order, options.clip}, pool);
     std::string note = q.note;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <functional>
+#include <tuple>
 
 #include "base/file.h"
 #include "quant/quantize.h"
@@ -72,6 +73,24 @@ TEST_F(NibbleDirectory, HoldsWhatTheReportSays) {
   }
 }
 
+TEST_F(NibbleDirectory, ScalesOfBytesTakeFewerBytesAndSayTheirLayout) {
+  quantize("llama-mini", {"rtn", 4, 32, false});
+  const auto half = load_model(dir_);
+  const auto version = [&] {
+    return read_json_file(dir_ / "config.json")["quantization_config"]["layout_version"].get<int>();
+  };
+  EXPECT_EQ(version(), 1);
+  const OrderedJson report = quantize("llama-mini", {"rtn", 4, 32, false, 8}, 8, true);
+  const auto bytes = load_model(dir_);
+  EXPECT_EQ(version(), 3);
+  EXPECT_EQ(report["scale_bits"], 8);
+  for (size_t i = 0; i < bytes->linears().size(); ++i) {
+    const PackedFormat &f = bytes->linears()[i]->packed->format, &g = half->linears()[i]->packed->format;
+    EXPECT_EQ(f.scale_type, ScaleType::kByte);
+    EXPECT_EQ(g.bytes() - f.bytes(), f.panels() * kPanelRows * (f.groups() - 1));
+  }
+}
+
 TEST_F(NibbleDirectory, IsNotWrittenOverWithoutForceNorQuantizedTwice) {
   quantize("qwen2-mini", {"rtn", 4, 32, true});
   EXPECT_THROW(quantize("qwen2-mini", {"rtn", 4, 32, true}), Error);
@@ -91,10 +110,11 @@ TEST_F(NibbleDirectory, IsNotWrittenOverWithoutForceNorQuantizedTwice) {
 // Whatever stops a quantization, the same call goes on with the block in hand and ends with the same bytes.
 TEST_F(NibbleDirectory, AnInterruptedQuantizationGoesOn) {
   struct Stop {};
-  for (const auto& [name, method] : {std::pair{"llama-mini", "gsq"}, {"phi-mini", "gptq+ff"}}) {
+  for (const auto& [name, method, scale_bits] :
+       {std::tuple{"llama-mini", "gsq", 16}, {"phi-mini", "gptq+ff", 8}}) {
     const auto model = load_model(testing::mini_dir() / "models" / name);
     QuantizeOptions options;
-    options.plan.base = {method, 4, 64, false};
+    options.plan.base = {method, 4, 64, false, scale_bits};
     options.calibration.files = bundled_calibration(testing::mini_dir() / "data");
     options.calibration.samples = 2;
     options.calibration.seqlen = 64;
@@ -156,6 +176,8 @@ TEST_F(HostileNibbleDirectory, WrongConfigurationsEndInErrors) {
     set("bits", bits);
   for (const Json& group : {Json(16), Json(24), Json(-64), Json("x")}) set("group_size", group);
   set("symmetric", "no");
+  set("byte_scales", true);
+  set("float_scales", true);
   refuses("layout", [](Json& c) { c["quantization_config"]["layout_version"] = 99; });
   refuses("method", [](Json& c) { c["quantization_config"]["quant_method"] = "awq"; });
   refuses("linears", [](Json& c) { c["quantization_config"]["linears"] = 7; });

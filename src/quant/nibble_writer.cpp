@@ -1,5 +1,7 @@
 #include "quant/nibble_writer.h"
 
+#include <algorithm>
+
 #include "base/file.h"
 #include "io/foreign/repack.h"
 #include "io/safetensors.h"
@@ -16,9 +18,12 @@ TensorView view_of(DType dtype, std::vector<int64_t> shape, const void* data) {
 Json config_of(const Model& model, const QuantizedTensors& tensors, const OrderedJson& summary) {
   Json config = model.checkpoint().config;
   OrderedJson linears = OrderedJson::object();
-  for (const auto& [name, packed] : tensors.packed)
+  int version = 1;
+  for (const auto& [name, packed] : tensors.packed) {
     linears[name] = packed_entry(packed.method, packed.format, false);
-  OrderedJson quantization = {{"quant_method", "nibble"}, {"layout_version", layout_version(false)}};
+    version = std::max(version, layout_version(packed.format, false));
+  }
+  OrderedJson quantization = {{"quant_method", "nibble"}, {"layout_version", version}};
   quantization.update(summary);
   quantization["linears"] = std::move(linears);
   config["quantization_config"] = Json(quantization);

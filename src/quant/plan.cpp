@@ -19,6 +19,19 @@ void check_layer(const LayerPlan& layer, const std::string& where) {
   if (layer.group_size < 0 || layer.group_size % 16 != 0)
     throw UsageError(fmt::format("{}: group size {}; multiples of 16 are possible, or 0 for the whole row",
                                  where, layer.group_size));
+  if (layer.scale_bits != 8 && layer.scale_bits != 16)
+    throw UsageError(fmt::format("{}: scales of {} bits; 8 and 16 are possible", where, layer.scale_bits));
+  if (layer.scale_bits == 8 && layer.symmetric)
+    throw UsageError(fmt::format("{}: scales of 8 bits have no sign, which symmetric groups need", where));
+}
+
+void change(LayerPlan& layer, const Plan::Rule& rule) {
+  if (rule.method) layer.method = *rule.method;
+  if (rule.bits) layer.bits = *rule.bits;
+  if (rule.group_size) layer.group_size = *rule.group_size;
+  if (rule.symmetric) layer.symmetric = *rule.symmetric;
+  if (layer.symmetric) layer.scale_bits = 16;
+  if (rule.scale_bits) layer.scale_bits = *rule.scale_bits;
 }
 
 template <typename T>
@@ -35,14 +48,19 @@ std::optional<T> take(const toml::table& table, const char* key, const std::stri
 Plan::Rule::Rule(std::string_view text, std::string_view where)
     : pattern(text), name(text, where, NamePattern::At::kAnywhere) {}
 
+PackedFormat LayerPlan::format(int64_t n, int64_t k) const {
+  return {.bits = bits,
+          .group_size = group_size,
+          .symmetric = symmetric,
+          .n = n,
+          .k = k,
+          .scale_type = scale_bits == 8 ? ScaleType::kByte : ScaleType::kF16};
+}
+
 LayerPlan Plan::layer(const std::string& name) const {
   LayerPlan layer = base;
   for (const Rule& rule : rules) {
-    if (!rule.name.matches(name)) continue;
-    if (rule.method) layer.method = *rule.method;
-    if (rule.bits) layer.bits = *rule.bits;
-    if (rule.group_size) layer.group_size = *rule.group_size;
-    if (rule.symmetric) layer.symmetric = *rule.symmetric;
+    if (rule.name.matches(name)) change(layer, rule);
   }
   return layer;
 }
@@ -51,9 +69,7 @@ void Plan::validate() const {
   check_layer(base, "the plan");
   for (const Rule& rule : rules) {
     LayerPlan layer = base;
-    if (rule.method) layer.method = *rule.method;
-    if (rule.bits) layer.bits = *rule.bits;
-    if (rule.group_size) layer.group_size = *rule.group_size;
+    change(layer, rule);
     check_layer(layer, fmt::format("rule '{}'", rule.pattern));
   }
 }
@@ -71,8 +87,8 @@ std::vector<Plan::Rule> read_plan_rules(const std::filesystem::path& file) {
     const toml::table& table = *tables->get(i)->as_table();
     const std::string where = fmt::format("{} line {}", file.string(), table.source().begin.line);
     for (const auto& [key, value] : table) {
-      constexpr std::array<std::string_view, 5> kKeys = {"pattern", "method", "bits", "group_size",
-                                                         "symmetric"};
+      constexpr std::array<std::string_view, 6> kKeys = {"pattern",    "method",    "bits",
+                                                         "group_size", "symmetric", "scale_bits"};
       if (std::find(kKeys.begin(), kKeys.end(), key.str()) == kKeys.end())
         throw UsageError(fmt::format("{}: {} is not known in a rule", where, quote_name(key.str())));
     }
@@ -83,6 +99,7 @@ std::vector<Plan::Rule> read_plan_rules(const std::filesystem::path& file) {
     rule.bits = take<int>(table, "bits", where);
     rule.group_size = take<int>(table, "group_size", where);
     rule.symmetric = take<bool>(table, "symmetric", where);
+    rule.scale_bits = take<int>(table, "scale_bits", where);
     rules.push_back(std::move(rule));
   }
   return rules;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "io/name_pattern.h"
+#include "tensor/packed.h"
 
 namespace nibble {
 
@@ -15,9 +16,14 @@ struct LayerPlan {
   int bits = 4;                    // 2, 3, 4, 6, 8; 16 leaves the layer as it is
   int group_size = 64;             // a multiple of 16; 0: the whole row
   bool symmetric = false;
+  int scale_bits =
+      16;  // of a scale: 16, fp16; 8, bytes (tensor/packed.h), which symmetric layers cannot have
+
+  PackedFormat format(int64_t n, int64_t k) const;
 };
 
-// Every linear takes `base`, changed by the rules whose pattern is found in its name, in order.
+// Every linear takes `base`, changed by the rules whose pattern is found in its name, in order. What a rule
+// makes symmetric gets scales of 16 bits with it.
 struct Plan {
   struct Rule {
     // Throws Error naming `where` when it is no regular expression (io/name_pattern.h).
@@ -25,14 +31,14 @@ struct Plan {
     std::string pattern;  // found anywhere in the name
     NamePattern name;
     std::optional<std::string> method;
-    std::optional<int> bits, group_size;
+    std::optional<int> bits, group_size, scale_bits;
     std::optional<bool> symmetric;
   };
   LayerPlan base;
   std::vector<Rule> rules;
 
-  LayerPlan layer(const std::string& name) const;
-  void validate() const;  // throws UsageError
+  LayerPlan layer(const std::string& name) const;  // of the linear
+  void validate() const;                           // throws UsageError
 };
 
 // Rules from a TOML file:

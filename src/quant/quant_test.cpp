@@ -103,7 +103,7 @@ QuantizedMatrix reference_gptq(const std::vector<float>& weight, const std::vect
       if (i % f.group() == 0) {
         const int64_t count = std::min(f.group(), f.k - i);
         const std::vector<float> values(w.begin() + i, w.begin() + i + count);
-        grid = fit_weighted(values, {cost.data() + i, static_cast<size_t>(count)}, f);
+        grid = fit_weighted(values, {cost.data() + i, static_cast<size_t>(count)}, f, 0);
         m.scales[g] = grid.scale;
         m.zeros[g] = static_cast<uint8_t>(grid.zero);
       }
@@ -294,13 +294,30 @@ TEST(Grid, SpansItsValuesAndRoundsToTheNearest) {
     for (const bool symmetric : {false, true}) {
       const PackedFormat f{bits, 32, symmetric, 1, 32};
       const auto values = normals(32, 91);
-      const Grid grid = fit_range(values, f);
+      const Grid grid = fit_range(values, f, 0);
       for (const float v : values) {
         // One end of a symmetric grid is a step short; fp16 rounds the scale by up to 2^-11 of the range.
         const float slack = (symmetric ? 1.0f : 0.5f) * std::fabs(grid.scale) * 1.02f + 0.001f;
         EXPECT_LE(std::fabs(v - grid.value(grid.code(v, f.max_code()))), slack) << bits << symmetric;
       }
     }
+  }
+}
+
+// By every method: scales of bytes are within their steps of the fp16 ones, and cost next to nothing.
+TEST(Grid, ScalesOfBytesLoseNextToNothing) {
+  const auto input = activations(128, 800, 111);
+  const auto weight = normals(48 * 128, 112);
+  for (const char* method : {"rtn", "gptq", "gsq"}) {
+    LayerPlan plan{method, 4, 32, false};
+    const QuantizedLayer half = quantize_layer("layer", weight, 48, input, plan, std::nullopt, {}, pool());
+    plan.scale_bits = 8;
+    const QuantizedLayer bytes = quantize_layer("layer", weight, 48, input, plan, std::nullopt, {}, pool());
+    EXPECT_LT(*bytes.report.error, 1.03 * *half.report.error) << method;
+    EXPECT_EQ(bytes.report.used.scale_bits, 8);
+    const QuantizedMatrix& m = *bytes.matrix;
+    EXPECT_EQ(unpack(pack(m).view(m.format)).scales, m.scales) << method;
+    EXPECT_NE(m.scales, half.matrix->scales) << method;
   }
 }
 
@@ -330,6 +347,7 @@ TEST(Scaling, FindsScalesThatLowerTheErrorAndFoldBack) {
 
 TEST(Plan, RulesChangeWhatTheyName) {
   Plan plan;
+  plan.base.scale_bits = 8;
   Plan::Rule& down = plan.rules.emplace_back("down_proj");
   down.bits = 8;
   down.group_size = 32;
@@ -342,7 +360,13 @@ TEST(Plan, RulesChangeWhatTheyName) {
   EXPECT_EQ(first.bits, 8);
   EXPECT_EQ(first.group_size, 32);
   EXPECT_TRUE(first.symmetric);
+  EXPECT_EQ(first.scale_bits, 16);
   EXPECT_EQ(other.bits, 4);
+  EXPECT_EQ(other.scale_bits, 8);
+  EXPECT_NO_THROW(plan.validate());
+  plan.rules[1].scale_bits = 8;
+  EXPECT_THROW(plan.validate(), UsageError);
+  plan.rules[1].scale_bits.reset();
   plan.rules[0].bits = 5;
   EXPECT_THROW(plan.validate(), UsageError);
   EXPECT_THROW(Plan::Rule("(["), Error);

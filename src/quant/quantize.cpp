@@ -20,8 +20,9 @@ namespace fs = std::filesystem;
 
 constexpr int kHeadGroup = 128;  // at 8 bits, symmetric: 8.125 bits a weight
 
-PackedFormat end_format(const Linear& end, int bits, const LayerPlan& base) {
-  return {bits, bits == 8 ? kHeadGroup : base.group_size, bits == 8 || base.symmetric, end.n, end.k};
+LayerPlan end_plan(int bits, const LayerPlan& base) {
+  if (bits == 8) return {"rtn", bits, kHeadGroup, true, 16};
+  return {"rtn", bits, base.group_size, base.symmetric, base.scale_bits};
 }
 
 // Embedding and head, rounded: they see no calibration and their rows are looked up one by one.
@@ -35,15 +36,16 @@ void quantize_ends(const Model& model, int bits, const LayerPlan& base, ThreadPo
     if (end->packed) fail("{}: already quantized; start from the original model", end->name);
     std::vector<float> weight = dense_values(end->dense);
     LayerReport report;
+    const LayerPlan plan = end_plan(bits, base);
     if (const int64_t bad = clean_weights(weight))
       report.reason = fmt::format("{} NaN or infinite weights set to 0", bad);
-    const PackedFormat format = end_format(*end, bits, base);
+    const PackedFormat format = plan.format(end->n, end->k);
     const Quantized q = quantize_rtn(weight, {}, {format, 0, false, true}, pool);
     out.packed[end->name] = {format, pack(q.matrix, &pool), "rtn"};
     report.name = end->name;
     report.n = end->n;
     report.k = end->k;
-    report.used = {"rtn", bits, format.group_size, format.symmetric};
+    report.used = plan;
     report.remainder = end->k % format.group();
     report.seconds = watch.seconds();
     out.reports.push_back(std::move(report));
@@ -56,7 +58,7 @@ std::string key_of(const Model& model, const QuantizeOptions& options, const Cal
   Sha256 hash;
   hash.update(checkpoint_outline_sha256(model.checkpoint()));
   const auto describe = [&](const LayerPlan& p) {
-    hash.update(fmt::format("{} {} {} {};", p.method, p.bits, p.group_size, p.symmetric));
+    hash.update(fmt::format("{} {} {} {} {};", p.method, p.bits, p.group_size, p.symmetric, p.scale_bits));
   };
   describe(options.plan.base);
   for (const Linear* linear : model.linears()) describe(options.plan.layer(linear->name));
@@ -113,8 +115,9 @@ void QuantizeOptions::validate() const {
 int64_t bytes_beside_linears(const Model& model, const QuantizeOptions& options) {
   constexpr int64_t kDescription = 512;  // of a linear's tensors in the file's header, padding included
   const auto end_bytes = [&](const Linear& end) {
-    return options.head_bits == 16 ? static_cast<int64_t>(end.weight_bytes())
-                                   : end_format(end, options.head_bits, options.plan.base).bytes();
+    return options.head_bits == 16
+               ? static_cast<int64_t>(end.weight_bytes())
+               : end_plan(options.head_bits, options.plan.base).format(end.n, end.k).bytes();
   };
   int64_t total = end_bytes(model.embedding) + (model.config.tied_head ? 0 : end_bytes(model.head));
   std::set<std::string> weights = {model.embedding.name + ".weight", model.head.name + ".weight"};
@@ -154,13 +157,10 @@ OrderedJson quantize_model(std::shared_ptr<const Model> model, const QuantizeOpt
   quantize_ends(*model, options.head_bits, options.plan.base, pool, tensors);
 
   const LayerPlan& base = options.plan.base;
-  const OrderedJson summary = {{"method", base.method},
-                               {"bits", base.bits},
-                               {"group_size", base.group_size},
-                               {"symmetric", base.symmetric},
-                               {"head_bits", options.head_bits},
-                               {"version", options.version},
-                               {"calibration_sha256", calibration.sha256}};
+  const OrderedJson summary = {{"method", base.method},         {"bits", base.bits},
+                               {"group_size", base.group_size}, {"symmetric", base.symmetric},
+                               {"scale_bits", base.scale_bits}, {"head_bits", options.head_bits},
+                               {"version", options.version},    {"calibration_sha256", calibration.sha256}};
   write_nibble_directory(*model, tensors, summary, out);
 
   const Model quantized(open_checkpoint(out));

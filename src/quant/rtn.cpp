@@ -11,10 +11,11 @@ Quantized quantize_rtn(std::span<const float> weight, const InputStatistics&, co
   pool.parallel_for(static_cast<size_t>(f.n), 1, [&](size_t begin, size_t end, int) {
     for (size_t row = begin; row < end; ++row) {
       const float* w = weight.data() + row * static_cast<size_t>(f.k);
+      const float unit = row_unit({w, static_cast<size_t>(f.k)}, f);
       for (int64_t g = 0; g < f.groups(); ++g) {
         const size_t first = static_cast<size_t>(g * f.group());
         const size_t count = static_cast<size_t>(std::min(f.group(), f.k - g * f.group()));
-        const Grid grid = fit_range({w + first, count}, f);
+        const Grid grid = fit_range({w + first, count}, f, unit);
         const size_t at = row * static_cast<size_t>(f.groups()) + static_cast<size_t>(g);
         m.scales[at] = grid.scale;
         m.zeros[at] = static_cast<uint8_t>(grid.zero);

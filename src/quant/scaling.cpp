@@ -78,9 +78,10 @@ class OutputError {
         const float* w = linear_.weight.data() + row * f.k;
         float* e = error_.data() + row * f.k;
         for (size_t i = 0; i < scaled.size(); ++i) scaled[i] = w[i] * scale_of_input[i];
+        const float unit = row_unit(scaled, f);
         for (int64_t first = 0; first < f.k; first += f.group()) {
           const int64_t stop = std::min(f.k, first + f.group());
-          const Grid grid = fit_range({scaled.data() + first, static_cast<size_t>(stop - first)}, f);
+          const Grid grid = fit_range({scaled.data() + first, static_cast<size_t>(stop - first)}, f, unit);
           for (int64_t i = first; i < stop; ++i) {
             const size_t at = static_cast<size_t>(i);
             e[i] = w[i] - grid.value(grid.code(scaled[at], f.max_code())) / scale_of_input[at];

@@ -114,15 +114,16 @@ double SizePlan::bits_per_weight() const {
 
 bool rounds_by_gptq(const std::string& method) { return find_method(method).quantize == quantize_gptq; }
 
-std::vector<Choice> choices_of(const Analysis& a, const LinearAnalysis& linear, const std::string& method) {
+std::vector<Choice> choices_of(const Analysis& a, const LinearAnalysis& linear, const std::string& method,
+                               int least_bits) {
   const bool by_gptq = rounds_by_gptq(method);
   std::vector<Choice> choices;
   for (const int bits : a.options.bits) {
+    if (bits < least_bits) continue;
     for (const int group : a.options.group_sizes) {
-      const PackedFormat format{bits, group, a.options.symmetric, linear.n, linear.k};
+      const LayerPlan plan{method, bits, group, a.options.symmetric, a.options.scale_bits};
       const double error = a.error(linear, bits, group, by_gptq);
-      choices.push_back({{method, bits, group, a.options.symmetric},
-                         format.bytes(),
+      choices.push_back({plan, plan.format(linear.n, linear.k).bytes(),
                          linear.probe_error > 0 ? linear.kl * error / linear.probe_error : error});
     }
   }
@@ -132,8 +133,18 @@ std::vector<Choice> choices_of(const Analysis& a, const LinearAnalysis& linear, 
 
 SizePlan solve_plan(const Analysis& analysis, int64_t bytes, const std::string& method) {
   std::vector<std::vector<Choice>> choices;
-  for (const LinearAnalysis& linear : analysis.linears)
-    choices.push_back(choices_of(analysis, linear, method));
+  for (const int least_bits : {4, 3, 0}) {
+    choices.clear();
+    int64_t least = 0;
+    for (const LinearAnalysis& linear : analysis.linears) {
+      choices.push_back(choices_of(analysis, linear, method, least_bits));
+      const auto smallest =
+          std::min_element(choices.back().begin(), choices.back().end(),
+                           [](const Choice& x, const Choice& y) { return x.bytes < y.bytes; });
+      least += smallest->bytes;
+    }
+    if (least <= bytes) break;
+  }
   SizePlan best = plan_over_hulls(analysis, choices, bytes);
   fill(best, choices, bytes);
   // Uniform plans are starts too: where steps of the hull are wide, one of them can lose less.
@@ -156,6 +167,7 @@ std::vector<Plan::Rule> rules_of(const SizePlan& plan) {
     rule.bits = p.bits;
     rule.group_size = p.group_size;
     rule.symmetric = p.symmetric;
+    rule.scale_bits = p.scale_bits;
   }
   return rules;
 }
@@ -165,8 +177,9 @@ std::string to_toml(const SizePlan& plan) {
   for (const PlannedLinear& l : plan.linears) {
     const LayerPlan& p = l.choice.plan;
     text += fmt::format(
-        "[[rule]]\npattern = '{}'\nmethod = \"{}\"\nbits = {}\ngroup_size = {}\nsymmetric = {}\n\n",
-        pattern_of(l.name), p.method, p.bits, p.group_size, p.symmetric);
+        "[[rule]]\npattern = '{}'\nmethod = \"{}\"\nbits = {}\ngroup_size = {}\nsymmetric = {}\n"
+        "scale_bits = {}\n\n",
+        pattern_of(l.name), p.method, p.bits, p.group_size, p.symmetric, p.scale_bits);
   }
   return text;
 }
@@ -177,6 +190,7 @@ OrderedJson to_json(const SizePlan& plan) {
     linears.push_back({{"name", l.name},
                        {"bits", l.choice.plan.bits},
                        {"group_size", l.choice.plan.group_size},
+                       {"scale_bits", l.choice.plan.scale_bits},
                        {"bytes", l.choice.bytes},
                        {"expected_kl", l.choice.loss}});
   return {{"bytes", plan.bytes},

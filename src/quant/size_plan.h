@@ -35,12 +35,14 @@ bool rounds_by_gptq(const std::string& method);  // throws UsageError for a name
 // a small disturbance as the relative output error does. `method`: of the plans; of one that rounds by GPTQ
 // the errors are GPTQ's, which takes more off some linears than off others.
 std::vector<Choice> choices_of(const Analysis& analysis, const LinearAnalysis& linear,
-                               const std::string& method);
+                               const std::string& method, int least_bits = 0);
 
 // The least sum of losses within `bytes`: each linear starts at its smallest choice; the step that
 // saves most loss a byte is taken first (over the lower convex hull of its choices), as long as it fits;
 // what is left is spent on any choice that fits. Never more loss than a uniform plan that fits.
-// Throws Error when not even the smallest choices fit, saying the least size that does.
+// Fewer than 4 bits, then fewer than 3, are used only where the target cannot be met without (what measured
+// better: docs/quantizers.md). Throws Error when not even the smallest choices fit, saying the least size
+// that does.
 SizePlan solve_plan(const Analysis& analysis, int64_t bytes, const std::string& method);
 
 // A rule for each linear, for Plan::rules and as the TOML that read_plan_rules reads.

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
-
-#include "tensor/dtype.h"
+#include <bit>
+#include <cmath>
 
 namespace nibble {
 namespace {
@@ -69,8 +69,30 @@ int zero_shift(const PackedFormat& f, int64_t row) {
   return f.zero_bytes_per_group() == 8 && row % kPanelRows >= 8 ? 4 : 0;
 }
 
+// Of a row's scale, and of its unit.
 int64_t scale_offset(const PackedFormat& f, int64_t row, int64_t group) {
-  return (row / kPanelRows * f.groups() + group) * kPanelRows + row % kPanelRows;
+  return ((row / kPanelRows + 1) * f.scale_rows() - f.groups() + group) * kPanelRows + row % kPanelRows;
+}
+int64_t unit_offset(const PackedFormat& f, int64_t row) {
+  return row / kPanelRows * f.scale_rows() * kPanelRows + row % kPanelRows;
+}
+
+// A row's scales to where they are stored; unit: 0 where they are not bytes.
+void pack_scales(const PackedFormat& f, int64_t row, const float* scales, float unit, uint8_t* out) {
+  if (unit > 0) out[unit_offset(f, row)] = static_cast<uint8_t>(std::bit_cast<uint32_t>(unit) >> 23);
+  for (int64_t g = 0; g < f.groups(); ++g) {
+    const int64_t at = scale_offset(f, row, g);
+    switch (f.scale_type) {
+      case ScaleType::kF32:
+        reinterpret_cast<float*>(out)[at] = scales[g];
+        break;
+      case ScaleType::kF16:
+        reinterpret_cast<uint16_t*>(out)[at] = float_to_fp16(scales[g]);
+        break;
+      case ScaleType::kByte:
+        out[at] = static_cast<uint8_t>(rounded_scale(scales[g], f.scale_type, unit) / unit);
+    }
+  }
 }
 
 }  // namespace
@@ -80,6 +102,31 @@ void PackedFormat::validate() const {
   if (group_size < 0 || group_size % 16 != 0)
     fail("group size {}: a multiple of 16 is needed, or 0 for the whole row", group_size);
   if (n < 1 || k < 1) fail("a weight of shape [{}, {}] cannot be quantized", n, k);
+  if (symmetric && scale_type == ScaleType::kByte)
+    fail("scales of 8 bits have no sign: they go with zero points, not with symmetric groups");
+}
+
+DType scale_dtype(ScaleType type) {
+  return type == ScaleType::kF32 ? DType::kF32 : type == ScaleType::kF16 ? DType::kF16 : DType::kU8;
+}
+
+float scale_unit(float largest) {
+  int exponent = 0;
+  const float fraction = std::frexp(largest / 255, &exponent);  // in [0.5, 1), or 0
+  if (fraction == 0.5f) --exponent;
+  return std::ldexp(1.0f, largest > 0 ? std::clamp(exponent, -24, 8) : -24);
+}
+
+float rounded_scale(float scale, ScaleType type, float unit) {
+  switch (type) {
+    case ScaleType::kF32:
+      return scale;
+    case ScaleType::kF16:
+      return rounded_to_fp16(scale);
+    default:
+      NIBBLE_CHECK(unit > 0);
+      return scale > 0 ? unit * std::clamp(std::nearbyint(scale / unit), 1.0f, 255.0f) : 0.0f;
+  }
 }
 
 QuantizedMatrix::QuantizedMatrix(const PackedFormat& format_) : format(format_) {
@@ -95,12 +142,23 @@ float QuantizedMatrix::value(int64_t row, int64_t input) const {
          static_cast<float>(int{codes[static_cast<size_t>(row * format.k + input)]} - int{zeros[g]});
 }
 
+std::vector<float> scale_units(std::span<const float> scales, const PackedFormat& f) {
+  std::vector<float> units(static_cast<size_t>(f.n));
+  if (f.scale_type != ScaleType::kByte) return units;
+  const size_t groups = static_cast<size_t>(f.groups());
+  for (size_t row = 0; row < units.size(); ++row) {
+    const auto of_row = scales.subspan(row * groups, groups);
+    units[row] = scale_unit(*std::max_element(of_row.begin(), of_row.end()));
+  }
+  return units;
+}
+
 PackedBuffers pack(const QuantizedMatrix& m, ThreadPool* pool) {
   const PackedFormat& f = m.format;
   PackedBuffers out{AlignedBuffer<uint8_t>(static_cast<size_t>(f.code_bytes())),
-                    AlignedBuffer<uint16_t>(static_cast<size_t>(f.float_scales ? 0 : f.scale_count())),
-                    AlignedBuffer<uint8_t>(static_cast<size_t>(f.zero_bytes())),
-                    AlignedBuffer<float>(static_cast<size_t>(f.float_scales ? f.scale_count() : 0))};
+                    AlignedBuffer<uint8_t>(static_cast<size_t>(f.scale_bytes())),
+                    AlignedBuffer<uint8_t>(static_cast<size_t>(f.zero_bytes()))};
+  const std::vector<float> units = scale_units(m.scales, f);
   const ChunkLayout& layout = chunk_layout(f.bits);
   const auto pack_row = [&](int64_t row) {
     const int r = static_cast<int>(row % kPanelRows);
@@ -118,15 +176,11 @@ PackedBuffers pack(const QuantizedMatrix& m, ThreadPool* pool) {
         }
       }
     }
+    pack_scales(f, row, m.scales.data() + row * f.groups(), units[static_cast<size_t>(row)],
+                out.scales.data());
+    if (f.symmetric) return;
     for (int64_t g = 0; g < f.groups(); ++g) {
       const size_t at = static_cast<size_t>(row * f.groups() + g);
-      const size_t to = static_cast<size_t>(scale_offset(f, row, g));
-      if (f.float_scales) {
-        out.float_scales[to] = m.scales[at];
-      } else {
-        out.scales[to] = float_to_fp16(m.scales[at]);
-      }
-      if (f.symmetric) continue;
       NIBBLE_CHECK(m.zeros[at] <= f.max_zero());
       out.zeros[static_cast<size_t>(zero_offset(f, row, g))] |=
           static_cast<uint8_t>(m.zeros[at] << zero_shift(f, row));
@@ -152,7 +206,17 @@ int packed_code(const PackedView& v, int64_t row, int64_t input) {
 
 float packed_scale(const PackedView& v, int64_t row, int64_t group) {
   const int64_t at = scale_offset(v.format, row, group);
-  return v.format.float_scales ? v.float_scales[at] : fp16_to_float(v.scales[at]);
+  switch (v.format.scale_type) {
+    case ScaleType::kF32:
+      return static_cast<const float*>(v.scales)[at];
+    case ScaleType::kByte: {
+      const uint8_t* bytes = static_cast<const uint8_t*>(v.scales);
+      return std::bit_cast<float>(uint32_t{bytes[unit_offset(v.format, row)]} << 23) *
+             static_cast<float>(bytes[at]);
+    }
+    default:
+      return fp16_to_float(static_cast<const uint16_t*>(v.scales)[at]);
+  }
 }
 
 int packed_zero(const PackedView& v, int64_t row, int64_t group) {

@@ -72,6 +72,7 @@ TrainedLinear::TrainedLinear(const Linear& source, const TrainedParts& parts, bo
         }
       }
     });
+    units_ = scale_units(scales.value, view.format);
     if (parts.scales && in_block) train(scales);
     if (parts.zeros && in_block && !view.format.symmetric) train(zeros);
   } else if (parts.everything) {
@@ -93,7 +94,8 @@ TrainedLinear::TrainedLinear(const Linear& source, const TrainedParts& parts, bo
 
 float TrainedLinear::stored_scale(size_t i) const {
   const float s = scales.value[i];
-  return !parts_.round_to_stored || format().float_scales ? s : rounded_to_fp16(s);
+  if (!parts_.round_to_stored) return s;
+  return rounded_scale(s, format().scale_type, units_[i / static_cast<size_t>(format().groups())]);
 }
 
 float TrainedLinear::stored_zero(size_t i) const {

@@ -30,7 +30,7 @@ struct TrainedParts {
   int adapter_rank = 0;     // of an adapter beside each linear in the blocks (LoRA, Hu et al. 2021); 0: none
   float adapter_scale = 2;  // W + adapter_scale · B·A: alpha / rank
   uint64_t seed = 0;        // draws A; B starts at 0
-  bool round_to_stored = true;  // scales and zeros act as they will be stored: fp16, integers
+  bool round_to_stored = true;  // scales and zeros act as they will be stored: fp16 or bytes, integers
 };
 
 // y = x · wᵀ + bias, where w [n, k] is what rows() says.
@@ -86,6 +86,7 @@ class TrainedLinear {
   const Linear* source_;
   TrainedParts parts_;
   AlignedBuffer<uint8_t> codes_;  // [n, k] of a packed linear, columns as packed
+  std::vector<float> units_;      // [n] of its scales, where these are bytes
 };
 
 struct TrainedNorm {

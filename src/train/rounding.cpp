@@ -82,9 +82,11 @@ void LearnedRounding::for_groups(ThreadPool& pool, const Body& body) const {
 }
 
 LearnedRounding::LearnedRounding(QuantizedMatrix start, std::vector<float> original, ThreadPool& pool)
-    : start_(std::move(start)), weights_(std::move(original)) {
+    : start_(std::move(start)),
+      units_(scale_units(start_.scales, start_.format)),
+      weights_(std::move(original)) {
   const PackedFormat& f = start_.format;
-  NIBBLE_CHECK(weights_.size() == start_.codes.size() && !f.float_scales);
+  NIBBLE_CHECK(weights_.size() == start_.codes.size() && f.scale_type != ScaleType::kF32);
   for (float& w : weights_) w = std::isfinite(w) ? w : 0;
   match_lengths(weights_, dequantize(start_, pool), f.n, f.k);
   shifts_.resize(weights_.size());
@@ -121,7 +123,8 @@ LearnedRounding::GroupGrid LearnedRounding::grid(size_t g) const {
   const PackedFormat& f = start_.format;
   if (start_.scales[g] == 0) return {0, start_.zeros[g]};
   if (f.symmetric) return {rounded_to_fp16(low_factor_[g] * low_[g]), f.middle()};
-  const Grid grid = fit_ends(low_factor_[g] * low_[g], high_factor_[g] * high_[g], f);
+  const Grid grid = fit_ends(low_factor_[g] * low_[g], high_factor_[g] * high_[g], f,
+                             units_[g / static_cast<size_t>(f.groups())]);
   return {grid.scale, grid.zero};
 }
 

@@ -36,7 +36,7 @@ class LearnedRounding {
   void values(float* out, ThreadPool& pool) const;
   // Against the sign of the gradient dw [n, k]: shifts by `rate` steps of the grid, factors by `ends_rate`.
   void step(const float* dw, float rate, float ends_rate, ThreadPool& pool);
-  QuantizedMatrix stored(ThreadPool& pool) const;  // as values(): scales in fp16
+  QuantizedMatrix stored(ThreadPool& pool) const;  // as values(): scales as they are stored
   const QuantizedMatrix& start() const { return start_; }
   int64_t changed(const QuantizedMatrix& now) const;  // integers that are not the method's
 
@@ -50,6 +50,7 @@ class LearnedRounding {
   void for_groups(ThreadPool& pool, const Body& body) const;
 
   QuantizedMatrix start_;
+  std::vector<float> units_;                     // of the rows' scales, where these are bytes
   std::vector<float> weights_, shifts_;          // [n, k]
   std::vector<float> low_, high_;                // [n, groups], the widest ends; symmetric: low_ the scale
   std::vector<float> low_factor_, high_factor_;  // [n, groups]

@@ -30,9 +30,16 @@ std::vector<float> random_weights(uint64_t seed) {
   return w;
 }
 
-class Rounding : public ::testing::TestWithParam<bool> {
+enum class Grids { kAsymmetric, kSymmetric, kByteScales };
+
+class Rounding : public ::testing::TestWithParam<Grids> {
  protected:
-  PackedFormat format() const { return {3, 64, GetParam(), kRows, kColumns}; }
+  static bool symmetric() { return GetParam() == Grids::kSymmetric; }
+  static PackedFormat format() {
+    PackedFormat f{3, 64, symmetric(), kRows, kColumns};
+    if (GetParam() == Grids::kByteScales) f.scale_type = ScaleType::kByte;
+    return f;
+  }
   QuantizedMatrix start(const std::vector<float>& w) {
     return quantize_rtn(w, {}, {format(), 0, false, true}, pool_).matrix;
   }
@@ -87,7 +94,7 @@ TEST_P(Rounding, TheGradientOfTheEndsIsAFiniteDifference) {
   const PackedFormat f = format();
   const double top = f.max_code(), middle = f.middle();
   const float scale = 0.0625f;
-  const int zero = GetParam() ? f.middle() : 2;
+  const int zero = symmetric() ? f.middle() : 2;
   std::vector<float> w(64), v(64), dw(64);
   for (size_t i = 0; i < w.size(); ++i) {
     w[i] = static_cast<float>(random.uniform() - 0.5) * 0.8f;  // some beyond both ends
@@ -96,7 +103,7 @@ TEST_P(Rounding, TheGradientOfTheEndsIsAFiniteDifference) {
   }
   // Σ dw·value for a grid from low to high (symmetric: low is the scale).
   const auto loss = [&](double low, double high) {
-    const double s = GetParam() ? low : (high - low) / top, z = GetParam() ? middle : -low / s;
+    const double s = symmetric() ? low : (high - low) / top, z = symmetric() ? middle : -low / s;
     double sum = 0;
     for (size_t i = 0; i < w.size(); ++i) {
       const double at = double{w[i]} / double{scale} + double{v[i]};
@@ -109,7 +116,7 @@ TEST_P(Rounding, TheGradientOfTheEndsIsAFiniteDifference) {
     }
     return sum;
   };
-  const double low = GetParam() ? double{scale} : -double{scale} * zero, high = double{scale} * (top - zero);
+  const double low = symmetric() ? double{scale} : -double{scale} * zero, high = double{scale} * (top - zero);
   const EndsGradient found = ends_gradient(w, v, dw, scale, zero, f);
   constexpr double kStep = 1e-6;
   const double by_low = (loss(low + kStep, high) - loss(low - kStep, high)) / (2 * kStep);
@@ -119,8 +126,13 @@ TEST_P(Rounding, TheGradientOfTheEndsIsAFiniteDifference) {
   EXPECT_NEAR(found.high, by_high, 1e-4 * std::fabs(by_high));
 }
 
-INSTANTIATE_TEST_SUITE_P(Grids, Rounding, ::testing::Bool(),
-                         [](const auto& p) { return p.param ? "Symmetric" : "Asymmetric"; });
+INSTANTIATE_TEST_SUITE_P(Of, Rounding,
+                         ::testing::Values(Grids::kAsymmetric, Grids::kSymmetric, Grids::kByteScales),
+                         [](const auto& p) {
+                           return p.param == Grids::kSymmetric    ? "Symmetric"
+                                  : p.param == Grids::kAsymmetric ? "Asymmetric"
+                                                                  : "ByteScales";
+                         });
 
 class RoundBlocks : public ::testing::Test {
  protected:

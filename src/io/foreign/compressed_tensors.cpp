@@ -55,7 +55,7 @@ ForeignLinear read_compressed_tensors(const TensorMap& tensors, const std::strin
 std::vector<ForeignTensor> compressed_tensors_tensors(const PackedFormat& f, bool ordered) {
   std::vector<ForeignTensor> out;
   out.emplace_back("weight_packed", DType::kI32, std::vector<int64_t>{f.n, packed_words(f.k, f.bits)});
-  out.emplace_back("weight_scale", f.float_scales ? DType::kF32 : DType::kF16,
+  out.emplace_back("weight_scale", f.scale_type == ScaleType::kF32 ? DType::kF32 : DType::kF16,
                    std::vector<int64_t>{f.n, f.groups()});
   out.emplace_back("weight_shape", DType::kI64, std::vector<int64_t>{2});
   if (!f.symmetric)
@@ -76,7 +76,7 @@ void fill_compressed_tensors(const ForeignLinear& linear, std::vector<ForeignTen
     pack_bits(codes.data(), f.bits, f.k, out[0].as<uint32_t>() + row * words);
   }
   for (size_t i = 0; i < m.scales.size(); ++i) {
-    if (f.float_scales) {
+    if (f.scale_type == ScaleType::kF32) {
       out[1].as<float>()[i] = m.scales[i];
     } else {
       out[1].as<uint16_t>()[i] = float_to_fp16(m.scales[i]);

@@ -57,8 +57,8 @@ void read_foreign_scales(const TensorMap& tensors, const std::string& linear, co
   }
   if (!std::all_of(m.scales.begin(), m.scales.end(), [](float s) { return std::isfinite(s); }))
     fail("{}: a scale is NaN or infinite", where);
-  m.format.float_scales =
-      !std::all_of(m.scales.begin(), m.scales.end(), [](float s) { return rounded_to_fp16(s) == s; });
+  if (!std::all_of(m.scales.begin(), m.scales.end(), [](float s) { return rounded_to_fp16(s) == s; }))
+    m.format.scale_type = ScaleType::kF32;
 }
 
 void settle_zeros(QuantizedMatrix& m) {

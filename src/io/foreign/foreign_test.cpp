@@ -149,12 +149,12 @@ TEST(CompressedTensors, HoldsWhatItWasGivenAtOddShapesAndWithFloatScales) {
         for (const auto& [n, k] : std::vector<std::pair<int64_t, int64_t>>{{1, 16}, {29, 96}, {33, 100}}) {
           ForeignLinear linear = random_linear(bits, group, n, k, ordered, 0, (1 << bits) - 1);
           if (ordered) linear.matrix.scales[0] = 1.2345678f;  // no fp16
-          linear.matrix.format.float_scales = ordered;
+          if (ordered) linear.matrix.format.scale_type = ScaleType::kF32;
           std::vector<ForeignTensor> tensors = compressed_tensors_tensors(linear.matrix.format, ordered);
           fill_compressed_tensors(linear, tensors);
           const ForeignLinear back = read_compressed_tensors(views(tensors), "x", {bits, group}, "test");
           expect_equal(back, linear);
-          EXPECT_EQ(back.matrix.format.float_scales, ordered);
+          EXPECT_EQ(back.matrix.format.scale_type, linear.matrix.format.scale_type);
         }
       }
     }

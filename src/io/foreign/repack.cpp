@@ -58,8 +58,7 @@ void add_packed_tensors(const std::string& name, const PackedView& weight, const
     out.emplace_back(name + suffix, TensorView{dtype, std::move(shape), static_cast<const std::byte*>(data)});
   };
   add(".codes", DType::kU8, {f.panels(), f.chunks() * f.chunk_bytes()}, weight.codes);
-  add(".scales", f.float_scales ? DType::kF32 : DType::kF16, {f.panels(), f.groups(), kPanelRows},
-      f.float_scales ? static_cast<const void*>(weight.float_scales) : weight.scales);
+  add(".scales", scale_dtype(f.scale_type), {f.panels(), f.scale_rows(), kPanelRows}, weight.scales);
   if (!f.symmetric)
     add(".zeros", DType::kU8, {f.panels(), f.groups(), f.zero_bytes_per_group()}, weight.zeros);
   if (!order.empty()) add(".order", DType::kI32, {f.k}, order.data());
@@ -77,10 +76,30 @@ void order_for_mapping(std::vector<std::pair<std::string, TensorView>>& tensors)
 OrderedJson packed_entry(const std::string& method, const PackedFormat& f, bool ordered) {
   OrderedJson entry = {
       {"method", method}, {"bits", f.bits}, {"group_size", f.group_size}, {"symmetric", f.symmetric}};
-  if (f.float_scales) entry["float_scales"] = true;
+  if (f.scale_type == ScaleType::kF32) entry["float_scales"] = true;
+  if (f.scale_type == ScaleType::kByte) entry["byte_scales"] = true;
   if (f.wide_zeros) entry["wide_zeros"] = true;
   if (ordered) entry["ordered"] = true;
   return entry;
+}
+
+PackedFormat packed_format(const Json& entry, int64_t n, int64_t k, const std::string& where) {
+  PackedFormat f;
+  f.bits = json_get<int>(entry, "bits", where);
+  f.group_size = json_get<int>(entry, "group_size", where);
+  f.symmetric = json_get<bool>(entry, "symmetric", where);
+  if (json_get_or<bool>(entry, "byte_scales", false, where)) f.scale_type = ScaleType::kByte;
+  if (json_get_or<bool>(entry, "float_scales", false, where)) f.scale_type = ScaleType::kF32;
+  f.wide_zeros = json_get_or<bool>(entry, "wide_zeros", false, where);
+  f.n = n;
+  f.k = k;
+  f.validate();
+  return f;
+}
+
+int layout_version(const PackedFormat& f, bool ordered) {
+  if (f.scale_type == ScaleType::kByte) return 3;
+  return ordered || f.scale_type == ScaleType::kF32 || f.wide_zeros ? 2 : 1;
 }
 
 void repack_foreign(Checkpoint& checkpoint) {
@@ -122,13 +141,13 @@ void repack_foreign(Checkpoint& checkpoint) {
   });
 
   Json entries = Json::object();
-  bool wider = false;
+  int version = 1;
   std::vector<std::pair<std::string, TensorView>> added;
   for (const auto& linear : all) {
     for (const char* suffix : kSuffixes) checkpoint.tensors.erase(linear->name + suffix);
     add_packed_tensors(linear->name, linear->buffers.view(linear->format), linear->order, added);
     entries[linear->name] = packed_entry(config.method_name(), linear->format, !linear->order.empty());
-    wider = wider || needs_layout_2(linear->format, !linear->order.empty());
+    version = std::max(version, layout_version(linear->format, !linear->order.empty()));
     checkpoint.buffers.push_back(linear);
   }
   for (auto& [name, view] : added) {
@@ -136,7 +155,7 @@ void repack_foreign(Checkpoint& checkpoint) {
   }
   const PackedFormat& first = all.front()->format;
   checkpoint.config["quantization_config"] = {{"quant_method", "nibble"},
-                                              {"layout_version", layout_version(wider)},
+                                              {"layout_version", version},
                                               {"method", config.method_name()},
                                               {"bits", config.base().bits},
                                               {"group_size", config.base().group_size},

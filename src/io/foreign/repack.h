@@ -24,15 +24,14 @@ void add_packed_tensors(const std::string& name, const PackedView& weight, const
                         std::vector<std::pair<std::string, TensorView>>& out);
 // Sorts them so that each lies at a multiple of what it needs when written one after another.
 void order_for_mapping(std::vector<std::pair<std::string, TensorView>>& tensors);
-// Its entry of quantization_config.linears.
+// Its entry of quantization_config.linears, and the format that such an entry says; throws Error naming
+// `where`.
 OrderedJson packed_entry(const std::string& method, const PackedFormat& format, bool ordered);
+PackedFormat packed_format(const Json& entry, int64_t n, int64_t k, const std::string& where);
 
-// Layout versions of packed tensors in a nibble directory (tensor/packed.h): 2 where a linear has one of the
-// wider forms or an order of its inputs, which version 1 did not know.
-inline constexpr int kLayoutVersion = 2;
-constexpr int layout_version(bool any_wider) { return any_wider ? 2 : 1; }
-inline bool needs_layout_2(const PackedFormat& format, bool ordered) {
-  return ordered || format.float_scales || format.wide_zeros;
-}
+// The least layout version of packed tensors in a nibble directory (tensor/packed.h) that knows this
+// linear's: 2 for the wider forms and an order of its inputs, 3 for scales of bytes.
+inline constexpr int kLayoutVersion = 3;
+int layout_version(const PackedFormat& format, bool ordered);
 
 }  // namespace nibble

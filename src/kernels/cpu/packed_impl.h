@@ -58,7 +58,7 @@ struct Chunk {
   }
 };
 
-// The zero points and scales of a half panel's group; at = panel · groups + group.
+// The zero points and scales of a half panel's group; at: panel · groups + group.
 template <class V, int kBits>
 inline typename V::I load_zeros(const PackedView& w, int64_t at, int half) {
   if (w.format.symmetric) return V::iset(w.format.middle());
@@ -67,9 +67,19 @@ inline typename V::I load_zeros(const PackedView& w, int64_t at, int half) {
 }
 
 template <class V>
-inline typename V::F load_scales(const PackedView& w, int64_t at, int half) {
-  const int64_t first = at * kPanelRows + half * 8;
-  return w.format.float_scales ? V::load(w.float_scales + first) : V::load_f16(w.scales + first);
+inline typename V::F load_scales(const PackedView& w, int64_t panel, int64_t group, int half) {
+  const int64_t first = (panel * w.format.groups() + group) * kPanelRows + half * 8;
+  switch (w.format.scale_type) {
+    case ScaleType::kF32:
+      return V::load(static_cast<const float*>(w.scales) + first);
+    case ScaleType::kByte: {
+      const uint8_t* units = static_cast<const uint8_t*>(w.scales) + first + (panel - group) * kPanelRows;
+      const typename V::F unit = V::as_float(V::template shl<23>(V::load_u8(units)));
+      return V::mul(unit, V::to_float(V::load_u8(units + (1 + group) * kPanelRows)));
+    }
+    default:
+      return V::load_f16(static_cast<const uint16_t*>(w.scales) + first);
+  }
 }
 
 template <class V>
@@ -133,7 +143,7 @@ void packed_f32_tile(const PackedView& w, int64_t panel, int half, const float* 
       const typename V::F q = V::load(decoded + c * V::kLanes);
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::fma(V::set(x[r * ldx + c]), q, sum[r]);
     }
-    const typename V::F scale = load_scales<V>(w, panel * f.groups() + group, half);
+    const typename V::F scale = load_scales<V>(w, panel, group, half);
     NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = V::fma(scale, sum[r], total[r]);
   }
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
@@ -183,9 +193,9 @@ inline const uint8_t* load_segment(const uint8_t* chunk, int half, int64_t chunk
 // What a group's sums are multiplied with, [2][lanes]: its scales, and its zero points as integers where
 // products are added as such, else times the scales.
 template <class V, int kBits>
-inline void group_factors(const PackedView& w, int64_t at, int half, float* factors) {
-  const typename V::F scale = load_scales<V>(w, at, half);
-  const typename V::I zeros = load_zeros<V, kBits>(w, at, half);
+inline void group_factors(const PackedView& w, int64_t panel, int64_t group, int half, float* factors) {
+  const typename V::F scale = load_scales<V>(w, panel, group, half);
+  const typename V::I zeros = load_zeros<V, kBits>(w, panel * w.format.groups() + group, half);
   V::store(factors, scale);
   if constexpr (V::kSteps) {
     V::istore(factors + V::kLanes, zeros);
@@ -221,11 +231,11 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const float* f
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(total[r], start);
   const int64_t segments = x.segments(), block_segments = x.block / kActSegment;
   alignas(64) float own[2 * V::kLanes];
-  int64_t left = chunks, until = 0, group = panel * f.groups();
+  int64_t left = chunks, until = 0, group = 0;
   for (int64_t s = 0; s < segments;) {
     if (s * kActSegment >= until) {
       if constexpr (kRows <= kReadingRows) {
-        group_factors<V, kBits>(w, group++, half, own);
+        group_factors<V, kBits>(w, panel, group++, half, own);
         factors = own;
       } else if (s > 0) {
         factors += 2 * V::kLanes;
@@ -315,8 +325,7 @@ void packed_i8_bits(const PackedView& w, const ActI8View& x, const float* bias, 
     for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
       for (int half = 0; half < kHalves && end - begin > kReadingRows; ++half) {
         for (int64_t group = 0; group < groups; ++group)
-          group_factors<V, kBits>(w, panel * groups + group, half,
-                                  scratch + (half * groups + group) * 2 * V::kLanes);
+          group_factors<V, kBits>(w, panel, group, half, scratch + (half * groups + group) * 2 * V::kLanes);
       }
       for (int64_t i = begin; i < end; i += kActRows) {
         const int rows = static_cast<int>(end - i < kActRows ? end - i : kActRows);

@@ -100,6 +100,7 @@ struct Avx2 {
   }
   static F to_float(I a) { return _mm256_cvtepi32_ps(a); }
   static I bits(F a) { return _mm256_castps_si256(a); }
+  static F as_float(I a) { return _mm256_castsi256_ps(a); }
   static I load_u16(const void* p) {
     return _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
   }

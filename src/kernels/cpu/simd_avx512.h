@@ -95,6 +95,7 @@ struct Avx512 {
   }
   static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
   static I bits(F a) { return _mm512_castps_si512(a); }
+  static F as_float(I a) { return _mm512_castsi512_ps(a); }
   static I load_u16(const void* p) {
     return _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
   }

@@ -130,8 +130,11 @@ TEST_P(Tiles, PackedMatchesFloat64ForEveryFormat) {
       for (const bool symmetric : {false, true}) {
         for (const auto& [n, k] :
              std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {17, 100}, {33, 256}, {8, 600}, {50, 1300}}) {
-          const auto q = random_quantized(bits, group, symmetric, n, k,
-                                          static_cast<uint64_t>(bits * 1000 + group), n == 17);
+          const auto q =
+              random_quantized(bits, group, symmetric, n, k, static_cast<uint64_t>(bits * 1000 + group),
+                               n == 17                ? ScaleType::kF32
+                               : symmetric || n != 50 ? ScaleType::kF16
+                                                      : ScaleType::kByte);
           const PackedBuffers packed_weights = pack(q);
           const auto bias = normals(static_cast<size_t>(n), 7);
           for (const int64_t m : {1, 7, 33, 48}) {

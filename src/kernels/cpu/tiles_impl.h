@@ -47,7 +47,7 @@ struct PackedSteps {
       const int64_t g = from / group, to = std::min(end, (g + 1) * group);
       typename V::F scales[kHalves<V>], zeros[kHalves<V>];
       NIBBLE_UNROLL for (int half = 0; half < kHalves<V>; ++half) {
-        scales[half] = load_scales<V>(w, panel * f.groups() + g, half);
+        scales[half] = load_scales<V>(w, panel, g, half);
         zeros[half] = V::to_float(load_zeros<V, kBits>(w, panel * f.groups() + g, half));
       }
       for (; from < to; from += C::kInputs, chunk += C::kBytes, out += C::kInputs / 2 * kTileRows) {

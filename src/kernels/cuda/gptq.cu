@@ -24,24 +24,26 @@ struct Grid {
   int zero;
 };
 
-__device__ float stored_scale(float scale) {
+// unit: of the row, 0 for fp16.
+__device__ float stored_scale(float scale, float unit) {
   if (scale == 0) return 0;
+  if (unit > 0) return __fmul_rn(unit, fminf(fmaxf(rintf(scale / unit), 1.0f), 255.0f));
   const float magnitude = fminf(fmaxf(fabsf(scale), kSmallestNormal), 65504.0f);
   return __half2float(__float2half_rn(copysignf(magnitude, scale)));
 }
 
-__device__ Grid grid_of(float low, float high, float ratio, const Format& f) {
+__device__ Grid grid_of(float low, float high, float ratio, const Format& f, float unit) {
   Grid grid{0, 0};
   if (f.symmetric) {
     grid.zero = f.middle;
     const float extreme = -low > high ? low : high;
-    grid.scale = stored_scale(__fmul_rn(-extreme, ratio) / static_cast<float>(f.middle));
+    grid.scale = stored_scale(__fmul_rn(-extreme, ratio) / static_cast<float>(f.middle), unit);
     return grid;
   }
   low = __fmul_rn(low, ratio);
   high = __fmul_rn(high, ratio);
   const float top = static_cast<float>(f.top);
-  grid.scale = stored_scale(__fsub_rn(high, low) / top);
+  grid.scale = stored_scale(__fsub_rn(high, low) / top, unit);
   if (grid.scale != 0) grid.zero = static_cast<int>(fminf(fmaxf(rintf(-low / grid.scale), 0.0f), top));
   return grid;
 }
@@ -53,7 +55,7 @@ __device__ float weighted_error(float value, float weight, const Grid& grid, flo
 }
 
 // The whole warp: lane i tries the ratio 1 − 0.025·i.
-__device__ Grid fit(const float* values, const float* costs, int count, const Format& f) {
+__device__ Grid fit(const float* values, const float* costs, int count, const Format& f, float unit) {
   const int lane = threadIdx.x % 32;
   float low = 0, high = 0;
   for (int i = lane; i < count; i += 32) {
@@ -62,7 +64,8 @@ __device__ Grid fit(const float* values, const float* costs, int count, const Fo
   }
   low = -warp_max(-low);
   high = warp_max(high);
-  const Grid grid = grid_of(low, high, __fsub_rn(1.0f, __fmul_rn(kRatioStep, static_cast<float>(lane))), f);
+  const Grid grid =
+      grid_of(low, high, __fsub_rn(1.0f, __fmul_rn(kRatioStep, static_cast<float>(lane))), f, unit);
   float error = INFINITY;
   if (lane < kRatios && grid.scale != 0) {
     const float first = static_cast<float>(-grid.zero), last = static_cast<float>(f.top - grid.zero);
@@ -101,7 +104,8 @@ __global__ void fit_all_kernel(GptqCall c, Format f, int groups) {
   const int warp = blockIdx.x * 8 + threadIdx.x / 32, row = warp / groups, g = warp % groups;
   if (row >= c.n) return;
   const int first = g * c.group;
-  const Grid grid = fit(c.weight + int64_t{row} * c.k + first, c.cost + first, min(c.group, c.k - first), f);
+  const Grid grid = fit(c.weight + int64_t{row} * c.k + first, c.cost + first, min(c.group, c.k - first), f,
+                        c.units ? c.units[row] : 0);
   if (threadIdx.x % 32 > 0) return;
   c.scales[warp] = grid.scale;
   c.zeros[warp] = static_cast<uint8_t>(grid.zero);
@@ -122,6 +126,7 @@ __global__ void block_kernel(GptqCall c, Format f, int groups, float* w, int beg
   const float* from = w + int64_t{row} * c.k;
   for (int i = lane; i < width; i += 32) mine[i] = from[begin + i];
   __syncwarp();
+  const float unit = c.units ? c.units[row] : 0;
   Grid grid{0, 0};
   for (int i = begin; i < end; ++i) {
     const int column = c.natural ? i : c.order[i], g = column / c.group;
@@ -131,7 +136,7 @@ __global__ void block_kernel(GptqCall c, Format f, int groups, float* w, int beg
     } else if (column % c.group == 0) {
       // A group longer than the block begins with it: nothing has changed yet.
       const int count = min(c.group, c.k - column);
-      grid = fit(i + count <= end ? mine + i - begin : from + i, c.cost + column, count, f);
+      grid = fit(i + count <= end ? mine + i - begin : from + i, c.cost + column, count, f, unit);
       if (lane == 0) {
         c.scales[at] = grid.scale;
         c.zeros[at] = static_cast<uint8_t>(grid.zero);

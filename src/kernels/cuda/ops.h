@@ -122,6 +122,9 @@ void retile(Queue& queue, const uint8_t* codes, int bits, int n, int k, void* ti
 size_t tile_bytes(WeightKind kind, int n, int k);
 // [panels, groups, 16] to pairs of rows r and r + 8; bytes_each of 1, 2 or 4.
 void pair_rows(Queue& queue, const void* from, void* to, int64_t panel_groups, int bytes_each);
+// Scales of bytes [panels, 1 + groups, 16] (tensor/packed.h) to such pairs in fp16, which holds them exactly:
+// the groups from `first` on of panels that have `all`.
+void unit_scales(Queue& queue, const uint8_t* from, void* to, int64_t panels, int groups, int first, int all);
 // out[rows, ld] fp16 = rows first … of the packed weight.
 void unpack(Queue& queue, const Weight& weight, int first, int rows, void* out, int64_t ld);
 

@@ -126,7 +126,8 @@ class CudaOps : public ::testing::Test {
     for (auto& c : q.codes) c = static_cast<uint8_t>(random.below(count(f.max_code()) + 1));
     const auto scales = normals(q.scales.size(), seed + 1, 0.01f);
     for (size_t i = 0; i < scales.size(); ++i)
-      q.scales[i] = f.float_scales ? scales[i] : fp16_to_float(float_to_fp16(scales[i]));
+      q.scales[i] = rounded_scale(f.scale_type == ScaleType::kByte ? std::fabs(scales[i]) : scales[i],
+                                  f.scale_type, 0x1.0p-12f);
     if (!f.symmetric)
       for (auto& z : q.zeros) z = static_cast<uint8_t>(random.below(count(f.max_zero()) + 1));
     const PackedBuffers host = nibble::pack(q);
@@ -140,7 +141,7 @@ class CudaOps : public ::testing::Test {
     w.k = static_cast<int>(f.k);
     w.group = static_cast<int>(f.group());
     w.middle = f.middle();
-    w.float_scales = f.float_scales;
+    w.float_scales = f.scale_type == ScaleType::kF32;
     w.wide_zeros = f.zero_bytes_per_group() == 16;
     const auto bytes = [&](const void* from, size_t n) {
       const uint8_t* p = static_cast<const uint8_t*>(from);
@@ -150,13 +151,15 @@ class CudaOps : public ::testing::Test {
     void* tiles = memory_.back().as<void>();
     retile(*queue_, bytes(host.codes.data(), host.codes.bytes()), f.bits, w.n, w.k, tiles);
     w.data = tiles;
-    const size_t scale_bytes = count(f.scale_count() * f.scale_bytes());
-    memory_.emplace_back(scale_bytes);
+    const int size = w.float_scales ? 4 : 2, groups = static_cast<int>(f.groups());
+    memory_.emplace_back(count(f.panels() * f.groups() * kPanelRows * size));
     void* pairs = memory_.back().as<void>();
-    pair_rows(*queue_,
-              bytes(f.float_scales ? static_cast<const void*>(host.float_scales.data()) : host.scales.data(),
-                    scale_bytes),
-              pairs, f.panels() * f.groups(), f.scale_bytes());
+    const uint8_t* scales_there = bytes(host.scales.data(), host.scales.bytes());
+    if (f.scale_type == ScaleType::kByte) {
+      unit_scales(*queue_, scales_there, pairs, f.panels(), groups, 0, groups);
+    } else {
+      pair_rows(*queue_, scales_there, pairs, f.panels() * f.groups(), size);
+    }
     w.scales = pairs;
     if (!f.symmetric) {
       uint8_t* zeros = bytes(host.zeros.data(), host.zeros.bytes());

@@ -28,8 +28,9 @@ TEST_F(CudaOps, PackedLinearsMatchFloat64ForEveryFormat) {
         for (const auto& [n, k] :
              std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {17, 100}, {33, 256}, {8, 600}, {47, 400}}) {
           PackedFormat f{bits, group, symmetric, n, k};
-          f.float_scales = n == 17 || n == 8;
-          f.wide_zeros = f.float_scales && bits <= 4;
+          if (n == 17 || n == 8) f.scale_type = ScaleType::kF32;
+          if (n == 33 && !symmetric) f.scale_type = ScaleType::kByte;
+          f.wide_zeros = f.scale_type == ScaleType::kF32 && bits <= 4;
           const Made made = packed(f, count(bits * 1000 + group));
           for (const int rows : {1, 2, 7, 8, 33, 60}) {
             for (const int parts : {1, 2}) {

@@ -74,6 +74,20 @@ __global__ void pair_kernel(const T* from, T* to, int64_t n) {
   if (at < n) to[at] = from[at / 16 * 16 + at % 2 * 8 + at % 16 / 2];
 }
 
+// Byte scales of a panel [1 + groups, 16] to fp16 pairs, [groups, 16] from `first` on of the panel's `all`
+// groups.
+__global__ void unit_scales_kernel(const uint8_t* from, __half* to, int64_t n, int groups, int first,
+                                   int all) {
+  const int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (at >= n) return;
+  const int row = static_cast<int>(at % 2 * 8 + at % 16 / 2), group = static_cast<int>(at / 16 % groups);
+  const int64_t panel = at / 16 / groups;
+  const uint8_t* bytes = from + panel * (1 + groups) * 16;
+  const float unit = __uint_as_float(uint32_t{bytes[row]} << 23);
+  to[(panel * all + first + group) * 16 + at % 16] =
+      __float2half_rn(unit * static_cast<float>(bytes[(1 + group) * 16 + row]));
+}
+
 __device__ int groups_of(const Weight& w) { return (w.k + w.group - 1) / w.group; }
 
 __device__ float tile_value(const Weight& w, int row, int input) {
@@ -209,6 +223,13 @@ void pair_rows(Queue& queue, const void* from, void* to, int64_t panel_groups, i
     expect(bytes_each == 4);
     run(static_cast<const uint32_t*>(from), static_cast<uint32_t*>(to));
   }
+}
+
+void unit_scales(Queue& queue, const uint8_t* from, void* to, int64_t panels, int groups, int first,
+                 int all) {
+  const int64_t n = panels * groups * 16;
+  launch(queue, false, blocks_for(n), kThreads, 0, unit_scales_kernel, from, static_cast<__half*>(to), n,
+         groups, first, all);
 }
 
 void unpack(Queue& queue, const Weight& w, int first, int rows, void* out, int64_t ld) {

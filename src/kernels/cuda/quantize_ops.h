@@ -42,6 +42,7 @@ struct GptqCall {
   int group = 0, bits = 0;
   bool symmetric = false;
   bool natural = true;             // the order is that of the inputs
+  const float* units = nullptr;    // [n], of what scales are multiples; null: scales are fp16
   const int32_t* order = nullptr;  // [k]
   const float* factor = nullptr;   // [k, k] upper
   float* weight = nullptr;         // [n, k] in the order of the inputs; overwritten

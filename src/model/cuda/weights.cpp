@@ -23,7 +23,7 @@ bool fit_side_by_side(const Linear& a, const Linear& b) {
   if (!a.packed) return a.dense.dtype == b.dense.dtype;
   const PackedFormat &f = a.packed->format, &g = b.packed->format;
   return f.bits == g.bits && f.group() == g.group() && a.k % f.group() == 0 && f.symmetric == g.symmetric &&
-         f.float_scales == g.float_scales && f.wide_zeros == g.wide_zeros;
+         f.scale_type == g.scale_type && f.wide_zeros == g.wide_zeros;
 }
 
 }  // namespace
@@ -86,9 +86,10 @@ void CudaWeights::copy_packed(std::span<const Linear* const> pieces, cuda::Weigh
   f.k = weight.k;
   weight.group = static_cast<int>(f.group());
   weight.middle = f.middle();
-  weight.float_scales = f.float_scales;
+  weight.float_scales = f.scale_type == ScaleType::kF32;
   weight.wide_zeros = f.zero_bytes_per_group() == 16;
-  const size_t scales = static_cast<size_t>(f.scale_count()) * static_cast<size_t>(f.scale_bytes());
+  const int64_t panel_groups = f.panels() * f.groups();
+  const size_t scales = static_cast<size_t>(panel_groups * kPanelRows) * (weight.float_scales ? 4 : 2);
   const size_t codes = static_cast<size_t>(f.code_bytes()), zeros = static_cast<size_t>(f.zero_bytes());
   void* to = take(cuda::tile_bytes(weight.kind, weight.n, weight.k));
   void* to_scales = take(scales);
@@ -114,17 +115,27 @@ void CudaWeights::copy_packed(std::span<const Linear* const> pieces, cuda::Weigh
     return Part(view.codes, static_cast<size_t>(view.format.code_bytes()));
   });
   cuda::retile(queue_, static_cast<const uint8_t*>(raw), f.bits, weight.n, weight.k, to);
-  upload(raw, scales, [](const PackedView& view) {
-    const PackedFormat& format = view.format;
-    return Part(format.float_scales ? static_cast<const void*>(view.float_scales) : view.scales,
-                static_cast<size_t>(format.scale_count()) * static_cast<size_t>(format.scale_bytes()));
-  });
-  cuda::pair_rows(queue_, raw, to_scales, f.panels() * f.groups(), f.scale_bytes());
+  if (f.scale_type == ScaleType::kByte) {
+    int first = 0;
+    for (const Linear* piece : pieces) {
+      const PackedFormat& format = piece->packed->format;
+      const int groups = static_cast<int>(format.groups());
+      queue_.to_device(raw, piece->packed->scales, static_cast<size_t>(format.scale_bytes()));
+      cuda::unit_scales(queue_, static_cast<const uint8_t*>(raw), to_scales, f.panels(), groups, first,
+                        static_cast<int>(f.groups()));
+      first += groups;
+    }
+  } else {
+    upload(raw, scales, [](const PackedView& view) {
+      return Part(view.scales, static_cast<size_t>(view.format.scale_bytes()));
+    });
+    cuda::pair_rows(queue_, raw, to_scales, panel_groups, weight.float_scales ? 4 : 2);
+  }
   if (zeros == 0) return;
   upload(weight.wide_zeros ? raw : to_zeros, zeros, [](const PackedView& view) {
     return Part(view.zeros, static_cast<size_t>(view.format.zero_bytes()));
   });
-  if (weight.wide_zeros) cuda::pair_rows(queue_, raw, to_zeros, f.panels() * f.groups(), 1);
+  if (weight.wide_zeros) cuda::pair_rows(queue_, raw, to_zeros, panel_groups, 1);
 }
 
 cuda::Weight CudaWeights::linear(std::initializer_list<const Linear*> pieces) {

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "model/rope.h"
+#include "quant/grid.h"
 #include "tensor/tensor.h"
 
 namespace nibble {
@@ -273,6 +274,11 @@ QuantizedMatrix CudaCompute::loop(std::span<const float> weight, const std::vect
   call.group = static_cast<int>(format.group());
   call.bits = format.bits;
   call.symmetric = format.symmetric;
+  const std::vector<float> units = row_units(weight, format);
+  if (format.scale_type == ScaleType::kByte) {
+    queue_.to_device(at_least<float>(units_, n).as<void>(), units.data(), units.size() * sizeof(float));
+    call.units = units_.as<float>();
+  }
   for (int64_t i = 0; i < k; ++i) call.natural = call.natural && order[size(i)] == i;
   if (factor_on_host_ != u.data()) {
     queue_.to_device(at_least<float>(factor_, k * k).as<void>(), u.data(), u.size() * sizeof(float));

@@ -66,7 +66,8 @@ class CudaCompute : public Compute, private GptqCard {
   int64_t inverse_size_ = 0;
   const float* factor_on_host_ = nullptr;  // whose copy factor_ is
   const float* gram_on_host_ = nullptr;    // whose copy gram_ is
-  cuda::DeviceMemory gram_, factor_, order_, weight_, sorted_, cost_, errors_, codes_, scales_, zeros_;
+  cuda::DeviceMemory gram_, factor_, order_, weight_, sorted_, cost_, errors_, codes_, scales_, zeros_,
+      units_;
 };
 
 }  // namespace nibble

@@ -114,8 +114,10 @@ TEST_F(CudaQuantize, LoopIsTheProcessors) {
     const auto inverse = inverse_hessian(input, 0.01, act_order, pool_);
     for (const int bits : {2, 3, 4, 8}) {
       for (const int group : {16, 48, 64, 128, 256, 0}) {
-        for (const bool symmetric : {false, true}) {
-          const PackedFormat format{bits, group, symmetric, n, k};
+        for (const int form : {0, 1, 2}) {
+          const bool symmetric = form == 1;
+          PackedFormat format{bits, group, symmetric, n, k};
+          if (form == 2) format.scale_type = ScaleType::kByte;
           const QuantizedMatrix expected = gptq_loop(weight, inverse->factor, inverse->order, format, pool_);
           const QuantizedMatrix found =
               compute->card()->loop(weight, inverse->factor, inverse->order, format);
