@@ -20,7 +20,8 @@ from compare_llama_cpp import NIBBLE, ROOT, measured, run  # noqa: E402
 
 SHAPES = {"even": (896, 14, 4864), "odd": (600, 10, 2500)}
 LAYERS, VOCAB = 24, 4096
-GROUPS = ("16", "32", "64", "128", "0")
+# Group size and bits of a scale.
+FORMATS = (("16", 16), ("16", 8), ("32", 16), ("32", 8), ("64", 16), ("128", 16), ("0", 16))
 
 
 def config(hidden, heads, inner):
@@ -35,7 +36,7 @@ def block_weights(hidden, heads, inner):
 
 
 def make(work):
-    """(shape, group) -> quantized directory"""
+    """(shape, group, bits of a scale) -> quantized directory"""
     models = {}
     for name, shape in SHAPES.items():
         source = work / f"random-{name}"
@@ -44,11 +45,12 @@ def make(work):
             (work / f"{name}.json").write_text(json.dumps(config(*shape)))
             run([sys.executable, ROOT / "bench/random_checkpoint.py", work / f"{name}.json", source, "--tokenizer",
                  ROOT / "data/mini/models/llama-mini/tokenizer.json"])
-        for group in GROUPS:
-            out = work / f"random-{name}-g{group}"
+        for group, bits in FORMATS:
+            out = work / f"random-{name}-g{group}-s{bits}"
             if not (out / "config.json").exists():
-                run([NIBBLE, "quantize", source, out, "--method", "rtn", "--group-size", group, "--samples", 1, "--force"])
-            models[name, group] = out
+                run([NIBBLE, "quantize", source, out, "--method", "rtn", "--group-size", group, "--scale-bits", bits,
+                     "--samples", 1, "--force"])
+            models[name, group, bits] = out
     return models
 
 
@@ -69,10 +71,10 @@ def main():
                 speeds[key][test["test"][:2]].append(test["tokens_per_s"]["mean"])
     share = {name: block_weights(*shape) / block_weights(*SHAPES["even"]) for name, shape in SHAPES.items()}
     median = {key: {test: statistics.median(values) for test, values in tests.items()} for key, tests in speeds.items()}
-    print("| widths | group | pp512 t/s | tg128 t/s | pp512 against g128 | tg128 against g128 |\n|---|---|---|---|---|---|")
-    for (name, group), m in median.items():
-        ratio = {test: m[test] * share[name] / median["even", "128"][test] for test in m}
-        label = "row" if group == "0" else group
+    print("| widths | group, bits of a scale | pp512 t/s | tg128 t/s | pp512 against g128 | tg128 against g128 |\n|---|---|---|---|---|---|")
+    for (name, group, bits), m in median.items():
+        ratio = {test: m[test] * share[name] / median["even", "128", 16][test] for test in m}
+        label = f"{'row' if group == '0' else group}, {bits}"
         print(f"| {name} | {label} | {m['pp']:.0f} | {m['tg']:.1f} | {ratio['pp']:.2f} | {ratio['tg']:.2f} |")
 
 

@@ -86,6 +86,8 @@ TEST_F(Cli, WrongUsageExitsWith2) {
   expect_failure("bench llama-mini -p 0 -n 0", 2, "nothing to measure");
   expect_failure("info llama-mini --dtype float16", 2, "dtype");
   expect_failure("eval " + mini("models/llama-mini") + " --tasks boolq", 2, "--data");
+  expect_failure("quantize llama-mini x --symmetric --scale-bits 8", 2, "no sign");
+  expect_failure("quantize llama-mini x --scale-bits 12", 2, "8 and 16 are possible");
   expect_failure("pull", 2, "give either ORG/NAME or --dataset");
   expect_failure("pull org/name --dataset boolq", 2, "give either ORG/NAME or --dataset");
   expect_failure("pull org/name --split test", 2, "for --dataset");
@@ -265,6 +267,10 @@ TEST_F(Cli, APlanIsSolvedFromAnAnalysisAndKeepsItsSize) {
   EXPECT_LE(plan.at("bits_per_weight").get<double>(), 4.5);
   EXPECT_GT(plan.at("bits_per_weight").get<double>(), 4.3);
   EXPECT_TRUE(fs::exists(fs::path(out) / "plan.toml"));
+  for (const Json& linear : plan.at("linears")) {
+    EXPECT_EQ(linear.at("scale_bits"), 8);
+    EXPECT_GE(linear.at("bits"), 4);
+  }
   const std::string small = (dir_ / "small").string();
   const Outcome sized = run(fmt::format(
       "quantize llama-mini {} --method rtn --samples 2 --seqlen 64 --target-size 3.2MB --analysis {}", small,
@@ -278,6 +284,24 @@ TEST_F(Cli, APlanIsSolvedFromAnAnalysisAndKeepsItsSize) {
               small, sensitivities))
           .exit_code,
       1);
+}
+
+TEST_F(Cli, ScalesOfBytesAreSeenAndExportedExactly) {
+  const std::string out = path("bytes"), exported = path("exported");
+  const Outcome made =
+      run(fmt::format("quantize llama-mini {} --method rtn --group-size 32 --scale-bits 8 --head-bits 16 "
+                      "--samples 1 --seqlen 64",
+                      out));
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_NE(run("info " + out).out.find("rtn 4-bit g32, 8-bit scales"), std::string::npos);
+  for (const char* format : {"gptq", "compressed-tensors"}) {
+    const Outcome written = run(fmt::format("convert {} {} --to {} --force", out, exported, format));
+    ASSERT_EQ(written.exit_code, 0) << written.err;
+    const Outcome same = run(fmt::format("compare {} {} --file {} --windows 2 --window 128 --json", out,
+                                         exported, mini("data/wikitext.test.txt")));
+    ASSERT_EQ(same.exit_code, 0) << same.err;
+    EXPECT_EQ(parse_json(same.out, "stdout").at("kl").at("max"), 0) << format;
+  }
 }
 
 TEST_F(Cli, BenchMeasuresPromptsAndGeneration) {

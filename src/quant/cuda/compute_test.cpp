@@ -8,6 +8,7 @@
 #include <cmath>
 #include <filesystem>
 #include <numeric>
+#include <tuple>
 
 #include "base/file.h"
 #include "base/random.h"
@@ -211,11 +212,13 @@ TEST_F(CudaQuantize, ReportIsTheProcessors) {
 TEST_F(CudaQuantize, APackedParallelBlockRunsAsOnTheProcessor) {
   std::vector<int32_t> tokens;
   for (int i = 0; i < 40; ++i) tokens.push_back(3 + i * 37 % 500);
-  for (const auto& [bits, group] : {std::pair{4, 64}, {3, 32}, {8, 16}, {4, 128}, {4, 0}}) {
+  for (const auto& [bits, group, scale_bits] :
+       {std::tuple{4, 64, 16}, {3, 32, 16}, {8, 16, 16}, {4, 128, 16}, {4, 0, 16}, {4, 64, 8}, {6, 32, 8}}) {
     QuantizeOptions options;
     options.plan.base.method = "rtn";
     options.plan.base.bits = bits;
     options.plan.base.group_size = group;
+    options.plan.base.scale_bits = scale_bits;
     options.calibration.files = bundled_calibration(testing::mini_dir() / "data");
     options.calibration.samples = 1;
     quantize_model(load_model(testing::mini_dir() / "models" / "phi-mini"), options, dir_, true, pool_, {});
@@ -237,7 +240,7 @@ TEST_F(CudaQuantize, APackedParallelBlockRunsAsOnTheProcessor) {
     double worst = 0;
     for (size_t i = 0; i < logits[0].size(); ++i)
       worst = std::max(worst, std::fabs(double{logits[0][i]} - double{logits[1][i]}));
-    EXPECT_LE(worst, 2e-3) << bits << " bits, groups of " << group;
+    EXPECT_LE(worst, 2e-3) << bits << " bits, groups of " << group << ", scales of " << scale_bits;
   }
 }
 
