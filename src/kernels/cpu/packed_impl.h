@@ -214,9 +214,11 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const float* f
   ActI8Row acts = x.row(first);  // of kRows rows
   const int64_t chunks = f.chunks(), panel_bytes = chunks * C::kBytes;
   const uint8_t* chunk = w.codes + panel * panel_bytes;
-  // With few rows the memory is the limit: every half brings in its share of the next panel's codes, so that
-  // reading never pauses.
-  const uint8_t* ahead = chunk + panel_bytes + half * panel_bytes / kHalves;
+  // The last rows bring in their half's share of the next panel's codes, so that reading never pauses: with
+  // few rows the memory is the limit, and with up to eight a pause is still a third of the time. The rows
+  // before them ask for what they read anyway.
+  const bool last = first + kRows >= x.rows;
+  const uint8_t* ahead = chunk + (last ? panel_bytes : 0) + half * panel_bytes / kHalves;
   const auto next_segment = [&] {
     acts.codes += kRows * kActSegment;
     if constexpr (V::kSteps) {
@@ -253,12 +255,10 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const float* f
     }
     const int64_t end = s + block_segments < segments ? s + block_segments : segments;
     for (; s < end; ++s, left -= kWhole, next_segment()) {
-      if constexpr (kRows <= kReadingRows) {
-        NIBBLE_UNROLL for (int64_t at = 0; at < kWhole * C::kBytes / kHalves; at += 64) {
-          __builtin_prefetch(ahead + at, 0, 2);
-        }
-        ahead += kWhole * C::kBytes / kHalves;
+      NIBBLE_UNROLL for (int64_t at = 0; at < kWhole * C::kBytes / kHalves; at += 64) {
+        __builtin_prefetch(ahead + at, 0, 2);
       }
+      ahead += kWhole * C::kBytes / kHalves;
       if constexpr (V::kSteps && kBits == 4 && kRows == kActRows) {
         if (left >= kWhole) {
           V::tile_dot16(whole, chunk + half * 32, acts.codes, acts.steps);
