@@ -124,7 +124,9 @@ std::string render_plan(const SizePlan& plan) {
     table.rows.push_back({std::to_string(choice.first),
                           choice.first == 16 ? "" : std::to_string(choice.second), std::to_string(sum.first),
                           fmt::format("{:.2f}", static_cast<double>(sum.second) / 1e6)});
-  return fmt::format("plan: {:.3f} bits a weight in the linear layers\n", plan.bits_per_weight()) +
+  const int scale_bits = plan.linears.empty() ? 16 : plan.linears.front().choice.plan.scale_bits;
+  return fmt::format("plan: {:.3f} bits a weight in the linear layers, scales of {} bits\n",
+                     plan.bits_per_weight(), scale_bits) +
          to_terminal(table, kTableWidth);
 }
 

@@ -94,11 +94,16 @@ std::string render_tuning(const OrderedJson& tune) {
 std::string render(const OrderedJson& report, const std::string& out, const std::string& format) {
   constexpr size_t kWorst = 5;
   const OrderedJson& totals = report["totals"];
-  std::string text =
-      fmt::format("{}: {}, {} bits, group size {}: {} MB, {:.2f} bits a weight with everything, {:.0f} s\n",
-                  out, report["method"].get<std::string>(), report["bits"].get<int>(),
-                  report["group_size"].get<int>(), report::megabytes(totals["file_bytes"].get<double>()),
-                  totals["bits_per_weight"].get<double>(), totals["seconds"].get<double>());
+  const std::string how =
+      report.contains("plan")
+          ? fmt::format("its plan ({:.3f} bits a weight)", report["plan"]["bits_per_weight"].get<double>())
+          : fmt::format("{} bits, group size {}{}", report["bits"].get<int>(),
+                        report["group_size"].get<int>(),
+                        report["scale_bits"] == 8 ? ", scales of 8 bits" : "");
+  std::string text = fmt::format("{}: {}, {}: {} MB, {:.2f} bits a weight with everything, {:.0f} s\n", out,
+                                 report["method"].get<std::string>(), how,
+                                 report::megabytes(totals["file_bytes"].get<double>()),
+                                 totals["bits_per_weight"].get<double>(), totals["seconds"].get<double>());
   std::vector<const OrderedJson*> measured, fallbacks;
   for (const OrderedJson& layer : report["linears"]) {
     if (!layer["error"].is_null() && !layer["rtn_error"].is_null()) measured.push_back(&layer);

@@ -36,7 +36,7 @@ std::string format_text(const Model& model, const Linear& linear) {
   return fmt::format("{}{}{}-bit {}{}{}", method, method.empty() ? "" : " ", f.bits,
                      f.group_size == 0 ? "row" : fmt::format("g{}", f.group_size),
                      f.symmetric ? " symmetric" : "",
-                     f.scale_type == ScaleType::kByte ? ", 8-bit scales" : "");
+                     f.scale_type == ScaleType::kByte ? " with 8-bit scales" : "");
 }
 
 }  // namespace
