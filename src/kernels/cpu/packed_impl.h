@@ -58,7 +58,8 @@ struct Chunk {
   }
 };
 
-// The zero points and scales of a half panel's group; at: panel · groups + group.
+// The zero points and scales of a half panel's group. at: first_group + group; first_group: panel · groups, a
+// division that is not to be made for every group.
 template <class V, int kBits>
 inline typename V::I load_zeros(const PackedView& w, int64_t at, int half) {
   if (w.format.symmetric) return V::iset(w.format.middle());
@@ -67,8 +68,9 @@ inline typename V::I load_zeros(const PackedView& w, int64_t at, int half) {
 }
 
 template <class V>
-inline typename V::F load_scales(const PackedView& w, int64_t panel, int64_t group, int half) {
-  const int64_t first = (panel * w.format.groups() + group) * kPanelRows + half * 8;
+inline typename V::F load_scales(const PackedView& w, int64_t panel, int64_t first_group, int64_t group,
+                                 int half) {
+  const int64_t first = (first_group + group) * kPanelRows + half * 8;
   switch (w.format.scale_type) {
     case ScaleType::kF32:
       return V::load(static_cast<const float*>(w.scales) + first);
@@ -107,12 +109,13 @@ void decode_half(const PackedView& w, int64_t panel, int half, float* scratch) {
   using C = Chunk<V, kBits>;
   const PackedFormat& f = w.format;
   const uint8_t* chunk = w.codes + panel * f.chunks() * C::kBytes;
+  const int64_t first_group = panel * f.groups();
   const int64_t per_group = f.group() >= f.k ? f.chunks() : f.group() / C::kInputs;
   const typename V::I byte = V::iset(255);
   typename V::F zero = V::zero();
   for (int64_t c = 0, group = 0, until = 0; c < f.chunks(); ++c, chunk += C::kBytes) {
     if (c == until) {
-      zero = V::to_float(load_zeros<V, kBits>(w, panel * f.groups() + group++, half));
+      zero = V::to_float(load_zeros<V, kBits>(w, first_group + group++, half));
       until += per_group;
     }
     typename V::I codes[C::kVectors];
@@ -134,7 +137,7 @@ void packed_f32_tile(const PackedView& w, int64_t panel, int half, const float* 
   const PackedFormat& f = w.format;
   typename V::F total[kRows];
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = start;
-  const int64_t g = f.group();
+  const int64_t g = f.group(), first_group = panel * f.groups();
   for (int64_t group = 0, c = 0; c < f.k; ++group) {
     const int64_t end = c + g < f.k ? c + g : f.k;
     typename V::F sum[kRows];
@@ -143,7 +146,7 @@ void packed_f32_tile(const PackedView& w, int64_t panel, int half, const float* 
       const typename V::F q = V::load(decoded + c * V::kLanes);
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::fma(V::set(x[r * ldx + c]), q, sum[r]);
     }
-    const typename V::F scale = load_scales<V>(w, panel, group, half);
+    const typename V::F scale = load_scales<V>(w, panel, first_group, group, half);
     NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = V::fma(scale, sum[r], total[r]);
   }
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
@@ -193,9 +196,10 @@ inline const uint8_t* load_segment(const uint8_t* chunk, int half, int64_t chunk
 // What a group's sums are multiplied with, [2][lanes]: its scales, and its zero points as integers where
 // products are added as such, else times the scales.
 template <class V, int kBits>
-inline void group_factors(const PackedView& w, int64_t panel, int64_t group, int half, float* factors) {
-  const typename V::F scale = load_scales<V>(w, panel, group, half);
-  const typename V::I zeros = load_zeros<V, kBits>(w, panel * w.format.groups() + group, half);
+inline void group_factors(const PackedView& w, int64_t panel, int64_t first_group, int64_t group, int half,
+                          float* factors) {
+  const typename V::F scale = load_scales<V>(w, panel, first_group, group, half);
+  const typename V::I zeros = load_zeros<V, kBits>(w, first_group + group, half);
   V::store(factors, scale);
   if constexpr (V::kSteps) {
     V::istore(factors + V::kLanes, zeros);
@@ -234,10 +238,11 @@ void packed_i8_tile(const PackedView& w, int64_t panel, int half, const float* f
   const int64_t segments = x.segments(), block_segments = x.block / kActSegment;
   alignas(64) float own[2 * V::kLanes];
   int64_t left = chunks, until = 0, group = 0;
+  const int64_t first_group = kRows <= kReadingRows ? panel * f.groups() : 0;
   for (int64_t s = 0; s < segments;) {
     if (s * kActSegment >= until) {
       if constexpr (kRows <= kReadingRows) {
-        group_factors<V, kBits>(w, panel, group++, half, own);
+        group_factors<V, kBits>(w, panel, first_group, group++, half, own);
         factors = own;
       } else if (s > 0) {
         factors += 2 * V::kLanes;
@@ -325,7 +330,8 @@ void packed_i8_bits(const PackedView& w, const ActI8View& x, const float* bias, 
     for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
       for (int half = 0; half < kHalves && end - begin > kReadingRows; ++half) {
         for (int64_t group = 0; group < groups; ++group)
-          group_factors<V, kBits>(w, panel, group, half, scratch + (half * groups + group) * 2 * V::kLanes);
+          group_factors<V, kBits>(w, panel, panel * groups, group, half,
+                                  scratch + (half * groups + group) * 2 * V::kLanes);
       }
       for (int64_t i = begin; i < end; i += kActRows) {
         const int rows = static_cast<int>(end - i < kActRows ? end - i : kActRows);

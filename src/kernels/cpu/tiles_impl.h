@@ -43,12 +43,13 @@ struct PackedSteps {
     const int64_t group = f.group(), panel_bytes = f.chunks() * C::kBytes;
     uint32_t* const behind = out + steps_of(end - begin) * kStepWords;
     const uint8_t* chunk = w.codes + panel * panel_bytes + begin / C::kInputs * C::kBytes;
-    for (int64_t from = begin; from < end;) {
-      const int64_t g = from / group, to = std::min(end, (g + 1) * group);
+    const int64_t first_group = panel * f.groups();
+    for (int64_t from = begin, g = begin / group; from < end; ++g) {
+      const int64_t to = std::min(end, (g + 1) * group);
       typename V::F scales[kHalves<V>], zeros[kHalves<V>];
       NIBBLE_UNROLL for (int half = 0; half < kHalves<V>; ++half) {
-        scales[half] = load_scales<V>(w, panel, g, half);
-        zeros[half] = V::to_float(load_zeros<V, kBits>(w, panel * f.groups() + g, half));
+        scales[half] = load_scales<V>(w, panel, first_group, g, half);
+        zeros[half] = V::to_float(load_zeros<V, kBits>(w, first_group + g, half));
       }
       for (; from < to; from += C::kInputs, chunk += C::kBytes, out += C::kInputs / 2 * kTileRows) {
         NIBBLE_UNROLL for (int64_t at = 0; at < C::kBytes; at += 64) {
