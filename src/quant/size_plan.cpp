@@ -127,7 +127,7 @@ std::vector<Choice> choices_of(const Analysis& a, const LinearAnalysis& linear, 
                          linear.probe_error > 0 ? linear.kl * error / linear.probe_error : error});
     }
   }
-  choices.push_back({{method, 16, 0, a.options.symmetric}, linear.n * linear.k * 2, 0});
+  choices.push_back({{method, 16, 0, a.options.symmetric, a.options.scale_bits}, linear.n * linear.k * 2, 0});
   return choices;
 }
 

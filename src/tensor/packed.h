@@ -106,7 +106,6 @@ struct PackedBuffers {
     return {format, codes.data(), scales.data(), zeros.data()};
   }
 };
-
 PackedBuffers pack(const QuantizedMatrix& matrix, ThreadPool* pool = nullptr);
 QuantizedMatrix unpack(const PackedView& view);
 void unpack_row(const PackedView& view, int64_t row, uint8_t* codes);  // [k]
