@@ -93,6 +93,27 @@ struct ActI8View {
   }
 };
 
+inline constexpr int kAttentionKeys = 64;  // positions in a block of keys; blocks start at multiples
+
+// Rows of queries and what attention by tiles knows of them. There are all_rows() of them, whole tiles; those
+// from `rows` on are computed like the others, and nobody reads them.
+struct AttentionTiles {
+  int64_t rows = 0, head_dim = 0;
+  int64_t repeats = 1;          // rows that see as many keys
+  uint32_t* queries = nullptr;  // query_words() of what tile_query makes
+  float* sums = nullptr;        // [rows, sums_stride()]: Σ exp(score − top) · value, of the blocks so far
+  float* top = nullptr;         // [rows]: the largest score so far, −inf at first
+  float* total = nullptr;       // [rows]: Σ exp(score − top)
+  uint32_t* scratch = nullptr;  // scratch_words()
+
+  int64_t all_rows() const { return (rows + 15) / 16 * 16; }
+  int64_t sums_stride() const { return (head_dim + 15) / 16 * 16; }
+  int64_t query_words() const { return all_rows() * ((head_dim + 31) / 32) * 32; }
+  int64_t scratch_words() const {  // keys in two parts, values; weights and scores of two times 16 rows
+    return kAttentionKeys * ((head_dim + 31) / 32 * 32 + sums_stride() / 2 + 2 * (8 + 16));
+  }
+};
+
 // What the linears compute with.
 enum class Activations { kF32, kBF16, kI8 };
 
@@ -155,6 +176,14 @@ struct KernelTable {
   // y[m, n] = weights[m, count] · rows[count, n], sums in the order of the rows.
   void (*weighted_sums)(const float* weights, int64_t ldw, int64_t m, const float* rows, int64_t count,
                         float* y, int64_t n) = nullptr;
+
+  // Attention by tiles, null where the processor has none: row `row` of the queries, already scaled, and one
+  // step of an online softmax over a block of keys and values [count ≤ kAttentionKeys, head_dim], of which
+  // row r sees the first visible + r / repeats. Scores have errors of about 2^-16 of what is summed; weights
+  // and values are rounded to bf16. A row's result does not depend on the others.
+  void (*tile_query)(const float* q, int64_t head_dim, int64_t row, uint32_t* queries) = nullptr;
+  void (*attend_tiles)(const AttentionTiles& rows, const float* keys, const float* values, int64_t count,
+                       int64_t visible) = nullptr;
 
   // Products of columns of int16, the tiles of a Gram matrix. A panel is 16 columns, [pairs][16][2], two rows
   // after the other. out[panels][16, 16]: for every column of panel a and every column of `panels` panels

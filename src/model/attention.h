@@ -11,7 +11,6 @@
 namespace nibble {
 
 inline constexpr int kAttentionQueries = 32;  // positions a task
-inline constexpr int kAttentionKeys = 64;     // positions a block of keys; blocks start at multiples
 
 struct AttentionTask {
   const float* q = nullptr;  // query i, repeat r at q + i·stride + r·head_dim, already scaled
@@ -22,10 +21,11 @@ struct AttentionTask {
   int queries = 0;         // at most kAttentionQueries
   int repeats = 1;         // query heads that share this key/value head
   int head_dim = 0;
+  bool by_tiles = false;  // KernelTable::attend_tiles, which must be there
 };
 
-// Floats that attend() needs.
-size_t attention_scratch(int head_dim, int repeats);
+// Floats that attend() needs; by_tiles: whether a task may be by tiles.
+size_t attention_scratch(int head_dim, int repeats, bool by_tiles);
 
 void attend(const KernelTable& kernels, const AttentionTask& task, float* scratch);
 

@@ -31,8 +31,9 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
   if (c.has_gate()) gate_ = AlignedBuffer<float>(tokens * inner);
 
   const int repeats = c.n_heads / c.n_kv_heads;
-  scratch_per_thread_ = attention_scratch(c.head_dim, repeats);
-  scratch_per_thread_ = (scratch_per_thread_ + 15) / 16 * 16;
+  // Where linears round what they multiply, too.
+  attends_by_tiles_ = kernels_.attend_tiles && options.precision.bf16 && options.precision.int8;
+  scratch_per_thread_ = attention_scratch(c.head_dim, repeats, attends_by_tiles_);
   thread_scratch_ = AlignedBuffer<float>(scratch_per_thread_ * static_cast<size_t>(pool_.size()));
   positions_.reserve(tokens);
   work_.reserve((tokens / kAttentionQueries + tokens + 1) * static_cast<size_t>(c.n_kv_heads));
@@ -151,6 +152,7 @@ void Session::attend(int layer, const Batch& batch, float* out) {
     task.queries = w.count;
     task.repeats = repeats;
     task.head_dim = c.head_dim;
+    task.by_tiles = attends_by_tiles_ && w.segment >= batch.found;
     nibble::attend(kernels_, task,
                    thread_scratch_.data() + static_cast<size_t>(thread) * scratch_per_thread_);
   });

@@ -65,6 +65,7 @@ class Session : public ForwardPass {
   AlignedBuffer<float> residual_, normed_, q_, k_, v_, attended_, gate_, up_;
   AlignedBuffer<float> thread_scratch_;  // [threads][scratch_per_thread_], of attention
   size_t scratch_per_thread_ = 0;
+  bool attends_by_tiles_;
   struct Position {
     int slot, at;
   };

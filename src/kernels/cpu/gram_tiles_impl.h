@@ -1,4 +1,4 @@
-// Products of columns by matrix tiles, the tiles of a Gram matrix, and what tiles replace in a table.
+// Products of columns by matrix tiles, the tiles of a Gram matrix.
 //
 // A panel is 32 columns of so many steps of 32 rows. A step of 16 columns is a tile either way: turned,
 // [16 columns][32 rows], for the left factor, and [16 pairs of rows][16 columns][2] for the right one. A
@@ -52,15 +52,6 @@ void gram_bf16(const uint16_t* a, const uint16_t* b, int64_t steps, int64_t fill
       V::store(y + c, V::add(V::load(y + c, valid), V::load(sums[r] + c)), valid);
     }
   }
-}
-
-template <class T, class V>
-void put_tiles_into(KernelTable& t) {
-  t.bf16_tiles = true;
-  t.dense_bf16_bf16 = dense_by_tiles<T, V>;
-  t.packed_bf16 = packed_bf16<T, V>;
-  t.gram_step = gram_step<T, V>;
-  t.gram_bf16 = gram_bf16<T, V>;
 }
 
 }  // namespace

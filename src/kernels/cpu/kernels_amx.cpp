@@ -3,9 +3,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "kernels/cpu/gram_tiles_impl.h"
 #include "kernels/cpu/simd_avx512.h"
 #include "kernels/cpu/table_impl.h"
+#include "kernels/cpu/table_tiles.h"
 
 namespace nibble {
 namespace {
@@ -32,6 +32,11 @@ struct AmxTiles {
   template <int kTile>
   static void load(const void* from, int64_t bytes_apart) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(bytes_apart), "i"(kTile) : "memory");
+  }
+  // Past the first-level cache, where the steps of w stay.
+  template <int kTile>
+  static void load_once(const void* from, int64_t bytes_apart) {
+    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(bytes_apart), "i"(kTile) : "memory");
   }
   template <int kTile>
   static void store(void* to, int64_t bytes_apart) {

@@ -20,13 +20,47 @@ namespace {
 constexpr int kTileRows = kBf16TileRows;                            // of x in a tile
 constexpr int64_t kStepInputs = kBf16TileInputs, kStepWords = 256;  // a word: two inputs of a row
 constexpr int64_t kFewRows = 2 * kTileRows;  // up to here a weight is multiplied once after it was read
-constexpr int64_t kPieceInputs = 1024;       // whose steps are in scratch at a time
+constexpr int64_t kPieceInputs = 512;        // whose steps are in scratch at a time: the first-level cache's
 constexpr int64_t kRowsInCache = 512;        // of x, of so many inputs: the second-level cache's
 
 template <class V>
 constexpr int kHalves = kPanelRows / V::kLanes;
 
 inline int64_t steps_of(int64_t inputs) { return (inputs + kStepInputs - 1) / kStepInputs; }
+
+// scale · (code − zero) of the codes in byte kByte of each lane. A code in the highest bits of a mantissa is
+// 1 + code/256, so that one product and one sum make the value of it: 256·scale · (1 + code/256) −
+// (256 + zero)·scale, exact for scales of 15 bits and less.
+template <class V>
+struct ValuesOfShortScales {
+  typename V::F scale, rest;
+
+  ValuesOfShortScales() = default;
+  ValuesOfShortScales(typename V::F s, typename V::F zero)
+      : scale(V::mul(s, V::set(256.0f))), rest(V::mul(s, V::add(zero, V::set(256.0f)))) {}
+  template <int kByte>
+  typename V::F of(typename V::I codes) const {
+    constexpr int kUp = 15 - 8 * kByte;
+    typename V::I mantissa;
+    if constexpr (kUp > 0) {
+      mantissa = V::template shl<kUp>(codes);
+    } else {
+      mantissa = V::template shr<-kUp>(codes);
+    }
+    const typename V::I one_and_code = V::ior(V::iand(mantissa, V::iset(0x7f8000)), V::iset(0x3f800000));
+    return V::fms(scale, V::as_float(one_and_code), rest);
+  }
+};
+template <class V>
+struct ValuesOfLongScales {
+  typename V::F scale, zero;
+
+  template <int kByte>
+  typename V::F of(typename V::I codes) const {
+    const typename V::I code = V::iand(V::template shr<8 * kByte>(codes), V::iset(255));
+    return V::mul(scale, V::sub(V::to_float(code), zero));
+  }
+};
 
 // Packed weights: scale · (code − zero), rounded to bf16.
 template <class T, class V, int kBits>
@@ -38,6 +72,16 @@ struct PackedSteps {
 
   // Inputs [begin, end) of a panel, zeros behind up to a whole step.
   void make(int64_t panel, int64_t begin, int64_t end, uint32_t* out) const {
+    if (w.format.scale_type == ScaleType::kF32) {
+      make_of<ValuesOfLongScales<V>>(panel, begin, end, out);
+    } else {
+      make_of<ValuesOfShortScales<V>>(panel, begin, end, out);
+    }
+  }
+
+ private:
+  template <class Values>
+  void make_of(int64_t panel, int64_t begin, int64_t end, uint32_t* out) const {
     using C = Chunk<V, kBits>;
     const PackedFormat& f = w.format;
     const int64_t group = f.group(), panel_bytes = f.chunks() * C::kBytes;
@@ -46,10 +90,10 @@ struct PackedSteps {
     const int64_t first_group = panel * f.groups();
     for (int64_t from = begin, g = begin / group; from < end; ++g) {
       const int64_t to = std::min(end, (g + 1) * group);
-      typename V::F scales[kHalves<V>], zeros[kHalves<V>];
+      Values values[kHalves<V>];
       NIBBLE_UNROLL for (int half = 0; half < kHalves<V>; ++half) {
-        scales[half] = load_scales<V>(w, panel, first_group, g, half);
-        zeros[half] = V::to_float(load_zeros<V, kBits>(w, first_group + g, half));
+        values[half] = Values(load_scales<V>(w, panel, first_group, g, half),
+                              V::to_float(load_zeros<V, kBits>(w, first_group + g, half)));
       }
       for (; from < to; from += C::kInputs, chunk += C::kBytes, out += C::kInputs / 2 * kTileRows) {
         NIBBLE_UNROLL for (int64_t at = 0; at < C::kBytes; at += 64) {
@@ -59,13 +103,10 @@ struct PackedSteps {
           typename V::I codes[C::kVectors];
           C::load(chunk, half, codes);
           NIBBLE_UNROLL for (int i = 0; i < C::kVectors; ++i) {
+            const Values& v = values[half];
             uint32_t* pairs = out + 2 * i * kTileRows + half * V::kLanes;
-            const auto value = [&](typename V::I code) {
-              return V::mul(scales[half], V::sub(V::to_float(V::iand(code, V::iset(255))), zeros[half]));
-            };
-            V::istore(pairs, T::pair(value(codes[i]), value(V::template shr<8>(codes[i]))));
-            V::istore(pairs + kTileRows,
-                      T::pair(value(V::template shr<16>(codes[i])), value(V::template shr<24>(codes[i]))));
+            V::istore(pairs, T::pair(v.template of<0>(codes[i]), v.template of<1>(codes[i])));
+            V::istore(pairs + kTileRows, T::pair(v.template of<2>(codes[i]), v.template of<3>(codes[i])));
           }
         }
       }
@@ -124,8 +165,8 @@ void tiles_of_block(const uint16_t* x, int64_t block, const uint32_t* b, int64_t
   if constexpr (kM > 1) start_sums<T, 2>(sums, kTileRows, 0);
   if constexpr (kM > 1 && kN > 1) start_sums<T, 3>(sums, kTileRows, kTileRows);
   for (int64_t step = 0; step < steps; ++step, x += kTileRows * kStepInputs, b += kStepWords) {
-    T::template load<4>(x, 64);
-    if constexpr (kM > 1) T::template load<5>(x + block, 64);
+    T::template load_once<4>(x, 64);
+    if constexpr (kM > 1) T::template load_once<5>(x + block, 64);
     T::template load<6>(b, 64);
     T::template dot<0, 4, 6>();
     if constexpr (kM > 1) T::template dot<2, 5, 6>();
