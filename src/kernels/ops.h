@@ -94,6 +94,7 @@ struct ActI8View {
 };
 
 inline constexpr int kAttentionKeys = 64;  // positions in a block of keys; blocks start at multiples
+inline constexpr int kTotalParts = 16;
 
 // Rows of queries and what attention by tiles knows of them. There are all_rows() of them, whole tiles; those
 // from `rows` on are computed like the others, and nobody reads them.
@@ -103,7 +104,7 @@ struct AttentionTiles {
   uint32_t* queries = nullptr;  // query_words() of what tile_query makes
   float* sums = nullptr;        // [rows, sums_stride()]: Σ exp(score − top) · value, of the blocks so far
   float* top = nullptr;         // [rows]: the largest score so far, −inf at first
-  float* total = nullptr;       // [rows]: Σ exp(score − top)
+  float* totals = nullptr;      // [rows, kTotalParts]: what sums up to Σ exp(score − top)
   uint32_t* scratch = nullptr;  // scratch_words()
 
   int64_t all_rows() const { return (rows + 15) / 16 * 16; }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 namespace nibble {
 namespace {
@@ -62,7 +63,7 @@ struct TileBuffers {
     tiles.queries = s.take_words(tiles.query_words());
     tiles.sums = s.take(tiles.all_rows() * tiles.sums_stride());
     tiles.top = s.take(tiles.all_rows());
-    tiles.total = s.take(tiles.all_rows());
+    tiles.totals = s.take(tiles.all_rows() * kTotalParts);
     tiles.scratch = s.take_words(tiles.scratch_words());
   }
 };
@@ -75,13 +76,14 @@ void for_blocks_of_keys(const AttentionTask& t, const Body& body) {
     body(start, std::min(kAttentionKeys, last + 1 - start));
 }
 
-// out = sums / totals; sums [rows, ld].
-void write_out(const AttentionTask& t, const float* sums, int64_t ld, const float* total) {
+// out = sums / totals; sums [rows, ld], a row's total the sum of its `parts` numbers.
+void write_out(const AttentionTask& t, const float* sums, int64_t ld, const float* totals, int64_t parts) {
   const int64_t dim = t.head_dim;
   for (int64_t i = 0; i < t.queries; ++i) {
     for (int64_t r = 0; r < t.repeats; ++r) {
       const int64_t row = i * t.repeats + r;
-      const float inverse = 1.0f / total[row];
+      const float* const of_row = totals + row * parts;
+      const float inverse = 1.0f / std::accumulate(of_row, of_row + parts, 0.0f);
       float* to = t.out + i * t.stride + r * dim;
       for (int64_t d = 0; d < dim; ++d) to[d] = sums[row * ld + d] * inverse;
     }
@@ -127,7 +129,7 @@ void attend_in_floats(const KernelTable& kernels, const AttentionTask& t, Scratc
         kernels.scale_add(b.sum + (first + r) * dim, b.shrink[first + r], b.part + r * dim, dim);
     }
   });
-  write_out(t, b.sum, dim, b.total);
+  write_out(t, b.sum, dim, b.total, 1);
 }
 
 void attend_by_tiles(const KernelTable& kernels, const AttentionTask& t, Scratch scratch) {
@@ -141,14 +143,14 @@ void attend_by_tiles(const KernelTable& kernels, const AttentionTask& t, Scratch
   for (int64_t row = rows; row < tiles.all_rows(); ++row) kernels.tile_query(last, dim, row, tiles.queries);
   std::fill(tiles.sums, tiles.sums + tiles.all_rows() * tiles.sums_stride(), 0.0f);
   std::fill(tiles.top, tiles.top + tiles.all_rows(), -kInfinity);
-  std::fill(tiles.total, tiles.total + tiles.all_rows(), 0.0f);
+  std::fill(tiles.totals, tiles.totals + tiles.all_rows() * kTotalParts, 0.0f);
 
   for_blocks_of_keys(t, [&](int start, int count) {
     t.keys.load(kernels, start, count, b.keys);
     t.values.load(kernels, start, count, b.values);
     kernels.attend_tiles(tiles, b.keys, b.values, count, int64_t{t.first_position} + 1 - start);
   });
-  write_out(t, tiles.sums, tiles.sums_stride(), tiles.total);
+  write_out(t, tiles.sums, tiles.sums_stride(), tiles.totals, kTotalParts);
 }
 
 }  // namespace

@@ -139,7 +139,7 @@ void with_panels(int64_t count, const Body& body) {
 // Scores of 16 rows -> their weights as left factors, [steps of keys]; what the rows had so far shrinks to
 // their new largest score. Row r sees seen[r] keys of the block.
 template <class T, class V>
-void soften(float* scores, const int64_t* seen, int64_t steps, float* top, float* total, float* sums,
+void soften(float* scores, const int64_t* seen, int64_t steps, float* top, float* totals, float* sums,
             int64_t ld, uint32_t* weights) {
   alignas(64) float largest[kTileRows], shrink[kTileRows];
   const int64_t keys = steps * kStepInputs;
@@ -156,7 +156,7 @@ void soften(float* scores, const int64_t* seen, int64_t steps, float* top, float
   for (int64_t r = 0; r < kTileRows; ++r) {
     const float* const row = scores + r * kAttentionKeys;
     const typename V::F most = V::set(top[r]);
-    typename V::F sum = V::zero();
+    typename V::F sum = V::mul(V::load(totals + r * kTotalParts), V::set(shrink[r]));
     for (int64_t step = 0; step < steps; ++step) {
       NIBBLE_UNROLL for (int lane = 0; lane < kTileRows; lane += V::kLanes) {
         const float* const from = row + step * kStepInputs + lane;
@@ -166,7 +166,7 @@ void soften(float* scores, const int64_t* seen, int64_t steps, float* top, float
         V::istore(weights + step * kStepWords + r * kTileRows + lane, T::pair(a, b));
       }
     }
-    total[r] = total[r] * shrink[r] + lane_sum<V>(sum);
+    V::store(totals + r * kTotalParts, sum);
     if (shrink[r] == 1.0f) continue;
     for (int64_t c = 0; c < ld; c += V::kLanes)
       V::store(sums + r * ld + c, V::mul(V::load(sums + r * ld + c), V::set(shrink[r])));
@@ -199,8 +199,8 @@ void attend_tiles(const AttentionTiles& t, const float* keys, const float* value
       int64_t seen[kTileRows];
       for (int64_t r = 0; r < kTileRows; ++r)
         seen[r] = std::clamp<int64_t>(visible + (row + r) / t.repeats, 0, count);
-      soften<T, V>(scores + i * kTileRows * kAttentionKeys, seen, steps, t.top + row, t.total + row,
-                   t.sums + row * ld, ld, weights + i * kKeySteps * kStepWords);
+      soften<T, V>(scores + i * kTileRows * kAttentionKeys, seen, steps, t.top + row,
+                   t.totals + row * kTotalParts, t.sums + row * ld, ld, weights + i * kKeySteps * kStepWords);
     }
     for (int64_t i = 0; i < here; ++i) {
       for (int64_t panel = 0; panel < dim_panels; panel += 4) {

@@ -24,15 +24,6 @@ inline float lane_sum(typename V::F v) {
   return _mm_cvtss_f32(V::reduce(v, v, v, v));
 }
 
-template <class V>
-inline float lane_max(typename V::F v) {
-  float lanes[V::kLanes];
-  V::store(lanes, v);
-  float best = lanes[0];
-  for (int i = 1; i < V::kLanes; ++i) best = lanes[i] > best ? lanes[i] : best;
-  return best;
-}
-
 // exp(x), relative error below 2e-7 (Cephes' expf); 0 below −87.3, the value at 88 above.
 template <class V>
 inline typename V::F exp_of(typename V::F x) {
@@ -146,7 +137,7 @@ float max_of(const float* x, int64_t n) {
   }
   typename V::F best = V::load(x + n - V::kLanes);  // overlaps the last whole vector
   for (int64_t i = 0; i + V::kLanes <= n; i += V::kLanes) best = V::max(best, V::load(x + i));
-  return lane_max<V>(best);
+  return V::largest(best);
 }
 
 template <class V>
@@ -229,7 +220,7 @@ template <class V>
 float largest_of(const float* x, int64_t n) {
   typename V::F top = V::zero();
   for_vectors<V>(n, [&](int64_t c, int64_t count) { top = V::max(top, V::abs(V::load(x + c, count))); });
-  return lane_max<V>(top);
+  return V::largest(top);
 }
 
 template <class V>

@@ -65,6 +65,7 @@ struct Avx512 {
     const __m256 all = _mm256_hadd_ps(ab, cd);
     return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
   }
+  static float largest(F a) { return _mm512_reduce_max_ps(a); }
 
   static I izero() { return _mm512_setzero_si512(); }
   static I iset(int32_t v) { return _mm512_set1_epi32(v); }

@@ -165,13 +165,14 @@ void tiles_of_block(const uint16_t* x, int64_t block, const uint32_t* b, int64_t
   if constexpr (kM > 1) start_sums<T, 2>(sums, kTileRows, 0);
   if constexpr (kM > 1 && kN > 1) start_sums<T, 3>(sums, kTileRows, kTileRows);
   for (int64_t step = 0; step < steps; ++step, x += kTileRows * kStepInputs, b += kStepWords) {
+    // All loads before the products: where a neighbour shares the core the two do not overlap.
     T::template load_once<4>(x, 64);
     if constexpr (kM > 1) T::template load_once<5>(x + block, 64);
     T::template load<6>(b, 64);
+    if constexpr (kN > 1) T::template load<7>(b + panel_words, 64);
     T::template dot<0, 4, 6>();
     if constexpr (kM > 1) T::template dot<2, 5, 6>();
     if constexpr (kN > 1) {
-      T::template load<7>(b + panel_words, 64);
       T::template dot<1, 4, 7>();
       if constexpr (kM > 1) T::template dot<3, 5, 7>();
     }
