@@ -83,19 +83,27 @@ TEST_P(Int8, AnOutlierLeavesOtherSegmentsTheirPrecision) {
 }
 
 TEST_P(Int8, RowsDoNotDependOnBatch) {
-  const int64_t n = 40, k = 1100, m = 37;
-  for (const int bits : {2, 3, 4, 6, 8}) {
-    const auto q = random_quantized(bits, bits == 8 ? 0 : 32, false, n, k, 11);
-    const auto x = normals(static_cast<size_t>(m * k), 9);
+  const int64_t n = 40, k = 1100, m = 19;
+  const auto x = normals(static_cast<size_t>(m * k), 9);
+  const auto check = [&](const QuantizedMatrix& q) {
     const auto all = product(q, x.data(), m);
-    for (int64_t i = 0; i < m; ++i) {
-      const auto one = product(q, x.data() + i * k, 1);
-      ASSERT_EQ(0, std::memcmp(one.data(), all.data() + i * n, static_cast<size_t>(n) * sizeof(float)));
+    for (const int64_t count : {1, 2}) {
+      for (int64_t i = 0; i + count <= m; i += count) {
+        const auto few = product(q, x.data() + i * k, count);
+        ASSERT_EQ(0, std::memcmp(few.data(), all.data() + i * n, few.size() * sizeof(float)))
+            << q.format.bits << " bits, groups of " << q.format.group_size << ", " << count << " rows";
+      }
+    }
+  };
+  for (const int bits : {2, 3, 4, 6, 8}) {
+    for (const int group : {16, 32, 64, 0}) {
+      check(random_quantized(bits, group, true, n, k, 11));
+      for (const ScaleType type : {ScaleType::kF16, ScaleType::kF32, ScaleType::kByte})
+        check(random_quantized(bits, group, false, n, k, 11, type));
     }
   }
 }
 
-// All codes, activations and steps as large as they get, of one sign: the sums must not leave their integers.
 TEST_P(Int8, TheLargestProductsFit) {
   for (const int bits : {2, 3, 4, 6, 8}) {
     for (const int group : {64, 128, 0}) {

@@ -78,9 +78,10 @@ struct ActI8View {
     const int64_t left = rows - first_of_tile(row);
     return left < kActRows ? left : kActRows;
   }
-  ActI8Row row(int64_t i) const {
+  ActI8Row row(int64_t i) const { return row(i, blocks()); }
+  ActI8Row row(int64_t i, int64_t blocks_a_row) const {  // blocks(), a division that is not to be made again
     const int64_t first = first_of_tile(i), in = i - first;
-    const int64_t scale = first * segments() + in, sum = first * blocks() + in;
+    const int64_t scale = first * segments() + in, sum = first * blocks_a_row + in;
     const auto at = [](auto* of, int64_t place) { return of ? of + place : nullptr; };
     return {codes + first * stride + in * kActSegment,
             at(scales, scale),

@@ -1,5 +1,6 @@
-// Packed weights times activations: lanes are rows of a panel (tensor/packed.h). An instruction
-// set with 8 lanes takes a panel as two halves of the same bytes.
+// The codes, scales and zero points of packed weights as vectors: lanes are rows of a panel
+// (tensor/packed.h). An instruction set with 8 lanes takes a panel as two halves of the same bytes. And their
+// products with float activations.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,6 @@
 
 namespace nibble {
 namespace {
-
-constexpr int64_t kSecondLevelCodes = 640 << 10;  // bytes of int8 activations that a block of rows may take
 
 // The codes of one chunk as vectors of unsigned bytes: byte j of a lane of out[i] is input 4i+j.
 template <class V, int kBits>
@@ -177,173 +176,6 @@ void packed_f32_bits(const PackedView& w, const float* x, int64_t ldx, const flo
                    });
 }
 
-// The codes of a segment: `chunks` chunks of them (at most as many as a segment has), then zeros.
-template <class V, int kBits>
-inline const uint8_t* load_segment(const uint8_t* chunk, int half, int64_t chunks,
-                                   typename V::I (&codes)[kActSegment / 4]) {
-  using C = Chunk<V, kBits>;
-  NIBBLE_UNROLL for (int c = 0; c < kActSegment / C::kInputs; ++c) {
-    if (c < chunks) {
-      C::load(chunk, half, codes + c * C::kVectors);
-      chunk += C::kBytes;
-    } else {
-      NIBBLE_UNROLL for (int i = 0; i < C::kVectors; ++i) codes[c * C::kVectors + i] = V::izero();
-    }
-  }
-  return chunk;
-}
-
-// What a group's sums are multiplied with, [2][lanes]: its scales, and its zero points as integers where
-// products are added as such, else times the scales.
-template <class V, int kBits>
-inline void group_factors(const PackedView& w, int64_t panel, int64_t first_group, int64_t group, int half,
-                          float* factors) {
-  const typename V::F scale = load_scales<V>(w, panel, first_group, group, half);
-  const typename V::I zeros = load_zeros<V, kBits>(w, first_group + group, half);
-  V::store(factors, scale);
-  if constexpr (V::kSteps) {
-    V::istore(factors + V::kLanes, zeros);
-  } else {
-    V::store(factors + V::kLanes, V::mul(scale, V::to_float(zeros)));
-  }
-}
-
-// factors: those of all groups; a tile of few rows makes its own as they come.
-template <class V, int kBits, int kRows>
-void packed_i8_tile(const PackedView& w, int64_t panel, int half, const float* factors, const ActI8View& x,
-                    int64_t first, typename V::F start, float* y, int64_t ldy, int64_t valid) {
-  using C = Chunk<V, kBits>;
-  constexpr int64_t kHalves = kPanelRows / V::kLanes, kWhole = kActSegment / C::kInputs;  // chunks a segment
-  const PackedFormat& f = w.format;
-  ActI8Row acts = x.row(first);  // of kRows rows
-  const int64_t chunks = f.chunks(), panel_bytes = chunks * C::kBytes;
-  const uint8_t* chunk = w.codes + panel * panel_bytes;
-  // The last rows bring in their half's share of the next panel's codes, so that reading never pauses: with
-  // few rows the memory is the limit, and with up to eight a pause is still a third of the time. The rows
-  // before them ask for what they read anyway.
-  const bool last = first + kRows >= x.rows;
-  const uint8_t* ahead = chunk + (last ? panel_bytes : 0) + half * panel_bytes / kHalves;
-  const auto next_segment = [&] {
-    acts.codes += kRows * kActSegment;
-    if constexpr (V::kSteps) {
-      acts.steps += kRows;
-    } else {
-      acts.scales += kRows;
-    }
-  };
-  // Then totals stay in memory: registers are for the sums and codes of a block.
-  constexpr bool kManyRows = kRows > 4;
-  alignas(64) float total[kRows][V::kLanes];
-  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(total[r], start);
-  const int64_t segments = x.segments(), block_segments = x.block / kActSegment;
-  alignas(64) float own[2 * V::kLanes];
-  int64_t left = chunks, until = 0, group = 0;
-  const int64_t first_group = kRows <= kReadingRows ? panel * f.groups() : 0;
-  for (int64_t s = 0; s < segments;) {
-    if (s * kActSegment >= until) {
-      if constexpr (kRows <= kReadingRows) {
-        group_factors<V, kBits>(w, panel, first_group, group++, half, own);
-        factors = own;
-      } else if (s > 0) {
-        factors += 2 * V::kLanes;
-      }
-      until += f.group();
-    }
-    typename V::I whole[kRows];
-    typename V::F sum[kRows];
-    if constexpr (V::kSteps) {
-      const typename V::I zero = V::iload(factors + V::kLanes);
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) whole[r] =
-          V::isub(V::izero(), V::imul(zero, V::iset(acts.counts[r])));
-    } else {
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
-    }
-    const int64_t end = s + block_segments < segments ? s + block_segments : segments;
-    for (; s < end; ++s, left -= kWhole, next_segment()) {
-      NIBBLE_UNROLL for (int64_t at = 0; at < kWhole * C::kBytes / kHalves; at += 64) {
-        __builtin_prefetch(ahead + at, 0, 2);
-      }
-      ahead += kWhole * C::kBytes / kHalves;
-      if constexpr (V::kSteps && kBits == 4 && kRows == kActRows) {
-        if (left >= kWhole) {
-          V::tile_dot16(whole, chunk + half * 32, acts.codes, acts.steps);
-          chunk += kWhole * C::kBytes;
-          continue;
-        }
-      }
-      typename V::I codes[kActSegment / 4];
-      chunk = left >= kWhole ? load_segment<V, kBits>(chunk, half, kWhole, codes)
-                             : load_segment<V, kBits>(chunk, half, left, codes);
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
-        const int8_t* act = acts.codes + r * kActSegment;
-        if constexpr (V::kSteps) {
-          whole[r] = V::template dot16<kBits>(whole[r], codes, act, V::iset(acts.steps[r]));
-        } else {
-          const typename V::I dot = V::template dot16<kBits>(V::izero(), codes, act);
-          sum[r] = V::fma(V::to_float(dot), V::set(acts.scales[r]), sum[r]);
-        }
-      }
-    }
-    const typename V::F scale = V::load(factors);
-    if constexpr (kManyRows) asm volatile("" : "+m"(total));
-    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
-      if constexpr (V::kSteps) {
-        const typename V::F by_unit = V::mul(V::to_float(whole[r]), V::set(acts.units[r]));
-        V::store(total[r], V::fma(scale, by_unit, V::load(total[r])));
-      } else {
-        const typename V::F sums = V::set(acts.sums[r]);
-        V::store(total[r],
-                 V::fnma(V::load(factors + V::kLanes), sums, V::fma(scale, sum[r], V::load(total[r]))));
-      }
-    }
-    if constexpr (kManyRows) asm volatile("" : "+m"(total));
-    if constexpr (V::kSteps) {
-      acts.units += kRows, acts.counts += kRows;
-    } else {
-      acts.sums += kRows;
-    }
-  }
-  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, V::load(total[r]), valid);
-}
-
-template <class V, int kBits, int kRows = kActRows>
-void packed_i8_rows(int rows, const PackedView& w, int64_t panel, int half, const float* factors,
-                    const ActI8View& x, int64_t first, typename V::F start, float* y, int64_t ldy,
-                    int64_t valid) {
-  if constexpr (kRows > 1) {
-    if (rows < kRows)
-      return packed_i8_rows<V, kBits, kRows - 1>(rows, w, panel, half, factors, x, first, start, y, ldy,
-                                                 valid);
-  }
-  packed_i8_tile<V, kBits, kRows>(w, panel, half, factors, x, first, start, y, ldy, valid);
-}
-
-template <class V, int kBits>
-void packed_i8_bits(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
-                    int64_t panel_begin, int64_t panel_end, float* scratch) {
-  constexpr int kHalves = kPanelRows / V::kLanes;
-  const int64_t groups = w.format.groups();
-  int64_t rows_at_once = kSecondLevelCodes / x.stride / kActRows * kActRows;
-  if (rows_at_once < kActRows) rows_at_once = kActRows;
-  for (int64_t begin = 0; begin < x.rows; begin += rows_at_once) {
-    const int64_t end = begin + rows_at_once < x.rows ? begin + rows_at_once : x.rows;
-    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-      for (int half = 0; half < kHalves && end - begin > kReadingRows; ++half) {
-        for (int64_t group = 0; group < groups; ++group)
-          group_factors<V, kBits>(w, panel, panel * groups, group, half,
-                                  scratch + (half * groups + group) * 2 * V::kLanes);
-      }
-      for (int64_t i = begin; i < end; i += kActRows) {
-        const int rows = static_cast<int>(end - i < kActRows ? end - i : kActRows);
-        for_each_half<V>(w.format, panel, panel + 1, [&](int64_t, int half, int64_t row, int64_t valid) {
-          packed_i8_rows<V, kBits>(rows, w, panel, half, scratch + half * groups * 2 * V::kLanes, x, i,
-                                   load_bias<V>(bias, row, valid), y + i * ldy + row, ldy, valid);
-        });
-      }
-    }
-  }
-}
-
 template <class V>
 void packed_f32(const PackedView& w, const float* x, int64_t ldx, const float* bias, float* y, int64_t ldy,
                 int64_t m, int64_t panel_begin, int64_t panel_end, float* scratch) {
@@ -353,17 +185,6 @@ void packed_f32(const PackedView& w, const float* x, int64_t ldx, const float* b
                    : w.format.bits == 6 ? packed_f32_bits<V, 6>
                                         : packed_f32_bits<V, 8>;
   run(w, x, ldx, bias, y, ldy, m, panel_begin, panel_end, scratch);
-}
-
-template <class V>
-void packed_i8(const PackedView& w, const ActI8View& x, const float* bias, float* y, int64_t ldy,
-               int64_t panel_begin, int64_t panel_end, float* scratch) {
-  const auto run = w.format.bits == 2   ? packed_i8_bits<V, 2>
-                   : w.format.bits == 3 ? packed_i8_bits<V, 3>
-                   : w.format.bits == 4 ? packed_i8_bits<V, 4>
-                   : w.format.bits == 6 ? packed_i8_bits<V, 6>
-                                        : packed_i8_bits<V, 8>;
-  run(w, x, bias, y, ldy, panel_begin, panel_end, scratch);
 }
 
 }  // namespace

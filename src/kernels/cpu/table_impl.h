@@ -4,6 +4,7 @@
 #include "kernels/cpu/dense_impl.h"
 #include "kernels/cpu/elementwise_impl.h"
 #include "kernels/cpu/gram_impl.h"
+#include "kernels/cpu/packed_i8_impl.h"
 #include "kernels/cpu/packed_impl.h"
 #include "kernels/cpu/peak_impl.h"
 
