@@ -8,8 +8,10 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kUnit = kPanelRows;    // output rows that are dealt out together
-constexpr int64_t kPiecesPerThread = 4;  // a thread that was held up leaves its last pieces to others
+constexpr int64_t kUnit = kPanelRows;  // output rows that are dealt out together
+// A thread that was held up leaves its last pieces to others. With many rows a piece takes long enough for
+// more of them, of two units, since tiles are at their best with pairs of panels.
+constexpr int64_t kPiecesPerThread = 4, kManyRows = 32, kPiecesOfManyRows = 16;
 
 int64_t units_of(const Linear& linear) { return (linear.n + kUnit - 1) / kUnit; }
 
@@ -179,7 +181,7 @@ void Linears::announce_next(const Linear& first, int64_t rows) {
   if (found != next_.end()) next = found->second;
   int64_t units = 0;
   for (const Linear* l : next) units += units_of(*l);
-  const int64_t pieces = pieces_of(units);
+  const int64_t pieces = pieces_of(units, rows);
   for (int thread = 1; thread < pool_.size(); ++thread) {
     std::span<const char> bytes;
     if (thread < pieces) {  // its first piece, as parallel_each deals them out
@@ -201,15 +203,19 @@ template <typename Body>
 void Linears::deal(const Linear& first, int64_t rows, int64_t units, const Body& body) {
   if (pool_.size() == 1) return body(0, units, 0);
   announce_next(first, rows);
-  const int64_t pieces = pieces_of(units);
+  const int64_t pieces = pieces_of(units, rows), even = rows < kManyRows ? 1 : 2;
+  const auto cut = [&](int64_t piece) {
+    return piece == pieces ? units : units * piece / pieces / even * even;
+  };
   pool_.parallel_each(static_cast<size_t>(pieces), [&](size_t piece, int thread) {
     const int64_t i = static_cast<int64_t>(piece);
-    body(units * i / pieces, units * (i + 1) / pieces, thread);
+    body(cut(i), cut(i + 1), thread);
   });
 }
 
-int64_t Linears::pieces_of(int64_t units) const {
-  return std::min<int64_t>(units, pool_.size() * kPiecesPerThread);
+int64_t Linears::pieces_of(int64_t units, int64_t rows) const {
+  if (rows < kManyRows) return std::min<int64_t>(units, pool_.size() * kPiecesPerThread);
+  return std::min<int64_t>((units + 1) / 2, pool_.size() * kPiecesOfManyRows);
 }
 
 void Linears::run(std::span<const LinearCall> calls, const float* x, int64_t rows) {

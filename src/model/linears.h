@@ -57,7 +57,7 @@ class Linears {
   // body(begin, end, thread) over [0, units), of the pass that begins with `first`.
   template <typename Body>
   void deal(const Linear& first, int64_t rows, int64_t units, const Body& body);
-  int64_t pieces_of(int64_t units) const;
+  int64_t pieces_of(int64_t units, int64_t rows) const;
   // Lets the threads that wait for the pass after that of `first` bring in what they will read there.
   void announce_next(const Linear& first, int64_t rows);
 

@@ -138,7 +138,7 @@ void Session::attend(int layer, const Batch& batch, float* out) {
   }
   const int repeats = c.n_heads / c.n_kv_heads;
   pool_.parallel_each(work_.size(), [&](size_t index, int thread) {
-    const Work& w = work_[index];
+    const Work& w = work_[work_.size() - 1 - index];  // the last queries see the most keys: they first
     const Segment& s = batch.segments[static_cast<size_t>(w.segment)];
     const int64_t width = c.query_size(),
                   at = (w.token + w.first) * width + int64_t{w.kv_head} * repeats * c.head_dim;
