@@ -22,8 +22,8 @@ struct LinearCall {
 
 class Linears {
  public:
-  // Buffers for at most max_rows rows of input, max_found of them found (expect()); expect_packed: linears may
-  // be packed later.
+  // Buffers for at most max_rows rows of input, max_found of them found (expect()); expect_packed: linears
+  // may be packed later.
   Linears(const Model& model, const Precision& precision, int64_t max_rows, int64_t max_found,
           bool expect_packed, const KernelTable& kernels, ThreadPool& pool);
   uint64_t bytes() const;
