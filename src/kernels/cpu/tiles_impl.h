@@ -92,8 +92,8 @@ struct PackedSteps {
       const int64_t to = std::min(end, (g + 1) * group);
       Values values[kHalves<V>];
       NIBBLE_UNROLL for (int half = 0; half < kHalves<V>; ++half) {
-        values[half] = Values(load_scales<V>(w, panel, first_group, g, half),
-                              V::to_float(load_zeros<V, kBits>(w, first_group + g, half)));
+        values[half] = Values{load_scales<V>(w, panel, first_group, g, half),
+                              V::to_float(load_zeros<V, kBits>(w, first_group + g, half))};
       }
       for (; from < to; from += C::kInputs, chunk += C::kBytes, out += C::kInputs / 2 * kTileRows) {
         NIBBLE_UNROLL for (int64_t at = 0; at < C::kBytes; at += 64) {
