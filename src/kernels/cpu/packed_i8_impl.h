@@ -52,22 +52,43 @@ struct PackedI8 {
   int64_t blocks = x.blocks();
 };
 
+// The codes of a half panel, segment by segment. The last rows bring in their half's share of the next
+// panel's codes, so that reading never pauses: with few rows the memory is the limit, and with up to eight a
+// pause is still a third of the time. The rows before them ask for what they read anyway.
+template <class V, int kBits>
+struct CodeStream {
+  using C = Chunk<V, kBits>;
+  static constexpr int64_t kWhole = kActSegment / C::kInputs;  // chunks a segment
+  static constexpr int64_t kShare = kWhole * C::kBytes / (kPanelRows / V::kLanes);
+  const uint8_t *chunk, *ahead;
+  int64_t left;  // chunks
+  int half;
+
+  CodeStream(const PackedI8& product, int64_t panel, int h, bool last_rows) : left(product.chunks), half(h) {
+    const int64_t panel_bytes = left * C::kBytes;
+    chunk = product.w.codes + panel * panel_bytes;
+    ahead = chunk + (last_rows ? panel_bytes : 0) + half * panel_bytes / (kPanelRows / V::kLanes);
+  }
+  void ask_ahead() {
+    NIBBLE_UNROLL for (int64_t at = 0; at < kShare; at += 64) __builtin_prefetch(ahead + at, 0, 2);
+    ahead += kShare;
+  }
+  void skip() { chunk += kWhole * C::kBytes, left -= kWhole; }
+  void next(typename V::I (&codes)[kActSegment / 4]) {
+    chunk = left >= kWhole ? load_segment<V, kBits>(chunk, half, kWhole, codes)
+                           : load_segment<V, kBits>(chunk, half, left, codes);
+    left -= kWhole;
+  }
+};
+
 // factors: those of all groups; a tile of few rows makes its own as they come.
 template <class V, int kBits, int kRows>
 void packed_i8_tile(const PackedI8& product, int64_t panel, int half, const float* factors, int64_t first,
                     typename V::F start, float* y, int64_t ldy, int64_t valid) {
-  using C = Chunk<V, kBits>;
-  constexpr int64_t kHalves = kPanelRows / V::kLanes, kWhole = kActSegment / C::kInputs;  // chunks a segment
   const PackedView& w = product.w;
   const ActI8View& x = product.x;
   ActI8Row acts = x.row(first, product.blocks);  // of kRows rows
-  const int64_t chunks = product.chunks, panel_bytes = chunks * C::kBytes;
-  const uint8_t* chunk = w.codes + panel * panel_bytes;
-  // The last rows bring in their half's share of the next panel's codes, so that reading never pauses: with
-  // few rows the memory is the limit, and with up to eight a pause is still a third of the time. The rows
-  // before them ask for what they read anyway.
-  const bool last = first + kRows >= x.rows;
-  const uint8_t* ahead = chunk + (last ? panel_bytes : 0) + half * panel_bytes / kHalves;
+  CodeStream<V, kBits> stream(product, panel, half, first + kRows >= x.rows);
   const auto next_segment = [&] {
     acts.codes += kRows * kActSegment;
     if constexpr (V::kSteps) {
@@ -82,7 +103,7 @@ void packed_i8_tile(const PackedI8& product, int64_t panel, int half, const floa
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(total[r], start);
   const int64_t segments = x.segments(), block_segments = x.block / kActSegment;
   alignas(64) float own[2 * V::kLanes];
-  int64_t left = chunks, until = 0, group = 0;
+  int64_t until = 0, group = 0;
   const int64_t first_group = panel * product.groups;
   for (int64_t s = 0; s < segments;) {
     if (s * kActSegment >= until) {
@@ -104,21 +125,17 @@ void packed_i8_tile(const PackedI8& product, int64_t panel, int half, const floa
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
     }
     const int64_t end = s + block_segments < segments ? s + block_segments : segments;
-    for (; s < end; ++s, left -= kWhole, next_segment()) {
-      NIBBLE_UNROLL for (int64_t at = 0; at < kWhole * C::kBytes / kHalves; at += 64) {
-        __builtin_prefetch(ahead + at, 0, 2);
-      }
-      ahead += kWhole * C::kBytes / kHalves;
+    for (; s < end; ++s, next_segment()) {
+      stream.ask_ahead();
       if constexpr (V::kSteps && kBits == 4 && kRows == kActRows) {
-        if (left >= kWhole) {
-          V::tile_dot16(whole, chunk + half * 32, acts.codes, acts.steps);
-          chunk += kWhole * C::kBytes;
+        if (stream.left >= stream.kWhole) {
+          V::tile_dot16(whole, stream.chunk + half * 32, acts.codes, acts.steps);
+          stream.skip();
           continue;
         }
       }
       typename V::I codes[kActSegment / 4];
-      chunk = left >= kWhole ? load_segment<V, kBits>(chunk, half, kWhole, codes)
-                             : load_segment<V, kBits>(chunk, half, left, codes);
+      stream.next(codes);
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
         const int8_t* act = acts.codes + r * kActSegment;
         if constexpr (V::kSteps) {
@@ -159,18 +176,13 @@ enum class Factors { kAny, kF16WithNibbles, kF16Symmetric };
 template <class V, int kBits, int kRows, int kSegments, Factors kFactors>
 void packed_i8_short_groups(const PackedI8& product, int64_t panel, int half, int64_t first,
                             typename V::F start, float* y, int64_t ldy, int64_t valid) {
-  using C = Chunk<V, kBits>;
-  constexpr int64_t kHalves = kPanelRows / V::kLanes, kWhole = kActSegment / C::kInputs;
   const PackedView& w = product.w;
   ActI8Row acts = product.x.row(first, product.blocks);
-  const int64_t panel_bytes = product.chunks * C::kBytes, first_group = panel * product.groups;
-  const uint8_t* chunk = w.codes + panel * panel_bytes;
-  const bool last = first + kRows >= product.x.rows;  // as in packed_i8_tile
-  const uint8_t* ahead = chunk + (last ? panel_bytes : 0) + half * panel_bytes / kHalves;
+  CodeStream<V, kBits> stream(product, panel, half, first + kRows >= product.x.rows);
+  const int64_t first_group = panel * product.groups;
   const typename V::F middle = V::set(static_cast<float>(w.format.middle()));
   typename V::F total[kRows];
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = start;
-  int64_t left = product.chunks;
   for (int64_t group = 0; group < product.groups; ++group) {
     const int64_t at = first_group + group;
     typename V::F scale, zero;
@@ -187,19 +199,15 @@ void packed_i8_short_groups(const PackedI8& product, int64_t panel, int half, in
     typename V::F sum[kRows];
     NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
     NIBBLE_UNROLL for (int s = 0; s < kSegments; ++s) {
-      if (s > 0 && left <= 0) break;
-      NIBBLE_UNROLL for (int64_t byte = 0; byte < kWhole * C::kBytes / kHalves; byte += 64) {
-        __builtin_prefetch(ahead + byte, 0, 2);
-      }
-      ahead += kWhole * C::kBytes / kHalves;
+      if (s > 0 && stream.left <= 0) break;
+      stream.ask_ahead();
       typename V::I codes[kActSegment / 4];
-      chunk = left >= kWhole ? load_segment<V, kBits>(chunk, half, kWhole, codes)
-                             : load_segment<V, kBits>(chunk, half, left, codes);
+      stream.next(codes);
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
         const typename V::I dot = V::template dot16<kBits>(V::izero(), codes, acts.codes + r * kActSegment);
         sum[r] = V::fma(V::to_float(dot), V::set(acts.scales[r]), sum[r]);
       }
-      acts.codes += kRows * kActSegment, acts.scales += kRows, left -= kWhole;
+      acts.codes += kRows * kActSegment, acts.scales += kRows;
     }
     NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] =
         V::fnma(zero, V::set(acts.sums[r]), V::fma(scale, sum[r], total[r]));
