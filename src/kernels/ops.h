@@ -95,7 +95,9 @@ struct ActI8View {
 };
 
 inline constexpr int kAttentionKeys = 64;  // positions in a block of keys; blocks start at multiples
-inline constexpr int kTotalParts = 16;
+// Times 16 rows that go through each stage together: what was just written cannot be loaded as a tile yet.
+inline constexpr int64_t kAttentionTilesAtOnce = 2;
+inline constexpr int kTotalParts = 16;  // of a row's total, a vector's lanes
 
 // Rows of queries and what attention by tiles knows of them. There are all_rows() of them, whole tiles; those
 // from `rows` on are computed like the others, and nobody reads them.
@@ -111,8 +113,9 @@ struct AttentionTiles {
   int64_t all_rows() const { return (rows + 15) / 16 * 16; }
   int64_t sums_stride() const { return (head_dim + 15) / 16 * 16; }
   int64_t query_words() const { return all_rows() * ((head_dim + 31) / 32) * 32; }
-  int64_t scratch_words() const {  // keys in two parts, values; weights and scores of two times 16 rows
-    return kAttentionKeys * ((head_dim + 31) / 32 * 32 + sums_stride() / 2 + 2 * (8 + 16));
+  int64_t scratch_words() const {  // keys in two parts, values; weights and scores of the rows at a time
+    return kAttentionKeys *
+           ((head_dim + 31) / 32 * 32 + sums_stride() / 2 + kAttentionTilesAtOnce * (8 + 16));
   }
 };
 

@@ -18,17 +18,9 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kKeyPanels = kAttentionKeys / kTileRows;
-constexpr int64_t kBlocksAtOnce = 2;  // of 16 rows: what was just written cannot be loaded as a tile yet
 constexpr int64_t kKeySteps = kAttentionKeys / kStepInputs;
 
 inline int64_t panels_of(int64_t columns) { return (columns + kTileRows - 1) / kTileRows; }
-
-// Floats from + first … of a row of n, zeros behind.
-template <class V>
-typename V::F part_of_row(const float* from, int64_t first, int64_t n) {
-  const int64_t valid = std::clamp<int64_t>(n - first, 0, V::kLanes);
-  return valid == V::kLanes ? V::load(from + first) : valid > 0 ? V::load(from + first, valid) : V::zero();
-}
 
 // A step of a row of n values from `first` on: 16 words of the high parts, and of what they leave.
 template <class T, class V>
@@ -181,13 +173,13 @@ void attend_tiles(const AttentionTiles& t, const float* keys, const float* value
   uint32_t* const k = t.scratch;
   uint32_t* const v = k + 2 * kKeyPanels * dim_steps * kStepWords;
   uint32_t* const weights = v + dim_panels * kKeySteps * kStepWords;
-  float* const scores = reinterpret_cast<float*>(weights + kBlocksAtOnce * kKeySteps * kStepWords);
+  float* const scores = reinterpret_cast<float*>(weights + kAttentionTilesAtOnce * kKeySteps * kStepWords);
   key_steps<T, V>(keys, count, t.head_dim, k);
   value_steps<T, V>(values, count, t.head_dim, v);
   T::configure(kTileRows, kTileRows);
   const int64_t blocks = panels_of(t.rows);
-  for (int64_t first = 0; first < blocks; first += kBlocksAtOnce) {
-    const int64_t here = std::min(kBlocksAtOnce, blocks - first);
+  for (int64_t first = 0; first < blocks; first += kAttentionTilesAtOnce) {
+    const int64_t here = std::min(kAttentionTilesAtOnce, blocks - first);
     for (int64_t i = 0; i < here; ++i) {
       with_panels(key_panels, [&](auto panels) {
         score_panels<T>(t.queries + (first + i) * dim_steps * 2 * kStepWords, k, dim_steps,

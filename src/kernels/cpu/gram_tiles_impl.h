@@ -24,10 +24,8 @@ void gram_step(const float* x, int64_t ldx, int64_t rows, int64_t columns, uint1
     uint16_t* const right = panel + ((2 + half) * steps + step) * kTileValues;
     for (int64_t pair = 0; pair < kTileRows; ++pair) {
       for (int64_t column = 0; column < kTileRows; column += V::kLanes) {
-        const int64_t first = half * kTileRows + column;
-        const int64_t valid = std::clamp<int64_t>(columns - first, 0, V::kLanes);
         const auto row = [&](int64_t r) {
-          return valid > 0 && r < rows ? V::load(x + r * ldx + first, valid) : V::zero();
+          return r < rows ? part_of_row<V>(x + r * ldx, half * kTileRows + column, columns) : V::zero();
         };
         V::istore(right + (pair * kTileRows + column) * 2, T::pair(row(2 * pair), row(2 * pair + 1)));
       }

@@ -28,6 +28,13 @@ constexpr int kHalves = kPanelRows / V::kLanes;
 
 inline int64_t steps_of(int64_t inputs) { return (inputs + kStepInputs - 1) / kStepInputs; }
 
+// Floats from + first … of a row of n, zeros behind.
+template <class V>
+typename V::F part_of_row(const float* from, int64_t first, int64_t n) {
+  const int64_t valid = std::clamp<int64_t>(n - first, 0, V::kLanes);
+  return valid == V::kLanes ? V::load(from + first) : valid > 0 ? V::load(from + first, valid) : V::zero();
+}
+
 // scale · (code − zero) of the codes in byte kByte of each lane. A code in the highest bits of a mantissa is
 // 1 + code/256, so that one product and one sum make the value of it: 256·scale · (1 + code/256) −
 // (256 + zero)·scale, exact for scales of 15 bits and less.
