@@ -92,7 +92,7 @@ const DeviceFacts& device() {
     cudaDeviceProp properties = {};
     check(cudaSetDevice(0), "choosing the card");
     check(cudaGetDeviceProperties(&properties, 0), "the card's properties");
-    return DeviceFacts{properties.name, properties.multiProcessorCount,
+    return DeviceFacts{properties.name, properties.multiProcessorCount, properties.major,
                        static_cast<int>(properties.sharedMemPerBlockOptin),
                        static_cast<int>(properties.sharedMemPerMultiprocessor)};
   }();

@@ -15,6 +15,7 @@ std::string problem();
 struct DeviceFacts {
   std::string name;
   int multiprocessors = 0;
+  int major = 0;                            // of the compute capability
   int shared_bytes_per_block = 0;           // the most that a block may ask for
   int shared_bytes_per_multiprocessor = 0;  // shared by the blocks that run there
 };

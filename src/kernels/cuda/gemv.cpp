@@ -7,16 +7,6 @@
 namespace nibble::cuda {
 namespace {
 
-// Products of 16 inputs that share a scale wherever they lie.
-int steps_of(const Weight& w) {
-  if (!w.packed()) return 1;
-  const int most = w.kind == WeightKind::kQ4 ? 4 : 2;
-  for (int steps = most; steps > 1; steps /= 2) {
-    if (w.group >= w.k || w.group % (steps * 16) == 0) return steps;
-  }
-  return 1;
-}
-
 // Threads of gemv_kernel that a multiprocessor's 65,536 registers hold.
 constexpr int kThreadsAtOnce = 65536 / kGemvRegisters;
 
@@ -28,6 +18,15 @@ int64_t shared_for(int columns, int k) {
 
 }  // namespace
 
+int steps_of(const Weight& w) {
+  if (!w.packed()) return 1;
+  const int most = w.kind == WeightKind::kQ4 ? 4 : 2;
+  for (int steps = most; steps > 1; steps /= 2) {
+    if (w.group >= w.k || w.group % (steps * 16) == 0) return steps;
+  }
+  return 1;
+}
+
 bool same_form(const Weight& a, const Weight& b) {
   return a.kind == b.kind && a.k == b.k && a.order == b.order && a.stride == b.stride &&
          (!a.packed() ||
@@ -38,6 +37,21 @@ int gemv_rows(int k, int parts) {
   int columns = kMaxColumns;
   while (columns > 0 && shared_for(columns, k) > device().shared_bytes_per_block) --columns;
   return columns / parts;
+}
+
+Gemv gemv_of(const Weight& weight, const void* x, int64_t ldx, int rows, int parts, bool add, float* y,
+             int64_t ldy) {
+  Gemv call;
+  call.n_jobs = 1;
+  call.jobs[0].weight = weight;
+  call.jobs[0].finish = add ? Finish::kAdd : Finish::kStore;
+  call.jobs[0].y = y;
+  call.jobs[0].ldy = ldy;
+  call.rows = rows;
+  call.parts = parts;
+  call.x = x;
+  call.ldx = ldx;
+  return call;
 }
 
 void gemv(Queue& queue, Gemv call, bool overlap) {

@@ -8,6 +8,9 @@ namespace nibble::cuda {
 inline constexpr int kMaxThreads = 512;
 inline constexpr int kGemvRegisters = 80;  // a thread: more would leave too few warps at work
 
+// Products of 16 inputs that share a scale wherever they lie.
+int steps_of(const Weight& weight);
+
 struct GemvShape {
   int items;    // panels of all jobs
   int warps;    // of a block that share a panel; with a partner as many again take the partner's

@@ -18,20 +18,31 @@ void expect(bool condition);
 
 // A kernel launched with `overlap` may start before the one in front of it has ended, and must call
 // wait_for_previous() before it reads what that one wrote or writes anything (programmatic dependent launch).
+// together: all blocks run at once, and may wait for each other.
 template <typename... Parameters, typename... Arguments>
-void launch(Queue& queue, bool overlap, dim3 grid, dim3 block, size_t shared, void (*kernel)(Parameters...),
-            Arguments&&... arguments) {
+void launch_blocks(Queue& queue, bool overlap, bool together, dim3 grid, dim3 block, size_t shared,
+                   void (*kernel)(Parameters...), Arguments&&... arguments) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = static_cast<cudaStream_t>(queue.stream());
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (overlap) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (together) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
+    attributes[config.numAttrs++].val.cooperative = 1;
+  }
   check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), "a kernel's launch");
+}
+template <typename... Parameters, typename... Arguments>
+void launch(Queue& queue, bool overlap, dim3 grid, dim3 block, size_t shared, void (*kernel)(Parameters...),
+            Arguments&&... arguments) {
+  launch_blocks(queue, overlap, false, grid, block, shared, kernel, std::forward<Arguments>(arguments)...);
 }
 
 #if defined(__CUDACC__)
@@ -92,9 +103,9 @@ __device__ __forceinline__ float join_parts(const __half* from, int64_t stride, 
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
-// 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) (Hendrycks & Gimpel 2016)
+// 0.5·x·(1 + tanh y) of y = √(2/π)·(x + 0.044715·x³) (Hendrycks & Gimpel 2016), by the sigmoid of 2y.
 __device__ __forceinline__ float gelu_new(float x) {
-  return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+  return x / (1.0f + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
 }
 #endif
 

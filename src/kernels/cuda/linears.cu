@@ -92,16 +92,8 @@ void Linears::run(Queue& queue, const Weight& w, const void* x, int64_t ldx, int
   if (by_gemv(w, rows, parts)) {
     const int at_once = gemv_rows(w.k, parts);
     for (int row = 0; row < rows; row += at_once) {
-      Gemv call;
-      call.n_jobs = 1;
-      call.jobs[0].weight = w;
-      call.jobs[0].finish = add ? Finish::kAdd : Finish::kStore;
-      call.jobs[0].y = y + row * ldy;
-      call.jobs[0].ldy = ldy;
-      call.rows = std::min(at_once, rows - row);
-      call.parts = parts;
-      call.x = input + int64_t{row} * parts * ldx;
-      call.ldx = ldx;
+      Gemv call = gemv_of(w, input + int64_t{row} * parts * ldx, ldx, std::min(at_once, rows - row), parts,
+                          add, y + row * ldy, ldy);
       if (row == 0) call.ahead = ahead;
       gemv(queue, call, true);
     }

@@ -89,6 +89,9 @@ struct Gemv {
   Ahead ahead;
 };
 void gemv(Queue& queue, Gemv call, bool overlap);
+// y[rows, ldy] (+)= x · wᵀ as such a call.
+Gemv gemv_of(const Weight& weight, const void* x, int64_t ldx, int rows, int parts, bool add, float* y,
+             int64_t ldy);
 // Whether the two can be jobs of one gemv().
 bool same_form(const Weight& a, const Weight& b);
 // Rows that one gemv() takes with inputs of this width; 0: not even one.

@@ -9,8 +9,6 @@
 namespace nibble {
 namespace {
 
-constexpr int kMaxSplits = 32;  // blocks that share a row's keys
-constexpr int kKeysPerSplit = 256;
 // Bytes of weights that the projections and o ask for ahead, while memory has little to do.
 constexpr int64_t kAheadOfAttention = int64_t{12} << 20;
 constexpr int64_t kAheadOfMlp = int64_t{20} << 20;
@@ -32,6 +30,7 @@ CudaSession::CudaSession(std::shared_ptr<const Model> model, const SessionOption
     : ForwardPass(std::move(model), options),
       weights_(CudaWeights::of(model_)),
       parts_(options.precision.bf16 && options.precision.int8 ? 1 : cuda::kMaxParts),
+      one_kernel_(wants_one_kernel(model_->config)),
       cache_kind_(kind_of(options.precision.cache)),
       host_batch_(static_cast<size_t>(options.batch_tokens) * 3 * sizeof(int32_t)),
       host_loop_(kLoopBytes) {
@@ -144,52 +143,15 @@ void CudaSession::norm(const cuda::NormWeight& norm, const float* h, int rows) {
   cuda::norm(queue_, h, model_->config.hidden_size, norm, rows, parts_, normed_.as<void>(), ld_hidden_);
 }
 
-bool CudaSession::can_fuse_projections(const CudaBlock& b, int rows) const {
-  if (!b.q.has_gemv() || !cuda::same_form(b.q, b.k) || !cuda::same_form(b.q, b.v)) return false;
-  if (model_->config.parallel_block && !cuda::same_form(b.q, b.up)) return false;
-  return rows <= cuda::gemv_rows(b.q.k, parts_);
-}
-
-cuda::Gemv CudaSession::of_norm(const cuda::NormWeight& norm, int rows) const {
-  cuda::Gemv call;
-  call.rows = rows;
-  call.parts = parts_;
-  call.h = h_.as<float>();
-  call.norm = norm;
-  return call;
-}
-
-// Norm, q, k and v, and in a parallel block the MLP's first product, in one kernel.
-void CudaSession::fused_projections(const CudaBlock& b, int rows) {
-  const ModelConfig& c = model_->config;
-  const int64_t ld = c.query_size() + 2 * c.kv_size();
-  cuda::Gemv call = of_norm(b.attn_norm, rows);
-  float* y = qkv_.as<float>();
-  for (const cuda::Weight* w : {&b.q, &b.k, &b.v}) {
-    cuda::GemvJob& job = call.jobs[call.n_jobs++];
-    job.weight = *w;
-    job.y = y;
-    job.ldy = ld;
-    y += w->n;
-  }
-  if (c.parallel_block) {
-    cuda::GemvJob& job = call.jobs[call.n_jobs++];
-    job.weight = b.up;
-    job.finish = cuda::Finish::kGelu;
-    job.out = inner_;
-    job.ld_out = ld_inner_;
-  }
-  if (!b.q.packed() || b.joint())
-    call.ahead = ahead(b.joint() ? b.up_end : b.projections_end, kAheadOfAttention);
-  cuda::gemv(queue_, call, true);
-}
-
 void CudaSession::attention_block(const CudaBlock& b, size_t layer, int rows, const Reach& reach, bool step) {
   const ModelConfig& c = model_->config;
   const int64_t ld = c.query_size() + 2 * c.kv_size();
   const bool fused = step && can_fuse_projections(b, rows);
   if (fused) {
-    fused_projections(b, rows);
+    cuda::Gemv call = fused_projections(b, rows);
+    if (!b.q.packed() || b.joint())
+      call.ahead = ahead(b.joint() ? b.up_end : b.projections_end, kAheadOfAttention);
+    cuda::gemv(queue_, call, true);
   } else {
     norm(b.attn_norm, h_.as<float>(), rows);
     float* y = qkv_.as<float>();
@@ -198,20 +160,8 @@ void CudaSession::attention_block(const CudaBlock& b, size_t layer, int rows, co
       y += w->n;
     }
   }
-  const cuda::Places places{device_rows_.positions, device_rows_.slots, rows};
-  cuda::Attention call;
-  call.qkv = qkv_.as<float>();
-  call.heads = heads_;
-  call.places = places;
-  call.cache = cache_of(layer);
-  call.out = attended_;
-  call.ld = ld_attended_;
-  call.parts = parts_;
-  call.splits = reach.splits;
-  call.few_keys = reach.few_keys;
-  call.rope = step && cache_kind_ == cuda::CacheKind::kF16;
-  call.partial = partial_.as<float>();
-  if (!call.rope) cuda::rope_and_store(queue_, qkv_.as<float>(), heads_, places, call.cache);
+  const cuda::Attention call = attention_call(layer, rows, reach, step);
+  if (!call.rope) cuda::rope_and_store(queue_, qkv_.as<float>(), heads_, call.places, call.cache);
   cuda::attention(queue_, call, true);
   if (b.joint()) return;
   cuda::Ahead next;
@@ -225,18 +175,8 @@ void CudaSession::mlp_block(const CudaBlock& b, int rows, bool step) {
   const int inner = c.intermediate_size;
   const bool parallel = c.parallel_block;
   const bool done = parallel && step && can_fuse_projections(b, rows);
-  const bool fused = !parallel && step && b.up.has_gemv() && rows <= cuda::gemv_rows(b.up.k, parts_) &&
-                     (!c.has_gate() || cuda::same_form(b.gate, b.up));
-  if (fused) {
-    cuda::Gemv call = of_norm(b.mlp_norm, rows);
-    call.n_jobs = 1;
-    cuda::GemvJob& job = call.jobs[0];
-    job.weight = c.has_gate() ? b.gate : b.up;
-    if (c.has_gate()) job.partner = b.up;
-    job.finish = c.has_gate() ? cuda::Finish::kSwiGlu : cuda::Finish::kGelu;
-    job.out = inner_;
-    job.ld_out = ld_inner_;
-    cuda::gemv(queue_, call, true);
+  if (step && can_fuse_mlp(b, rows)) {
+    cuda::gemv(queue_, fused_mlp(b, rows), true);
   } else if (!done) {
     if (!parallel) norm(b.mlp_norm, h_.as<float>(), rows);
     float* y = gate_up_.as<float>();
@@ -254,8 +194,11 @@ void CudaSession::mlp_block(const CudaBlock& b, int rows, bool step) {
 }
 
 void CudaSession::run_blocks(int rows, const Reach& reach, bool step, bool overlap) {
-  asked_ = nullptr;
   cuda::embed(queue_, weights_->embedding, device_rows_.tokens, rows, h_.as<float>(), overlap);
+  if (step) {
+    if (const cuda::StepProgram* blocks = program(rows, reach, false)) return blocks->run(queue_, true);
+  }
+  asked_ = nullptr;
   for (size_t layer = 0; layer < weights_->blocks.size(); ++layer) {
     attention_block(weights_->blocks[layer], layer, rows, reach, step);
     mlp_block(weights_->blocks[layer], rows, step);
@@ -266,46 +209,10 @@ void CudaSession::run_head(int first, int count, bool overlap) {
   const ModelConfig& c = model_->config;
   const float* h = h_.as<float>() + int64_t{first} * c.hidden_size;
   const cuda::Weight& head = weights_->head;
-  if (head.has_gemv() && count <= cuda::gemv_rows(head.k, parts_)) {
-    cuda::Gemv call;
-    call.n_jobs = 1;
-    call.jobs[0].weight = head;
-    call.jobs[0].y = logits_.as<float>();
-    call.jobs[0].ldy = c.vocab_size;
-    call.rows = count;
-    call.parts = parts_;
-    call.h = h;
-    call.norm = weights_->final_norm;
-    cuda::gemv(queue_, call, overlap);
-    return;
-  }
+  if (head.has_gemv() && count <= cuda::gemv_rows(head.k, parts_))
+    return cuda::gemv(queue_, head_call(h, count), overlap);
   norm(weights_->final_norm, h, count);
   linear(head, normed_.as<void>(), ld_hidden_, count, false, logits_.as<float>(), c.vocab_size);
-}
-
-CudaSession::Reach CudaSession::reach_of(int last_position, int rows) const {
-  const int wanted = last_position / kKeysPerSplit + 1;
-  const int room = std::max(1, 4 * cuda::device().multiprocessors / (rows * heads_.n_kv_heads));
-  return {std::min({wanted, room, kMaxSplits}), last_position < cuda::kFewKeys};
-}
-
-bool CudaSession::is_step(const Batch& batch) const {
-  if (batch.tokens.size() > static_cast<size_t>(few_)) return false;
-  std::vector<bool> taken(static_cast<size_t>(options_.slots));
-  for (const Segment& s : batch.segments) {
-    if (s.count > 1 || taken[static_cast<size_t>(s.slot)]) return false;
-    taken[static_cast<size_t>(s.slot)] = true;
-  }
-  return true;
-}
-
-const cuda::Graph& CudaSession::step_graph(const StepKey& key) {
-  const auto found = graphs_.find(key);
-  if (found != graphs_.end()) return found->second;
-  queue_.begin_recording();
-  if (key.greedy_steps == 0) run_blocks(key.rows, key.reach, true);
-  for (int i = 0; i < key.greedy_steps; ++i) run_greedy_step(key.rows, key.reach, i > 0);
-  return graphs_.emplace(key, queue_.end_recording()).first->second;
 }
 
 void CudaSession::place_rows(std::span<const int32_t> tokens, std::span<const Segment> segments) {

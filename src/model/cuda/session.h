@@ -6,9 +6,11 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/step.h"
 #include "model/cuda/weights.h"
 #include "model/forward_pass.h"
 
@@ -17,6 +19,9 @@ namespace nibble {
 class CudaSession : public ForwardPass {
  public:
   CudaSession(std::shared_ptr<const Model> model, const SessionOptions& options);
+
+  // Whether steps of one row have been one kernel (NIBBLE_CUDA_STEP, docs/gpu.md).
+  bool used_one_kernel() const;
 
   uint64_t cache_bytes() const override;
   uint64_t workspace_bytes() const override;
@@ -46,6 +51,7 @@ class CudaSession : public ForwardPass {
     auto operator<=>(const StepKey&) const = default;
   };
 
+  static constexpr int kMaxSplits = 32;      // blocks that share a row's keys
   static constexpr int kMaxQuestions = 512;  // answered at a time
   // The record of a decoding loop on the card: step, then found, then times, of so many steps.
   static constexpr int kLoopSteps = 1024;
@@ -53,6 +59,8 @@ class CudaSession : public ForwardPass {
   static constexpr size_t kTimesAt = kFoundAt + size_t{kLoopSteps} * cuda::kMaxColumns * sizeof(int32_t);
   static constexpr size_t kLoopBytes = kTimesAt + size_t{kLoopSteps} * sizeof(uint64_t);
 
+  // Whether a step is one kernel where that takes it; NIBBLE_CUDA_STEP forces one or many.
+  static bool wants_one_kernel(const ModelConfig& config);
   void allocate();
   void fill_rope();
   bool is_step(const Batch& batch) const;
@@ -62,13 +70,21 @@ class CudaSession : public ForwardPass {
   // Queues the blocks for rows_ in place; fused: the few-rows form.
   void run_blocks(int rows, const Reach& reach, bool step, bool overlap = false);
   void run_greedy_step(int rows, const Reach& reach, bool overlap);
+  // The blocks of a step, and the head if asked for, as one kernel's program; null where they are kernels of
+  // their own.
+  const cuda::StepProgram* program(int rows, const Reach& reach, bool head);
+  bool fill_program(cuda::StepProgram& program, int rows, bool head) const;
   // The recorded steps that come next, `left` at most, from a last position on.
   StepKey next_steps(int rows, int last, int left) const;
   void attention_block(const CudaBlock& block, size_t layer, int rows, const Reach& reach, bool step);
   void mlp_block(const CudaBlock& block, int rows, bool step);
   // A product of the norm of the residual stream.
   cuda::Gemv of_norm(const cuda::NormWeight& norm, int rows) const;
-  void fused_projections(const CudaBlock& block, int rows);
+  cuda::Gemv fused_projections(const CudaBlock& block, int rows) const;
+  cuda::Gemv fused_mlp(const CudaBlock& block, int rows) const;
+  bool can_fuse_mlp(const CudaBlock& block, int rows) const;
+  cuda::Attention attention_call(size_t layer, int rows, const Reach& reach, bool step) const;
+  cuda::Gemv head_call(const float* h, int rows) const;
   bool can_fuse_projections(const CudaBlock& block, int rows) const;
   void linear(const cuda::Weight& weight, const void* x, int64_t ldx, int rows, bool add, float* y,
               int64_t ldy, const cuda::Ahead& ahead = {});
@@ -85,9 +101,10 @@ class CudaSession : public ForwardPass {
   std::shared_ptr<const CudaWeights> weights_;
   cuda::Queue queue_;
   cuda::Linears linears_;
-  int parts_;       // numbers a value (kernels/cuda/ops.h)
-  int few_;         // rows up to which a batch of single tokens is a recorded step
-  int logit_rows_;  // that logits_ holds
+  int parts_;        // numbers a value (kernels/cuda/ops.h)
+  int few_;          // rows up to which a batch of single tokens is a recorded step
+  int logit_rows_;   // that logits_ holds
+  bool one_kernel_;  // a step, where that kernel takes it
   cuda::CacheKind cache_kind_;
   cuda::Heads heads_;
   cuda::DeviceMemory rope_, keys_, values_, key_scales_, value_scales_;
@@ -101,6 +118,8 @@ class CudaSession : public ForwardPass {
   const char* asked_ = nullptr;  // up to where weights have been asked for
   int rows_in_batch_ = 0;
   Rows device_rows_ = {}, host_rows_ = {};
+  std::map<std::pair<int, bool>, std::optional<cuda::StepProgram>>
+      programs_;  // of rows, with the head or not
   std::map<StepKey, cuda::Graph> graphs_;
 };
 

@@ -14,8 +14,13 @@ constexpr int kStepsTogether = 8;  // in one recording
 }  // namespace
 
 void CudaSession::run_greedy_step(int rows, const Reach& reach, bool overlap) {
-  run_blocks(rows, reach, true, overlap);
-  run_head(0, rows, true);
+  if (const cuda::StepProgram* whole = program(rows, reach, true)) {
+    cuda::embed(queue_, weights_->embedding, device_rows_.tokens, rows, h_.as<float>(), overlap);
+    whole->run(queue_, true);
+  } else {
+    run_blocks(rows, reach, true, overlap);
+    run_head(0, rows, true);
+  }
   uint64_t* keys = keys_of_best_.as<uint64_t>();
   cuda::argmax(queue_, logits_.as<float>(), model_->config.vocab_size, rows, keys, true);
   char* record = loop_.as<char>();

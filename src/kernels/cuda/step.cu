@@ -1,0 +1,123 @@
+// A decoding step in one kernel (step.h). Its blocks, one a multiprocessor, go through the parts of a program
+// together: warps that compute, and a thread that asks for the weights of later parts as far ahead as there
+// is room, so that memory works while the blocks wait for each other. A part's end is a count of blocks.
+#include "kernels/cuda/step.h"
+
+#include "kernels/cuda/step_attention.cuh"
+#include "kernels/cuda/step_panels.cuh"
+
+namespace nibble::cuda {
+namespace {
+
+// The thread that asks for everything.
+__device__ __noinline__ void ask_for_weights(const StepPart* program, int n_parts, StepShared& shared,
+                                             unsigned char* ring, int stages) {
+  const auto ask_for_part = [&](int i) {
+    Gate& gate = shared.part_here[i % kPartSlots];
+    gate.expect_bytes(sizeof(StepPart));
+    copy_in(&shared.parts[i % kPartSlots], program + i, sizeof(StepPart), gate);
+  };
+  for (int i = 0; i < min(n_parts, kPartsAhead); ++i) ask_for_part(i);
+  RingPlace place;
+  bool waited = false;
+  for (int i = 0; i < n_parts; ++i) {
+    const int later = i + kPartsAhead;
+    if (later < n_parts) {
+      if (later >= kPartSlots) shared.part_done[later % kPartSlots].wait((later / kPartSlots - 1) & 1);
+      ask_for_part(later);
+    }
+    shared.part_here[i % kPartSlots].wait(i / kPartSlots & 1);
+    const StepPart& part = shared.parts[i % kPartSlots];
+    const int own = static_cast<int>(blockIdx.x) - part.first_block;
+    if (own < 0 || own >= part.blocks) continue;
+    if (part.kind == StepPart::kGemv) {
+      ask_for_panels(part, own, shared, ring, stages, place);
+    } else {
+      if (!waited) wait_for_previous();  // places
+      waited = true;
+      ask_for_keys(part, own, shared, ring, stages, place);
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kStepThreads + 32, 1) step_kernel(const __grid_constant__ StepCall call) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(128) unsigned char dynamic[];
+  StepShared& shared = *reinterpret_cast<StepShared*>(dynamic);
+  unsigned char* x = dynamic + (sizeof(StepShared) + 127) / 128 * 128;
+  float* sums = reinterpret_cast<float*>(x + call.x_bytes);
+  float* room = sums + 2 * kSumFloats;
+  unsigned char* ring = reinterpret_cast<unsigned char*>(room + kRoomFloats);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < call.stages; ++i) {
+      shared.full[i].init(1);
+      shared.empty[i].init(kStepWarps);
+    }
+    for (int i = 0; i < kPartSlots; ++i) {
+      shared.part_here[i].init(1);
+      shared.part_done[i].init(1);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  }
+  __syncthreads();
+  let_next_start();
+  if (threadIdx.x >= kStepThreads) {
+    if (threadIdx.x == kStepThreads) ask_for_weights(call.program, call.n_parts, shared, ring, call.stages);
+    return;
+  }
+  wait_for_previous();
+  const StepRoom rooms{x, ring, sums, room};
+  RingPlace place;
+#pragma unroll 1
+  for (int i = 0; i < call.n_parts; ++i) {
+    shared.part_here[i % kPartSlots].wait(i / kPartSlots & 1);
+    const StepPart& part = shared.parts[i % kPartSlots];
+    const int own = static_cast<int>(blockIdx.x) - part.first_block;
+    const bool takes_part = own >= 0 && own < part.blocks;
+    if (takes_part) {
+      if (part.kind == StepPart::kGemv) {
+        multiply(call, part, shared, rooms, place);
+      } else {
+        attend_step(fresh(part), own, shared, ring, call.stages, place, sums, x, [&] {
+          if (threadIdx.x == 0) wait_for_parts(part, call.arrivals);
+          sync_step();
+        });
+      }
+    }
+    sync_step();
+    if (threadIdx.x == 0) {
+      if (takes_part) {
+        asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(call.arrivals + i) : "memory");
+      }
+      shared.part_done[i % kPartSlots].arrive();
+    }
+  }
+  // The last block leaves the counts as they were.
+  if (threadIdx.x > 0) return;
+  __threadfence();
+  if (atomicAdd(call.arrivals + call.n_parts, 1) == static_cast<int>(gridDim.x) - 1) {
+    for (int i = 0; i <= call.n_parts; ++i) call.arrivals[i] = 0;
+  }
+#endif
+}
+
+}  // namespace
+
+size_t step_shared_bytes() {
+  return round_up(sizeof(StepShared), 128) + (2 * kSumFloats + kRoomFloats) * sizeof(float);
+}
+
+void run_step(Queue& queue, const StepCall& call, bool overlap) {
+  static const bool raised = [] {
+    check(cudaFuncSetAttribute(step_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               device().shared_bytes_per_block),
+          "more shared memory");
+    return true;
+  }();
+  static_cast<void>(raised);
+  const size_t shared = step_shared_bytes() + static_cast<size_t>(call.x_bytes + call.stages * kStageBytes);
+  launch_blocks(queue, overlap, true, device().multiprocessors, kStepThreads + 32, shared, step_kernel, call);
+}
+
+}  // namespace nibble::cuda

@@ -1,0 +1,196 @@
+// Attention as a part of a step (step.cu): a block takes a row's query head. Keys and values that lie in the
+// cache come through the ring, keys before values, asked for long before the queries are there; the row's own
+// are made of the projections and written into the cache. All scores first, then the values' sum.
+#pragma once
+
+#include "kernels/cuda/step_input.cuh"
+
+namespace nibble::cuda {
+namespace {
+
+constexpr float kStepLog2E = 1.44269504f;
+
+// Where a row's head lies in the cache: keys of `dim` fp16 numbers one after the other.
+struct StepHead {
+  int head, row, kv_head, position;
+  int64_t first;  // element of its keys, and of its values
+};
+__device__ __forceinline__ StepHead open_head(const Attention& call, int item) {
+  StepHead at;
+  at.row = item / call.heads.n_heads;
+  at.head = item - at.row * call.heads.n_heads;
+  at.kv_head = at.head / (call.heads.n_heads / call.heads.n_kv_heads);
+  at.position = __ldcg(call.places.positions + at.row);
+  at.first = (int64_t{__ldcg(call.places.slots + at.row)} * call.heads.n_kv_heads + at.kv_head) *
+             call.cache.context * call.heads.head_dim;
+  return at;
+}
+
+// Keys of a stage.
+__device__ __forceinline__ int keys_of_stage(int dim) { return kStageUnits * 256 / dim; }
+
+__device__ __forceinline__ void ask_for_keys(const StepPart& part, int own, StepShared& shared,
+                                             unsigned char* ring, int stages, RingPlace& place) {
+  const Attention& call = part.attention;
+  const int dim = call.heads.head_dim, most = keys_of_stage(dim);
+  for (int item = own; item < part.items; item += part.blocks) {
+    const StepHead head = open_head(call, item);
+    for (const void* cache : {call.cache.keys, call.cache.values}) {
+      const __half* from = static_cast<const __half*>(cache) + head.first;
+      for (int first = 0; first < head.position; first += most) {
+        const uint32_t bytes = min(most, head.position - first) * dim * 2;
+        Gate& gate = shared.full[place.stage];
+        shared.empty[place.stage].wait(place.parity ^ 1);
+        gate.expect_bytes(bytes);
+        copy_in(ring + place.stage * kStageBytes, from + first * dim, bytes, gate);
+        place.next(stages);
+      }
+    }
+  }
+}
+
+__device__ __forceinline__ void read_eight(const __half* from, float (&to)[8]) {
+  const uint4 v = *reinterpret_cast<const uint4*>(from);
+  const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
+    to[2 * i] = pair.x;
+    to[2 * i + 1] = pair.y;
+  }
+}
+
+// ready(): until qkv is there. scores: kMaxStepKeys floats; room: kStepAttentionBytes.
+template <typename Ready>
+__device__ __forceinline__ void attend_step(const StepPart& part, int own, StepShared& shared,
+                                            const unsigned char* ring, int stages, RingPlace& place,
+                                            float* scores, unsigned char* room, const Ready& ready) {
+  const Attention& call = part.attention;
+  const Heads& heads = call.heads;
+  const int thread = fresh_thread(), lane = thread % 32, warp = thread / 32, dim = heads.head_dim,
+            half = heads.rope_dims / 2, most = keys_of_stage(dim);
+  const int lanes = dim <= 64 ? 8 : 16, groups = kStepThreads / lanes, group = thread / lanes,
+            first = thread % lanes * 8;
+  float* queries = reinterpret_cast<float*>(room);
+  __half* key = reinterpret_cast<__half*>(queries + kMaxStepDim);
+  __half* value = key + kMaxStepDim;
+  float2* turns = reinterpret_cast<float2*>(value + kMaxStepDim);  // cosines and sines of the position
+  float* records = reinterpret_cast<float*>(turns + kMaxStepDim / 2);
+#pragma unroll 1
+  for (int item = own; item < part.items; item += part.blocks) {
+    const StepHead at = open_head(call, item);
+#pragma unroll 1
+    for (int i = thread; i < half; i += kStepThreads)
+      turns[i] = __ldg(reinterpret_cast<const float2*>(heads.rope) + int64_t{at.position} * half + i);
+    if (item == own) {
+      ready();
+    } else {
+      sync_step();
+    }
+    // Query, key and value of the row, rotated.
+#pragma unroll 1
+    for (int i = thread; i < 3 * dim; i += kStepThreads) {
+      const int which = i >= 2 * dim ? 2 : i >= dim ? 1 : 0, j = i - which * dim;
+      const float* x = call.qkv + (int64_t{at.row} * (heads.n_heads + 2 * heads.n_kv_heads) +
+                                   (which == 0   ? at.head
+                                    : which == 1 ? heads.n_heads + at.kv_head
+                                                 : heads.n_heads + heads.n_kv_heads + at.kv_head)) *
+                                      dim;
+      float number = __ldcg(x + j);
+      if (which < 2 && j < 2 * half) {
+        const bool low = j < half;
+        const float other = __ldcg(x + (low ? j + half : j - half));
+        const float2 turn = turns[low ? j : j - half];
+        number = number * turn.x + (low ? -other : other) * turn.y;
+      }
+      if (which == 0) {
+        queries[j] = number * (kStepLog2E * rsqrtf(static_cast<float>(dim)));
+      } else {
+        const __half rounded = __float2half_rn(number);
+        (which == 1 ? key : value)[j] = rounded;
+        if (at.head % (heads.n_heads / heads.n_kv_heads) == 0)
+          static_cast<__half*>(which == 1 ? call.cache.keys
+                                          : call.cache.values)[at.first + at.position * dim + j] = rounded;
+      }
+    }
+    sync_step();
+    float q[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) q[i] = first < dim ? queries[first + i] : 0.0f;
+    const auto score = [&](const __half* from, int to) {
+      float k[8], sum = 0;
+      read_eight(from + (first < dim ? first : 0), k);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum += q[i] * k[i];
+#pragma unroll 1
+      for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+      if (first == 0) scores[to] = sum;
+    };
+#pragma unroll 1
+    for (int begin = 0; begin < at.position; begin += most) {
+      const __half* keys = reinterpret_cast<const __half*>(ring + place.stage * kStageBytes);
+      const int n = min(most, at.position - begin);
+      shared.full[place.stage].wait(place.parity);
+#pragma unroll 2
+      for (int i = group; i - group < n; i += groups)
+        score(keys + min(i, n - 1) * dim, begin + min(i, n - 1));
+      __syncwarp();
+      if (lane == 0) shared.empty[place.stage].arrive();
+      place.next(stages);
+    }
+    if (warp == 0) score(key, at.position);
+    sync_step();
+    float top = -INFINITY;
+#pragma unroll 1
+    for (int i = lane; i <= at.position; i += 32) top = fmaxf(top, scores[i]);
+    top = warp_max(top);
+    float sum[8] = {}, total = 0;
+    const auto take = [&](const __half* from, int which) {
+      float v[8];
+      read_eight(from + (first < dim ? first : 0), v);
+      const float weight = exp2f(scores[which] - top);
+      total += weight;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum[i] += weight * v[i];
+    };
+#pragma unroll 1
+    for (int begin = 0; begin < at.position; begin += most) {
+      const __half* values = reinterpret_cast<const __half*>(ring + place.stage * kStageBytes);
+      const int n = min(most, at.position - begin);
+      shared.full[place.stage].wait(place.parity);
+#pragma unroll 2
+      for (int i = group; i < n; i += groups) take(values + i * dim, begin + i);
+      __syncwarp();
+      if (lane == 0) shared.empty[place.stage].arrive();
+      place.next(stages);
+    }
+    if (group == 0) take(value, at.position);
+    __syncwarp();
+#pragma unroll 1
+    for (int distance = lanes; distance < 32; distance *= 2) {
+      total += __shfl_xor_sync(0xffffffffu, total, distance);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], distance);
+    }
+    float* record = records + warp * kRecordFloats;
+    if (lane < lanes && first < dim) {
+      *reinterpret_cast<float4*>(record + first) = make_float4(sum[0], sum[1], sum[2], sum[3]);
+      *reinterpret_cast<float4*>(record + first + 4) = make_float4(sum[4], sum[5], sum[6], sum[7]);
+      if (lane == 0) record[kMaxStepDim] = total;
+    }
+    sync_step();
+    if (thread < dim) {
+      float whole = 0, all = 0;
+#pragma unroll
+      for (int w = 0; w < kStepWarps; ++w) {
+        whole += records[w * kRecordFloats + thread];
+        all += records[w * kRecordFloats + kMaxStepDim];
+      }
+      static_cast<__half*>(call.out)[int64_t{at.row} * call.ld + at.head * dim + thread] =
+          __float2half_rn(whole / all * (1 / kInputUnit));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nibble::cuda

@@ -1,0 +1,217 @@
+// A gemv() as a part of a step (step.cu): this block's panels of 16 outputs.
+#pragma once
+
+#include "kernels/cuda/step_gemv.cuh"
+
+namespace nibble::cuda {
+namespace {
+
+// By one thread: until the blocks of the parts before have arrived.
+__device__ __forceinline__ void wait_for_parts(const StepPart& part, const int* arrivals) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (part.after[i] < 0) continue;
+    int seen = 0;
+    do {
+      asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
+                   : "=r"(seen)
+                   : "l"(arrivals + part.after[i])
+                   : "memory");
+    } while (seen < part.arrivals[i]);
+  }
+}
+
+// What a block has in shared memory, and where it stands.
+struct StepRoom {
+  unsigned char *x, *ring;
+  float *sums, *room;
+};
+
+// What the warps need of a part's weights, found once.
+struct StepWeights {
+  int units, stage_units, groups, scales_at, zeros_at, stages;
+  bool has_zeros;
+  float middle;
+};
+template <Form F>
+__device__ __forceinline__ StepWeights find_weights(const StepPart& part, int stages, int lane) {
+  StepWeights w;
+  w.units = part.units;
+  w.stage_units = part.stage_units;
+  w.groups = part.groups;
+  w.stages = stages;
+  // From the lane's codes on.
+  w.scales_at = w.stage_units * 512 - lane * 16 + lane / 4 * 4;
+  w.zeros_at = w.stage_units * 512 - lane * 16 + part.stage_groups * 32 + lane / 4 * (F == Form::kQ4 ? 1 : 2);
+  const Weight& like = part.gemv.jobs[0].weight;
+  w.has_zeros = like.zeros != nullptr;
+  w.middle = static_cast<float>(like.middle);
+  return w;
+}
+
+// acc: the products of a panel.
+template <Form F, int kSteps>
+__device__ __forceinline__ void multiply_panel(const StepWeights& w, int item, StageView& view,
+                                               StepShared& shared, const unsigned char* codes, int lane,
+                                               int warp, RingPlace& place, float (&acc)[4]) {
+  constexpr int kScales = kUnitInputs<F> / 16 / kSteps;
+#pragma unroll 1
+  for (int first = 0; first < w.units; first += w.stage_units) {
+    view.codes = codes + place.stage * kStageBytes;
+    view.scales = view.codes + w.scales_at;
+    view.zeros = view.codes + w.zeros_at;
+    view.first_group = first * kScales >> view.shift;
+    if (F == Form::kQ4) view.zeros += (item * w.groups + view.first_group) % 2 * kGroupZeros;
+    shared.full[place.stage].wait(place.parity);
+    multiply_stage<F, kSteps>(view, first, min(w.stage_units, w.units - first), warp, w.has_zeros, w.middle,
+                              acc);
+    __syncwarp();
+    if (lane == 0) shared.empty[place.stage].arrive();
+    place.next(w.stages);
+  }
+}
+
+// Sums of the warps, [warp][column][16 rows] from the output's own on, turned into what the job asks for;
+// partner: from there to the partner's sums.
+template <Form F>
+__device__ __forceinline__ void finish_step(const GemvJob& job, int row, int n, const float* sums,
+                                            int columns, int partner, const Addends& addends) {
+  const auto total = [&](const float* from) {
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kStepWarps; ++w) sum += from[w * columns * 16];
+    return sum;
+  };
+  constexpr float kUnit = kInputUnit / kLowUnit<F>;
+  float value = total(sums) * kUnit + addends.bias;
+  if (job.finish == Finish::kStore || job.finish == Finish::kAdd) {
+    job.y[row * job.ldy + n] = addends.before + value;
+    return;
+  }
+  if (job.finish == Finish::kGelu) {
+    value = gelu_new(value);
+  } else {
+    value = silu(value) * (total(sums + partner) * kUnit + addends.partner_bias);
+  }
+  static_cast<__half*>(job.out)[row * job.ld_out + n] = __float2half_rn(value * (1 / kInputUnit));
+}
+
+// What a thread finishes of a batch of panels: an output of one of them, and what it needs besides.
+struct StepOutput {
+  const GemvJob* job = nullptr;  // null: nothing
+  int which, row, n;
+  Addends addends;
+};
+__device__ __forceinline__ StepOutput find_output(const StepPart& part, int batch, int thread) {
+  const Gemv& gemv = part.gemv;
+  StepOutput output;
+  if (thread >= part.together * part.gemv.rows * 16) return output;
+  const int line = thread / 16;
+  output.which = gemv.rows == 1 ? line : line / gemv.rows;
+  output.row = line - output.which * gemv.rows;
+  const int item = batch + output.which * part.blocks;
+  if (item >= part.items) return output;
+  const GemvJob& job = gemv.jobs[job_of(gemv, item)];
+  output.n = (item - job.first_item) * 16 + thread % 16;
+  if (output.n >= job.weight.n) return output;
+  output.job = &job;
+  load_biases(output.addends, job, output.n);
+  return output;
+}
+
+template <Form F, int kSteps>
+__device__ __forceinline__ void multiply_items(const StepCall& call, const StepPart& any_part,
+                                               StepShared& shared, const StepRoom& room, RingPlace& place) {
+  const StepPart& part = fresh(any_part);
+  const int thread = fresh_thread(), lane = thread % 32, warp = thread / 32,
+            own = static_cast<int>(blockIdx.x) - part.first_block;
+  const Gemv& gemv = part.gemv;
+  const int columns = gemv.rows, item_size = part.sides * kStepWarps * columns * 16,
+            k = gemv.jobs[0].weight.k;
+  const StepInput input{reinterpret_cast<__half*>(room.x), reinterpret_cast<float*>(room.x + part.sums_at),
+                        (k + 63) / 64 * 64 + 16};
+  StageView view;
+  view.x = input.x + min(lane / 4, columns - 1) * input.stride + lane % 4 * 8;
+  view.x_sums = input.sums + lane % 4 * 2;
+  view.last_group = part.groups - 1;
+  view.shift = part.group_shift;
+  StepOutput output = find_output(part, own, thread);
+  if (!part.keeps_input) {
+    if (thread == 0) wait_for_parts(part, call.arrivals);
+    sync_step();
+    const bool needed = own < part.items || part.shares_input;
+    if (gemv.x) {
+      if (needed) stage_stored(gemv, k, 16 * kSteps, input, thread);
+    } else {
+      const RingPlace first = place;
+      const float* norms[2] = {nullptr, nullptr};
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (i >= part.norm_stages) continue;
+        norms[i] = reinterpret_cast<const float*>(room.ring + place.stage * kStageBytes);
+        shared.full[place.stage].wait(place.parity);
+        place.next(call.stages);
+      }
+      if (needed)
+        stage_normed(gemv, k, 16 * kSteps, norms[0], norms[1], input, thread, room.sums,
+                     reinterpret_cast<float2*>(room.room));
+      __syncwarp();
+      if (lane == 0) {
+        RingPlace done = first;
+        for (int i = 0; i < part.norm_stages; ++i, done.next(call.stages)) shared.empty[done.stage].arrive();
+      }
+    }
+    sync_step();
+  }
+  const StepWeights weights = find_weights<F>(part, call.stages, lane);
+  const int items = part.items, sides = part.sides, blocks = part.blocks, together = part.together;
+  const unsigned char* codes = room.ring + lane * 16;
+  const int column = lane % 4 * 2;
+  float* half = room.sums;
+  float* own_sums = half + warp * columns * 16 + lane / 4 + column * 16;  // this lane's
+#pragma unroll 1
+  for (int batch = own; batch < items; batch += together * blocks) {
+    if (batch != own) output = find_output(part, batch, thread);
+    if (output.job) load_before(output.addends, *output.job, output.row, output.n);
+    float* to = own_sums;
+    int held = 0;
+#pragma unroll 1
+    for (int item = batch; held < together && item < items; item += blocks, ++held) {
+#pragma unroll 1
+      for (int side = 0; side < sides; ++side, to += kStepWarps * columns * 16) {
+        float acc[4] = {};
+        multiply_panel<F, kSteps>(weights, item, view, shared, codes, lane, warp, place, acc);
+        constexpr float kHigh = F == Form::kQ4 ? kLowUnit<F> / kHighUnit<F> : 1.0f;
+        if (column < columns) {
+          to[0] = acc[0];
+          to[8] = acc[2] * kHigh;
+        }
+        if (column + 1 < columns) {
+          to[16] = acc[1];
+          to[24] = acc[3] * kHigh;
+        }
+      }
+    }
+    sync_step();
+    if (output.job)
+      finish_step<F>(*output.job, output.row, output.n,
+                     half + output.which * item_size + output.row * 16 + output.n % 16, columns,
+                     kStepWarps * columns * 16, output.addends);
+    own_sums += half == room.sums ? kSumFloats : -kSumFloats;
+    half = half == room.sums ? room.sums + kSumFloats : room.sums;
+  }
+}
+
+__device__ __forceinline__ void multiply(const StepCall& call, const StepPart& part, StepShared& shared,
+                                         const StepRoom& room, RingPlace& place) {
+  if (!part.narrow) {
+    if (part.steps == 2) return multiply_items<Form::kQ8, 2>(call, part, shared, room, place);
+    return multiply_items<Form::kQ8, 1>(call, part, shared, room, place);
+  }
+  if (part.steps == 4) return multiply_items<Form::kQ4, 4>(call, part, shared, room, place);
+  if (part.steps == 2) return multiply_items<Form::kQ4, 2>(call, part, shared, room, place);
+  multiply_items<Form::kQ4, 1>(call, part, shared, room, place);
+}
+
+}  // namespace
+}  // namespace nibble::cuda

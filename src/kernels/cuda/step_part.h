@@ -1,0 +1,61 @@
+// A step's program as it lies on the card, and what its kernel has room for: shared by the host, which writes
+// it (step_program.cpp), and the kernel (step.cu).
+#pragma once
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/gemv_forms.h"
+#include "kernels/cuda/ops.h"
+
+namespace nibble::cuda {
+
+inline constexpr int kStepWarps = 8,
+                     kStepThreads = kStepWarps * 32;                // that compute; one more asks for weights
+inline constexpr int kMaxStepColumns = 4;                           // rows that a program takes
+inline constexpr int kStageUnits = 4 * kStepWarps;                  // of 512 bytes, in a stage at most
+inline constexpr int kStageBytes = kStageUnits * 512 + 1024 + 528;  // codes, scales, zero points
+inline constexpr int kMaxStages = 16, kLeastStages = 4;
+inline constexpr int kPartSlots = 8, kPartsAhead = 3;  // parts in shared memory; asked for before their turn
+inline constexpr int kGroupZeros = 8;    // bytes of a group's zero points in nibbles; twice as many in bytes
+inline constexpr int kSumFloats = 2048;  // sums of a batch of panels; there are two
+inline constexpr int kMaxNormed = 2 * kSumFloats;    // inputs of a norm, which lie where sums will
+inline constexpr int kMaxStepKeys = 2 * kSumFloats;  // of attention, whose scores do
+inline constexpr int kMaxStepDim = 128;              // of a head
+inline constexpr int kRoomFloats = 4 * kStepWarps * kMaxStepColumns;  // for totals over all threads
+// Of attention besides scores: query, key and value, cosines and sines, records of the warps.
+inline constexpr int kRecordFloats = kMaxStepDim + 4;
+inline constexpr int kStepAttentionBytes = kMaxStepDim * (4 + 2 + 2 + 4) + kStepWarps * kRecordFloats * 4;
+
+// A part of a step: a gemv() or attention, by the blocks first_block … of the grid.
+struct alignas(16) StepPart {
+  enum Kind : int { kGemv, kAttention };
+  Kind kind;
+  int first_block, blocks;
+  int after[2], arrivals[2];  // parts that must have ended, or −1, and how many blocks end them
+  // gemv()
+  bool keeps_input, shares_input;  // that of the part two before; the other side of it
+  bool narrow;                     // codes of 4 bits
+  int steps;                       // products of 16 inputs that share a scale
+  int items, sides;                // panels of all jobs, rows' heads; two where there is a partner
+  int units, stage_units, groups, stage_groups;  // of a panel; of a stage
+  int group_shift;                               // of a group: steps that share a scale to its power of two
+  int norm_stages;                               // that hold the norm's weight and bias
+  int sums_at;                                   // of the input, in shared memory
+  int together;                                  // panels whose sums are put together at once
+  union {
+    Gemv gemv;
+    Attention attention;
+  };
+};
+
+struct StepCall {
+  const StepPart* program;
+  int n_parts;
+  int* arrivals;  // [n_parts + 1] of blocks, zeros before and after
+  int x_bytes;    // of shared memory, for inputs and their sums
+  int stages;
+};
+void run_step(Queue& queue, const StepCall& call, bool overlap);
+// Bytes of shared memory besides inputs and stages.
+size_t step_shared_bytes();
+
+}  // namespace nibble::cuda
