@@ -25,9 +25,8 @@ std::vector<int> allowed_processors() {
 constexpr auto kSpin = std::chrono::microseconds(50);
 
 // Looks for done() for kSpin: most jobs end within it, and waking a sleeper costs more. Meanwhile prefetches.
-// crowded: somebody who works may be waiting for this processor, so it is offered at every look.
 template <typename Done>
-bool spin_until(bool crowded, Done done, const char* data = nullptr, size_t bytes = 0) {
+bool spin_until(Done done, const char* data = nullptr, size_t bytes = 0) {
   constexpr size_t kLine = 64, kLines = 8;  // lines between two looks
   for (size_t at = 0; at < bytes; at += kLine * kLines) {
     if (done()) return true;
@@ -37,11 +36,7 @@ bool spin_until(bool crowded, Done done, const char* data = nullptr, size_t byte
   do {
     for (int i = 0; i < 64; ++i) {
       if (done()) return true;
-      if (crowded) {
-        ::sched_yield();
-      } else {
-        _mm_pause();
-      }
+      _mm_pause();
     }
   } while (std::chrono::steady_clock::now() < deadline);
   return done();
@@ -49,16 +44,17 @@ bool spin_until(bool crowded, Done done, const char* data = nullptr, size_t byte
 
 }  // namespace
 
-ThreadPool::ThreadPool(int n_threads, bool pin) : prefetch_(static_cast<size_t>(std::max(n_threads, 1))) {
+ThreadPool::ThreadPool(int n_threads, bool pin)
+    : size_(n_threads), prefetch_(static_cast<size_t>(std::max(n_threads, 1))) {
   NIBBLE_CHECK(n_threads >= 1);
   const std::vector<int> processors = allowed_processors();
-  crowded_ = n_threads > static_cast<int>(processors.size());  // before the workers read it
-  for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  n_running_ = processors.empty() ? n_threads : std::min(n_threads, static_cast<int>(processors.size()));
+  for (int i = 1; i < n_running_; ++i) workers_.emplace_back([this, i] { work(i); });
   if (!pin) return;
-  for (int i = 0; i < n_threads && !processors.empty(); ++i) {
+  for (int i = 0; i < n_running_ && !processors.empty(); ++i) {
     cpu_set_t one;
     CPU_ZERO(&one);
-    CPU_SET(processors[static_cast<size_t>(i) % processors.size()], &one);
+    CPU_SET(processors[static_cast<size_t>(i)], &one);
     const pthread_t thread = i == 0 ? ::pthread_self() : workers_[static_cast<size_t>(i) - 1].native_handle();
     ::pthread_setaffinity_np(thread, sizeof one, &one);
   }
@@ -75,23 +71,25 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::execute(int thread) {
-  try {
-    function_(argument_, thread);
-  } catch (...) {
-    std::lock_guard lock(mutex_);
-    if (!error_) error_ = std::current_exception();
+  while (thread < size_) {
+    try {
+      function_(argument_, thread);
+    } catch (...) {
+      std::lock_guard lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+    if (n_running_ == size_) return;
+    thread = next_.fetch_add(1, std::memory_order_relaxed);
   }
 }
 
 void ThreadPool::run_erased(Erased function, void* argument) {
-  if (workers_.empty()) {
-    function(argument, 0);
-    return;
-  }
+  if (size_ == 1) return function(argument, 0);
   NIBBLE_CHECK(running_.load() == 0);
   function_ = function;
   argument_ = argument;
   error_ = nullptr;
+  next_.store(n_running_, std::memory_order_relaxed);
   running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   // A worker counts itself as a sleeper before it looks at the generation for the last time, so either it
   // sees the new one or it is seen here.
@@ -102,7 +100,7 @@ void ThreadPool::run_erased(Erased function, void* argument) {
   }
   execute(0);
   const auto all_done = [&] { return running_.load(std::memory_order_seq_cst) == 0; };
-  if (!spin_until(crowded_, all_done)) {
+  if (!spin_until(all_done)) {
     std::unique_lock lock(mutex_);
     caller_sleeps_.store(true, std::memory_order_seq_cst);
     done_.wait(lock, all_done);
@@ -116,7 +114,7 @@ void ThreadPool::work(int thread) {
   Prefetch prefetch;
   for (;;) {
     const auto changed = [&] { return generation_.load(std::memory_order_seq_cst) != seen; };
-    if (!spin_until(crowded_, changed, prefetch.data, prefetch.bytes)) {
+    if (!spin_until(changed, prefetch.data, prefetch.bytes)) {
       std::unique_lock lock(mutex_);
       sleepers_.fetch_add(1, std::memory_order_seq_cst);
       wake_.wait(lock, changed);

@@ -15,9 +15,11 @@
 
 namespace nibble {
 
-// Runs a function on every thread of the pool; the caller is thread 0. Whoever waits
-// spins for about 50 µs (yielding, where there are more threads than processors), then sleeps. Not reentrant:
-// a job must not start another job.
+// Runs a function for every thread of the pool; the caller is thread 0. Whoever waits spins for about 50 µs,
+// then sleeps. Of more threads than there are processors for this process only as many run, and who is done
+// with its own share takes those of the others: two threads that take turns on a processor make every job
+// wait for both. So how work is cut, and with it every result, follows size() and not the machine, and the
+// shares of a job must not wait for each other. Not reentrant: a job must not start another job.
 class ThreadPool {
  public:
   // pin: each thread stays on a processor of its own, as far as there are so many for this process.
@@ -26,7 +28,7 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int size() const { return static_cast<int>(workers_.size()) + 1; }
+  int size() const { return size_; }
 
   // job(thread) for thread in [0, size()). Rethrows the first exception of any thread.
   template <typename Job>
@@ -80,14 +82,16 @@ class ThreadPool {
     size_t bytes = 0;
   };
 
+  const int size_;
+  int n_running_ = 1;  // threads that there are, the caller among them
   std::vector<std::thread> workers_;
   std::vector<Prefetch> prefetch_;  // [size()], written between jobs, read within them
   std::atomic<uint64_t> generation_{0};
+  std::atomic<int> next_{0};  // whose share is next, where fewer run than asked for
   std::atomic<int> running_{0};
   std::atomic<int> sleepers_{0};  // workers that must be notified
   std::atomic<bool> caller_sleeps_{false};
   std::atomic<bool> stop_{false};
-  bool crowded_ = false;  // more threads than processors
   Erased function_ = nullptr;
   void* argument_ = nullptr;
   std::mutex mutex_;

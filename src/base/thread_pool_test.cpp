@@ -1,6 +1,8 @@
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
+#include <sched.h>
 
 #include <chrono>
 #include <numeric>
@@ -48,6 +50,36 @@ TEST(ThreadPool, PiecesCoverTheRangeOnce) {
     pool.parallel_each(n, [&](size_t i, int) { ++seen[i]; });
     EXPECT_TRUE(std::all_of(seen.begin(), seen.end(), [](const auto& count) { return count == 1; }));
   }
+}
+
+// Fewer threads run then, but the shares are the same, and each is done once.
+TEST(ThreadPool, MoreThreadsThanProcessors) {
+  std::thread([] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<size_t>(sched_getcpu()), &one);
+    ASSERT_EQ(0, ::pthread_setaffinity_np(::pthread_self(), sizeof one, &one));
+    ThreadPool pool(5);
+    ASSERT_EQ(pool.size(), 5);
+    for (int job = 0; job < 100; ++job) {
+      std::vector<int> counts(5);
+      pool.run([&](int thread) { ++counts[static_cast<size_t>(thread)]; });
+      EXPECT_EQ(counts, std::vector<int>(5, 1));
+      std::vector<size_t> begins(5);
+      pool.parallel_for(50, 1, [&](size_t begin, size_t end, int thread) {
+        EXPECT_EQ(end, begin + 10);
+        begins[static_cast<size_t>(thread)] = begin;
+      });
+      EXPECT_EQ(begins, (std::vector<size_t>{0, 10, 20, 30, 40}));
+      std::vector<int> seen(23);
+      pool.parallel_each(seen.size(), [&](size_t i, int) { ++seen[i]; });
+      EXPECT_EQ(seen, std::vector<int>(23, 1));
+    }
+    EXPECT_THROW(pool.run([](int thread) {
+      if (thread == 4) throw std::runtime_error("no");
+    }),
+                 std::runtime_error);
+  }).join();
 }
 
 TEST(ThreadPool, AnExceptionReachesTheCallerAndThePoolGoesOn) {
