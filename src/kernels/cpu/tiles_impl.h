@@ -20,8 +20,10 @@ namespace {
 constexpr int kTileRows = kBf16TileRows;                            // of x in a tile
 constexpr int64_t kStepInputs = kBf16TileInputs, kStepWords = 256;  // a word: two inputs of a row
 constexpr int64_t kFewRows = 2 * kTileRows;  // up to here a weight is multiplied once after it was read
-constexpr int64_t kPieceInputs = 512;        // whose steps are in scratch at a time: the first-level cache's
-constexpr int64_t kRowsInCache = 512;        // of x, of so many inputs: the second-level cache's
+// At most, whose steps are in scratch at a time: the first-level cache's. Where sums are copied, too, fewer
+// and longer pieces are faster.
+constexpr int64_t kPieceInputs = 640, kCopiedPieceInputs = 2 * kPieceInputs;
+constexpr int64_t kRowsInCache = 512;  // of x, of so many inputs: the second-level cache's
 
 template <class V>
 constexpr int kHalves = kPanelRows / V::kLanes;
@@ -192,6 +194,28 @@ void tiles_of_block(const uint16_t* x, int64_t block, const uint32_t* b, int64_t
   if constexpr (kM > 1 && kN > 1) T::template store<3>(below + kTileRows, row_bytes);
 }
 
+// Rows of `columns` floats into a block with kColumns in a row, zeros behind, or out of it.
+template <class V, int kColumns>
+void copy_in(const float* from, int64_t apart, int64_t rows, int64_t columns, float* block) {
+  for (int64_t r = 0; r < rows; ++r, from += apart, block += kColumns) {
+    NIBBLE_UNROLL for (int c = 0; c < kColumns; c += V::kLanes)
+        V::store(block + c, part_of_row<V>(from, c, columns));
+  }
+}
+template <class V, int kColumns>
+void copy_out(const float* block, int64_t rows, int64_t columns, float* to, int64_t apart) {
+  for (int64_t r = 0; r < rows; ++r, block += kColumns, to += apart) {
+    NIBBLE_UNROLL for (int c = 0; c < kColumns; c += V::kLanes) {
+      const typename V::F part = V::load(block + c);
+      if (c + V::kLanes <= columns) {
+        V::store(to + c, part);
+      } else if (c < columns) {
+        V::store(to + c, part, columns - c);
+      }
+    }
+  }
+}
+
 template <class T, class V, class Steps>
 struct TileProduct {
   const Steps& w;
@@ -202,38 +226,64 @@ struct TileProduct {
   uint32_t* scratch;
   int64_t configured = -1;
 
+  // Whether rows of y begin at cache lines, if the first does.
+  bool in_lines() const { return ldy % kTileRows == 0; }
+
   // y (+)= panels [panel, panel + kN), inputs [begin, end), for the rows of x.
   template <int kN>
   void work(int64_t panel, int64_t begin, int64_t end) {
-    const int64_t steps = steps_of(end - begin), panel_words = steps * kStepWords;
-    const int64_t block = kTileRows * steps_of(w.inputs()) * kStepInputs;
-    const int64_t column = panel * kPanelRows, columns = std::min<int64_t>(w.rows() - column, kN * kTileRows);
-    for (int p = 0; p < kN; ++p) w.make(panel + p, begin, end, scratch + p * panel_words);
-    for (int64_t row = rows_begin; row < rows_end; row += kFewRows) {
-      const int64_t rows = std::min(kFewRows, rows_end - row);
-      if (rows != configured)
-        T::configure(std::min<int64_t>(rows, kTileRows), std::max<int64_t>(rows - kTileRows, 1));
-      configured = rows;
-      const uint16_t* tiles = x + row / kTileRows * block + begin * kTileRows;
-      float* const to = y + row * ldy + column;
-      const auto multiply = [&](const BlockSums& sums) {
-        if (rows > kTileRows) {
-          tiles_of_block<T, 2, kN>(tiles, block, scratch, panel_words, steps, sums);
-        } else {
-          tiles_of_block<T, 1, kN>(tiles, block, scratch, panel_words, steps, sums);
-        }
-      };
-      if (columns == kN * kTileRows) {
-        multiply(begin > 0 ? BlockSums{to, ldy, to, ldy}
-                           : BlockSums{bias ? bias + column : nullptr, 0, to, ldy});
-      } else {  // tiles have no half columns
-        alignas(64) float whole[2 * kTileRows][kN * kTileRows] = {};
-        for (int64_t r = 0; r < rows; ++r) {
-          if (begin > 0 || bias) std::copy_n(begin > 0 ? to + r * ldy : bias + column, columns, whole[r]);
-        }
-        multiply({whole[0], kN * kTileRows, whole[0], kN * kTileRows});
-        for (int64_t r = 0; r < rows; ++r) std::copy_n(whole[r], columns, to + r * ldy);
+    const int64_t steps = steps_of(end - begin), column = panel * kPanelRows;
+    const int64_t columns = std::min<int64_t>(w.rows() - column, kN * kTileRows);
+    for (int p = 0; p < kN; ++p) w.make(panel + p, begin, end, scratch + p * steps * kStepWords);
+    if (columns == kN * kTileRows && in_lines()) {
+      for (int64_t row = rows_begin; row < rows_end; row += kFewRows) {
+        float* const to = y + row * ldy + column;
+        multiply<kN>(
+            row, begin, steps,
+            begin > 0 ? BlockSums{to, ldy, to, ldy} : BlockSums{bias ? bias + column : nullptr, 0, to, ldy});
       }
+    } else {
+      work_beside<kN>(column, columns, begin, steps);
+    }
+  }
+
+  // Tiles have no half columns, and where rows of y do not begin at cache lines they take nearly twice as
+  // long to store. Sums then lie beside y; what a block left there is copied while the next one is
+  // multiplied.
+  template <int kN>
+  void work_beside(int64_t column, int64_t columns, int64_t begin, int64_t steps) {
+    constexpr int kColumns = kN * kTileRows;
+    alignas(64) float blocks[2][kFewRows * kColumns], start[kColumns] = {};
+    if (bias) copy_in<V, kColumns>(bias + column, 0, 1, columns, start);
+    const auto rows_at = [&](int64_t row) { return std::min(kFewRows, rows_end - row); };
+    const auto finish = [&](int64_t row, const float* block) {
+      copy_out<V, kColumns>(block, rows_at(row), columns, y + row * ldy + column, ldy);
+    };
+    int64_t row = rows_begin;
+    for (int now = 0; row < rows_end; row += kFewRows, now = 1 - now) {
+      float* const block = blocks[now];
+      if (begin > 0) copy_in<V, kColumns>(y + row * ldy + column, ldy, rows_at(row), columns, block);
+      multiply<kN>(row, begin, steps,
+                   begin > 0 ? BlockSums{block, kColumns, block, kColumns}
+                             : BlockSums{bias ? start : nullptr, 0, block, kColumns});
+      if (row > rows_begin) finish(row - kFewRows, blocks[1 - now]);
+      if (row + kFewRows >= rows_end) finish(row, block);
+    }
+  }
+
+  // Adds to a block's sums the products of its rows, from `row` on, and the steps in scratch.
+  template <int kN>
+  void multiply(int64_t row, int64_t begin, int64_t steps, const BlockSums& sums) {
+    const int64_t rows = std::min(kFewRows, rows_end - row);
+    if (rows != configured)
+      T::configure(std::min<int64_t>(rows, kTileRows), std::max<int64_t>(rows - kTileRows, 1));
+    configured = rows;
+    const int64_t block = kTileRows * steps_of(w.inputs()) * kStepInputs;
+    const uint16_t* tiles = x + row / kTileRows * block + begin * kTileRows;
+    if (rows > kTileRows) {
+      tiles_of_block<T, 2, kN>(tiles, block, scratch, steps * kStepWords, steps, sums);
+    } else {
+      tiles_of_block<T, 1, kN>(tiles, block, scratch, steps * kStepWords, steps, sums);
     }
   }
 
@@ -243,10 +293,14 @@ struct TileProduct {
     if (panel < panel_end) work<1>(panel, begin, end);
   }
 
-  // The same cuts for any number of rows, so that sums are the same.
+  // The same cuts for any number of rows, so that sums are the same; pieces of the same length, so that none
+  // loads and stores its sums for a few steps.
   void pieces(int64_t panel_begin, int64_t panel_end) {
-    for (int64_t begin = 0; begin < w.inputs(); begin += kPieceInputs)
-      panels(panel_begin, panel_end, begin, std::min(w.inputs(), begin + kPieceInputs));
+    const int64_t longest = (in_lines() ? kPieceInputs : kCopiedPieceInputs) / kStepInputs;
+    const int64_t steps = steps_of(w.inputs()), count = (steps + longest - 1) / longest;
+    const int64_t inputs = (steps + count - 1) / count * kStepInputs;
+    for (int64_t begin = 0; begin < w.inputs(); begin += inputs)
+      panels(panel_begin, panel_end, begin, std::min(w.inputs(), begin + inputs));
   }
 };
 
@@ -285,7 +339,7 @@ void packed_bf16(const PackedView& w, const uint16_t* x, const float* bias, floa
 template <class T, class V>
 void dense_by_tiles(const DenseView& w, const uint16_t* x, const float* bias, float* y, int64_t ldy,
                     int64_t m, int64_t n_begin, int64_t n_end) {
-  alignas(64) uint32_t scratch[2 * kPieceInputs / kStepInputs * kStepWords];
+  alignas(64) uint32_t scratch[2 * kCopiedPieceInputs / kStepInputs * kStepWords];
   const DenseView rows{w.dtype, w.data, n_end, w.k};
   multiply_by_tiles<T, V>(DenseSteps<T>{rows}, x, bias, y, ldy, m, n_begin / kPanelRows,
                           (n_end + kPanelRows - 1) / kPanelRows, scratch);
