@@ -29,8 +29,8 @@ inline const uint8_t* load_segment(const uint8_t* chunk, int half, int64_t chunk
   return chunk;
 }
 
-// What a group's sums are multiplied with, [2][lanes]: its scales, and its zero points as integers where
-// products are added as such, else times the scales.
+// What a group's sums are multiplied with, [2][lanes]: its scales, and its zero points, as integers where
+// products are added as such.
 template <class V, int kBits>
 inline void group_factors(const PackedView& w, int64_t panel, int64_t first_group, int64_t group, int half,
                           float* factors) {
@@ -40,7 +40,7 @@ inline void group_factors(const PackedView& w, int64_t panel, int64_t first_grou
   if constexpr (V::kSteps) {
     V::istore(factors + V::kLanes, zeros);
   } else {
-    V::store(factors + V::kLanes, V::mul(scale, V::to_float(zeros)));
+    V::store(factors + V::kLanes, V::to_float(zeros));
   }
 }
 
@@ -122,7 +122,8 @@ void packed_i8_tile(const PackedI8& product, int64_t panel, int half, const floa
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) whole[r] =
           V::isub(V::izero(), V::imul(zero, V::iset(acts.counts[r])));
     } else {
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] =
+          V::fnma(V::load(factors + V::kLanes), V::set(acts.sums[r]), V::zero());
     }
     const int64_t end = s + block_segments < segments ? s + block_segments : segments;
     for (; s < end; ++s, next_segment()) {
@@ -153,9 +154,7 @@ void packed_i8_tile(const PackedI8& product, int64_t panel, int half, const floa
         const typename V::F by_unit = V::mul(V::to_float(whole[r]), V::set(acts.units[r]));
         V::store(total[r], V::fma(scale, by_unit, V::load(total[r])));
       } else {
-        const typename V::F sums = V::set(acts.sums[r]);
-        V::store(total[r],
-                 V::fnma(V::load(factors + V::kLanes), sums, V::fma(scale, sum[r], V::load(total[r]))));
+        V::store(total[r], V::fma(scale, sum[r], V::load(total[r])));
       }
     }
     if constexpr (kManyRows) asm volatile("" : "+m"(total));
@@ -195,9 +194,8 @@ void packed_i8_short_groups(const PackedI8& product, int64_t panel, int half, in
       if constexpr (kFactors == Factors::kF16WithNibbles)
         zero = V::to_float(V::load_zero_nibbles(w.zeros + at * 8, half));
     }
-    zero = V::mul(scale, zero);
     typename V::F sum[kRows];
-    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::zero();
+    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = V::fnma(zero, V::set(acts.sums[r]), V::zero());
     NIBBLE_UNROLL for (int s = 0; s < kSegments; ++s) {
       if (s > 0 && stream.left <= 0) break;
       stream.ask_ahead();
@@ -209,8 +207,7 @@ void packed_i8_short_groups(const PackedI8& product, int64_t panel, int half, in
       }
       acts.codes += kRows * kActSegment, acts.scales += kRows;
     }
-    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] =
-        V::fnma(zero, V::set(acts.sums[r]), V::fma(scale, sum[r], total[r]));
+    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = V::fma(scale, sum[r], total[r]);
     acts.sums += kRows;
   }
   NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, total[r], valid);
