@@ -10,14 +10,48 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/gemv_finish.cuh"
 #include "kernels/cuda/gemv_forms.h"
+#include "kernels/cuda/gemv_jobs.cuh"
 #include "kernels/cuda/gemv_stage.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
 
 namespace nibble::cuda {
 namespace {
+
+// What the sums over a weight count.
+template <Form F>
+__device__ __forceinline__ float unit_of(const Weight& weight) {
+  return kInputUnit * (F == Form::kF16 ? weight.unit : 1 / kLowUnit<F>);
+}
+
+// Sums of the warps, turned into what the job asks for; sums[warp][column][16 rows].
+template <Form F>
+__device__ __forceinline__ void finish(const GemvJob& job, int row, int n, int parts, const float* sums,
+                                       int warps, int columns, const Addends& addends) {
+  const auto total = [&](int first_warp) {
+    float sum = 0;
+#pragma unroll 1
+    for (int part = parts - 1; part >= 0; --part) {
+      sum *= 1 / kPartStep;
+      const float* from = sums + (first_warp * columns + row * parts + part) * 16 + n % 16;
+#pragma unroll 4
+      for (int w = 0; w < warps; ++w) sum += from[w * columns * 16];
+    }
+    return sum;
+  };
+  float value = total(0) * unit_of<F>(job.weight) + addends.bias;
+  if (job.finish == Finish::kStore) {
+    job.y[row * job.ldy + n] = value;
+  } else if (job.finish == Finish::kAdd) {
+    job.y[row * job.ldy + n] = addends.before + value;
+  } else {
+    value = job.finish == Finish::kGelu
+                ? gelu_new(value)
+                : silu(value) * (total(warps) * unit_of<F>(job.partner) + addends.partner_bias);
+    store_parts(static_cast<__half*>(job.out) + row * parts * job.ld_out + n, job.ld_out, parts, value);
+  }
+}
 
 struct Plan {
   int items;       // panels of all jobs
@@ -144,6 +178,13 @@ __global__ void __maxnreg__(kGemvRegisters)
     // The other half is free: everyone has come past the barrier since it was read.
     half = half == sums ? sums + plan.together * sum_size : sums;
   }
+}
+
+// ⌈2³² / group⌉, by which an input becomes its group: the upper half of a product; 0 for one group.
+uint32_t group_magic(const Weight& w) {
+  if (!w.packed() || w.group >= w.k) return 0;
+  expect(int64_t{w.k} * w.group < int64_t{1} << 32);  // else the quotients would not be exact
+  return static_cast<uint32_t>((int64_t{1} << 32) / w.group) + ((int64_t{1} << 32) % w.group > 0 ? 1 : 0);
 }
 
 template <Form F, int kSteps, bool kWide, int kTiles>

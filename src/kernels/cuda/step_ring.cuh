@@ -2,7 +2,7 @@
 // as far ahead as there is room, and the warps that compute follow.
 #pragma once
 
-#include "kernels/cuda/gemv_finish.cuh"
+#include "kernels/cuda/gemv_jobs.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/step_part.h"
 
