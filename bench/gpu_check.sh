@@ -42,6 +42,7 @@ stage "operations against float64" tests "$programs/kernels_test" 'Cuda*'
 stage "models against the golden ones and the processor" tests "$programs/model_test" '*Cuda*'
 small='*Fused*:*Order*:*Norms*:*Embed*:*Logits*'
 stage "quantization against the processor" tests "$programs/quant_test" 'Cuda*'
+stage "a packed parallel block, its steps in one kernel" tests "$programs/quant_test" 'CudaQuantize.APacked*' env NIBBLE_CUDA_STEP=one
 stage "memcheck, operations" sanitized memcheck "$programs/kernels_test" "CudaOps.*:CudaStep.Layers*"
 stage "memcheck, models" sanitized memcheck "$programs/model_test" '*CudaModel*/gptq_act*:*CudaModel*/phi*'
 stage "memcheck, quantization" sanitized memcheck "$programs/quant_test" 'CudaQuantize.Factor*:CudaQuantize.Loop*'
