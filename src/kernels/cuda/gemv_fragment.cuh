@@ -149,10 +149,9 @@ __device__ __forceinline__ uint32_t subtract(uint32_t a, uint32_t b) {
   return *reinterpret_cast<const uint32_t*>(&difference);
 }
 
-// The four registers of the left operand: codes of step `step` less their zero points, in units kLowUnit and
-// kHighUnit; exact.
+// The four registers of the left operand: codes of step `step`, in units kLowUnit and kHighUnit.
 template <Form F>
-__device__ __forceinline__ void to_operand(const uint4& codes, int step, uint2 zeros, uint32_t (&a)[4]) {
+__device__ __forceinline__ void codes_of_step(const uint4& codes, int step, uint32_t (&a)[4]) {
   if constexpr (F == Form::kQ4) {
     const uint32_t word = step == 0 ? codes.x : step == 1 ? codes.y : step == 2 ? codes.z : codes.w;
     a[0] = word & 0x000f000fu;
@@ -166,6 +165,12 @@ __device__ __forceinline__ void to_operand(const uint4& codes, int step, uint2 z
     a[2] = __byte_perm(low, 0, 0x4342);
     a[3] = __byte_perm(high, 0, 0x4342);
   }
+}
+
+// The same less their zero points; exact.
+template <Form F>
+__device__ __forceinline__ void to_operand(const uint4& codes, int step, uint2 zeros, uint32_t (&a)[4]) {
+  codes_of_step<F>(codes, step, a);
 #pragma unroll
   for (int i = 0; i < 4; ++i) a[i] = subtract(a[i], i % 2 == 0 ? zeros.x : zeros.y);
 }

@@ -1,4 +1,4 @@
-// What the kernels for few rows (gemv_kernel.cuh, step.cu) ask of a call's jobs.
+// A call's jobs, as the kernels for few rows (gemv_kernel.cuh, step.cu) find and finish them.
 #pragma once
 
 #include "kernels/cuda/gemv_fragment.cuh"
@@ -14,7 +14,7 @@ __device__ __forceinline__ int job_of(const Gemv& call, int item) {
   return job;
 }
 
-// What finish() reads of memory for output n of a row, asked for early.
+// What finish_output() reads of memory for output n of a row, asked for early.
 struct Addends {
   float bias = 0, partner_bias = 0, before = 0;
 };
@@ -24,6 +24,30 @@ __device__ __forceinline__ void load_biases(Addends& a, const GemvJob& job, int 
 }
 __device__ __forceinline__ void load_before(Addends& a, const GemvJob& job, int row, int n) {
   if (job.finish == Finish::kAdd) a.before = job.y[row * job.ldy + n];
+}
+
+// What the sums over a weight count.
+template <Form F>
+__device__ __forceinline__ float unit_of(const Weight& weight) {
+  return kInputUnit * (F == Form::kF16 ? weight.unit : 1 / kLowUnit<F>);
+}
+
+// Output n of a row: sum(false) and, of a pair, sum(true) over its weights, turned into what the job asks
+// for.
+template <Form F, typename Sum>
+__device__ __forceinline__ void finish_output(const GemvJob& job, int row, int n, int parts,
+                                              const Addends& addends, const Sum& sum) {
+  float value = sum(false) * unit_of<F>(job.weight) + addends.bias;
+  if (job.finish == Finish::kStore) {
+    job.y[row * job.ldy + n] = value;
+  } else if (job.finish == Finish::kAdd) {
+    job.y[row * job.ldy + n] = addends.before + value;
+  } else {
+    value = job.finish == Finish::kGelu
+                ? gelu_new(value)
+                : silu(value) * (sum(true) * unit_of<F>(job.partner) + addends.partner_bias);
+    store_parts(static_cast<__half*>(job.out) + row * parts * job.ld_out + n, job.ld_out, parts, value);
+  }
 }
 
 }  // namespace

@@ -19,12 +19,6 @@
 namespace nibble::cuda {
 namespace {
 
-// What the sums over a weight count.
-template <Form F>
-__device__ __forceinline__ float unit_of(const Weight& weight) {
-  return kInputUnit * (F == Form::kF16 ? weight.unit : 1 / kLowUnit<F>);
-}
-
 // Sums of the warps, turned into what the job asks for; sums[warp][column][16 rows].
 template <Form F>
 __device__ __forceinline__ void finish(const GemvJob& job, int row, int n, int parts, const float* sums,
@@ -40,17 +34,7 @@ __device__ __forceinline__ void finish(const GemvJob& job, int row, int n, int p
     }
     return sum;
   };
-  float value = total(0) * unit_of<F>(job.weight) + addends.bias;
-  if (job.finish == Finish::kStore) {
-    job.y[row * job.ldy + n] = value;
-  } else if (job.finish == Finish::kAdd) {
-    job.y[row * job.ldy + n] = addends.before + value;
-  } else {
-    value = job.finish == Finish::kGelu
-                ? gelu_new(value)
-                : silu(value) * (total(warps) * unit_of<F>(job.partner) + addends.partner_bias);
-    store_parts(static_cast<__half*>(job.out) + row * parts * job.ld_out + n, job.ld_out, parts, value);
-  }
+  finish_output<F>(job, row, n, parts, addends, [&](bool partner) { return total(partner ? warps : 0); });
 }
 
 struct Plan {

@@ -9,6 +9,7 @@
 namespace nibble::cuda {
 namespace {
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 // The thread that asks for everything.
 __device__ __noinline__ void ask_for_weights(const StepPart* program, int n_parts, StepShared& shared,
                                              unsigned char* ring, int stages) {
@@ -39,6 +40,7 @@ __device__ __noinline__ void ask_for_weights(const StepPart* program, int n_part
     }
   }
 }
+#endif
 
 __global__ void __launch_bounds__(kStepThreads + 32, 1) step_kernel(const __grid_constant__ StepCall call) {
 #if __CUDA_ARCH__ >= 900

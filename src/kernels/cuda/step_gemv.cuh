@@ -12,23 +12,6 @@ __device__ __forceinline__ float small_float(uint32_t value) {
   return __uint_as_float(value | 0x4b000000u) - 8388608.0f;
 }
 
-template <Form F>
-__device__ __forceinline__ void codes_of_step(const uint4& codes, int step, uint32_t (&a)[4]) {
-  if constexpr (F == Form::kQ4) {
-    const uint32_t word = step == 0 ? codes.x : step == 1 ? codes.y : step == 2 ? codes.z : codes.w;
-    a[0] = word & 0x000f000fu;
-    a[1] = word & 0x00f000f0u;
-    a[2] = word >> 8 & 0x000f000fu;
-    a[3] = word >> 8 & 0x00f000f0u;
-  } else {
-    const uint32_t low = step == 0 ? codes.x : codes.z, high = step == 0 ? codes.y : codes.w;
-    a[0] = __byte_perm(low, 0, 0x4140);
-    a[1] = __byte_perm(high, 0, 0x4140);
-    a[2] = __byte_perm(low, 0, 0x4342);
-    a[3] = __byte_perm(high, 0, 0x4342);
-  }
-}
-
 // What a lane reads of a unit.
 template <Form F, int kSteps>
 struct StepUnit {

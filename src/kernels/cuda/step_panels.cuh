@@ -71,31 +71,6 @@ __device__ __forceinline__ void multiply_panel(const StepWeights& w, int item, S
   }
 }
 
-// Sums of the warps, [warp][column][16 rows] from the output's own on, turned into what the job asks for;
-// partner: from there to the partner's sums.
-template <Form F>
-__device__ __forceinline__ void finish_step(const GemvJob& job, int row, int n, const float* sums,
-                                            int columns, int partner, const Addends& addends) {
-  const auto total = [&](const float* from) {
-    float sum = 0;
-#pragma unroll
-    for (int w = 0; w < kStepWarps; ++w) sum += from[w * columns * 16];
-    return sum;
-  };
-  constexpr float kUnit = kInputUnit / kLowUnit<F>;
-  float value = total(sums) * kUnit + addends.bias;
-  if (job.finish == Finish::kStore || job.finish == Finish::kAdd) {
-    job.y[row * job.ldy + n] = addends.before + value;
-    return;
-  }
-  if (job.finish == Finish::kGelu) {
-    value = gelu_new(value);
-  } else {
-    value = silu(value) * (total(sums + partner) * kUnit + addends.partner_bias);
-  }
-  static_cast<__half*>(job.out)[row * job.ld_out + n] = __float2half_rn(value * (1 / kInputUnit));
-}
-
 // What a thread finishes of a batch of panels: an output of one of them, and what it needs besides.
 struct StepOutput {
   const GemvJob* job = nullptr;  // null: nothing
@@ -193,10 +168,15 @@ __device__ __forceinline__ void multiply_items(const StepCall& call, const StepP
       }
     }
     sync_step();
-    if (output.job)
-      finish_step<F>(*output.job, output.row, output.n,
-                     half + output.which * item_size + output.row * 16 + output.n % 16, columns,
-                     kStepWarps * columns * 16, output.addends);
+    if (output.job) {
+      const float* from = half + output.which * item_size + output.row * 16 + output.n % 16;
+      finish_output<F>(*output.job, output.row, output.n, 1, output.addends, [&](bool partner) {
+        float sum = 0;
+#pragma unroll
+        for (int w = 0; w < kStepWarps; ++w) sum += from[((partner ? kStepWarps : 0) + w) * columns * 16];
+        return sum;
+      });
+    }
     own_sums += half == room.sums ? kSumFloats : -kSumFloats;
     half = half == room.sums ? room.sums + kSumFloats : room.sums;
   }
