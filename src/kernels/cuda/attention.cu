@@ -11,7 +11,6 @@ namespace nibble::cuda {
 namespace {
 
 constexpr int kMaxHeads = 4;  // query heads that a block takes together
-constexpr float kLog2E = 1.44269504f;
 
 // A block: some query heads of one key/value head, one row, one split of its keys. kLanes lanes share a key,
 // kDims dimensions each, and hold kDepth keys at a time. A step asks for its first keys, which no kernel

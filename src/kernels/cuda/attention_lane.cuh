@@ -10,6 +10,8 @@
 namespace nibble::cuda {
 namespace {
 
+constexpr float kLog2E = 1.44269504f;
+
 // kDims consecutive values of a cached row as they lie in memory, asked for long before they are used.
 template <CacheKind kKind, int kDims>
 struct CachedRow {

@@ -81,10 +81,7 @@ __global__ void __launch_bounds__(kStepThreads + 32, 1) step_kernel(const __grid
       if (part.kind == StepPart::kGemv) {
         multiply(call, part, shared, rooms, place);
       } else {
-        attend_step(fresh(part), own, shared, ring, call.stages, place, sums, x, [&] {
-          if (threadIdx.x == 0) wait_for_parts(part, call.arrivals);
-          sync_step();
-        });
+        attend_step(fresh(part), own, shared, ring, call.stages, place, sums, x, call.arrivals);
       }
     }
     sync_step();

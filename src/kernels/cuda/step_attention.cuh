@@ -3,12 +3,11 @@
 // are made of the projections and written into the cache. All scores first, then the values' sum.
 #pragma once
 
+#include "kernels/cuda/attention_lane.cuh"
 #include "kernels/cuda/step_input.cuh"
 
 namespace nibble::cuda {
 namespace {
-
-constexpr float kStepLog2E = 1.44269504f;
 
 // Where a row's head lies in the cache: keys of `dim` fp16 numbers one after the other.
 struct StepHead {
@@ -38,33 +37,17 @@ __device__ __forceinline__ void ask_for_keys(const StepPart& part, int own, Step
     for (const void* cache : {call.cache.keys, call.cache.values}) {
       const __half* from = static_cast<const __half*>(cache) + head.first;
       for (int first = 0; first < head.position; first += most) {
-        const uint32_t bytes = min(most, head.position - first) * dim * 2;
-        Gate& gate = shared.full[place.stage];
-        shared.empty[place.stage].wait(place.parity ^ 1);
-        gate.expect_bytes(bytes);
-        copy_in(ring + place.stage * kStageBytes, from + first * dim, bytes, gate);
-        place.next(stages);
+        ask_for_stage(from + first * dim, min(most, head.position - first) * dim * 2, shared, ring, stages,
+                      place);
       }
     }
   }
 }
 
-__device__ __forceinline__ void read_eight(const __half* from, float (&to)[8]) {
-  const uint4 v = *reinterpret_cast<const uint4*>(from);
-  const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
-    to[2 * i] = pair.x;
-    to[2 * i + 1] = pair.y;
-  }
-}
-
-// ready(): until qkv is there. scores: kMaxStepKeys floats; room: kStepAttentionBytes.
-template <typename Ready>
+// scores: kMaxStepKeys floats; room: kStepAttentionBytes.
 __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepShared& shared,
                                             const unsigned char* ring, int stages, RingPlace& place,
-                                            float* scores, unsigned char* room, const Ready& ready) {
+                                            float* scores, unsigned char* room, const int* arrivals) {
   const Attention& call = part.attention;
   const Heads& heads = call.heads;
   const int thread = fresh_thread(), lane = thread % 32, warp = thread / 32, dim = heads.head_dim,
@@ -83,7 +66,7 @@ __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepS
     for (int i = thread; i < half; i += kStepThreads)
       turns[i] = __ldg(reinterpret_cast<const float2*>(heads.rope) + int64_t{at.position} * half + i);
     if (item == own) {
-      ready();
+      await_parts(part, arrivals, thread);
     } else {
       sync_step();
     }
@@ -104,7 +87,7 @@ __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepS
         number = number * turn.x + (low ? -other : other) * turn.y;
       }
       if (which == 0) {
-        queries[j] = number * (kStepLog2E * rsqrtf(static_cast<float>(dim)));
+        queries[j] = number * (kLog2E * rsqrtf(static_cast<float>(dim)));
       } else {
         const __half rounded = __float2half_rn(number);
         (which == 1 ? key : value)[j] = rounded;
@@ -117,27 +100,36 @@ __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepS
     float q[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) q[i] = first < dim ? queries[first + i] : 0.0f;
+    // body(rows, the first of them, how many) for the stages of the cached keys or values that come next.
+    const auto for_stages = [&](const auto& body) {
+#pragma unroll 1
+      for (int begin = 0; begin < at.position; begin += most) {
+        shared.full[place.stage].wait(place.parity);
+        body(reinterpret_cast<const __half*>(ring + place.stage * kStageBytes), begin,
+             min(most, at.position - begin));
+        leave_stage(shared, place, stages, lane);
+      }
+    };
+    // This lane's dimensions of a key or value; any of them where it has none.
+    const auto read = [&](const __half* from, float(&to)[8]) {
+      CachedRow<CacheKind::kF16, 8> row;
+      row.load(from + (first < dim ? first : 0), nullptr, 8);
+      row.read(to);
+    };
     const auto score = [&](const __half* from, int to) {
       float k[8], sum = 0;
-      read_eight(from + (first < dim ? first : 0), k);
+      read(from, k);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum += q[i] * k[i];
 #pragma unroll 1
       for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
       if (first == 0) scores[to] = sum;
     };
-#pragma unroll 1
-    for (int begin = 0; begin < at.position; begin += most) {
-      const __half* keys = reinterpret_cast<const __half*>(ring + place.stage * kStageBytes);
-      const int n = min(most, at.position - begin);
-      shared.full[place.stage].wait(place.parity);
+    for_stages([&](const __half* keys, int begin, int n) {
 #pragma unroll 2
       for (int i = group; i - group < n; i += groups)
         score(keys + min(i, n - 1) * dim, begin + min(i, n - 1));
-      __syncwarp();
-      if (lane == 0) shared.empty[place.stage].arrive();
-      place.next(stages);
-    }
+    });
     if (warp == 0) score(key, at.position);
     sync_step();
     float top = -INFINITY;
@@ -147,23 +139,16 @@ __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepS
     float sum[8] = {}, total = 0;
     const auto take = [&](const __half* from, int which) {
       float v[8];
-      read_eight(from + (first < dim ? first : 0), v);
+      read(from, v);
       const float weight = exp2f(scores[which] - top);
       total += weight;
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum[i] += weight * v[i];
     };
-#pragma unroll 1
-    for (int begin = 0; begin < at.position; begin += most) {
-      const __half* values = reinterpret_cast<const __half*>(ring + place.stage * kStageBytes);
-      const int n = min(most, at.position - begin);
-      shared.full[place.stage].wait(place.parity);
+    for_stages([&](const __half* values, int begin, int n) {
 #pragma unroll 2
       for (int i = group; i < n; i += groups) take(values + i * dim, begin + i);
-      __syncwarp();
-      if (lane == 0) shared.empty[place.stage].arrive();
-      place.next(stages);
-    }
+    });
     if (group == 0) take(value, at.position);
     __syncwarp();
 #pragma unroll 1

@@ -30,6 +30,21 @@ __device__ __forceinline__ void sync_step() {
   asm volatile("bar.sync 1, %0;" ::"n"(kStepThreads) : "memory");
 }
 
+// Until the blocks of the parts before have arrived.
+__device__ __forceinline__ void await_parts(const StepPart& part, const int* arrivals, int thread) {
+  for (int i = 0; i < 2 && thread == 0; ++i) {
+    if (part.after[i] < 0) continue;
+    int seen = 0;
+    do {
+      asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
+                   : "=r"(seen)
+                   : "l"(arrivals + part.after[i])
+                   : "memory");
+    } while (seen < part.arrivals[i]);
+  }
+  sync_step();
+}
+
 __device__ __forceinline__ int place_of_quad(int quad) {
   const int step = quad / 4, t = quad % 4;
   return (step / 2 * 8 + t * 2 + step % 2) * 4;

@@ -6,21 +6,6 @@
 namespace nibble::cuda {
 namespace {
 
-// By one thread: until the blocks of the parts before have arrived.
-__device__ __forceinline__ void wait_for_parts(const StepPart& part, const int* arrivals) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    if (part.after[i] < 0) continue;
-    int seen = 0;
-    do {
-      asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
-                   : "=r"(seen)
-                   : "l"(arrivals + part.after[i])
-                   : "memory");
-    } while (seen < part.arrivals[i]);
-  }
-}
-
 // What a block has in shared memory, and where it stands.
 struct StepRoom {
   unsigned char *x, *ring;
@@ -65,9 +50,7 @@ __device__ __forceinline__ void multiply_panel(const StepWeights& w, int item, S
     shared.full[place.stage].wait(place.parity);
     multiply_stage<F, kSteps>(view, first, min(w.stage_units, w.units - first), warp, w.has_zeros, w.middle,
                               acc);
-    __syncwarp();
-    if (lane == 0) shared.empty[place.stage].arrive();
-    place.next(w.stages);
+    leave_stage(shared, place, w.stages, lane);
   }
 }
 
@@ -112,8 +95,7 @@ __device__ __forceinline__ void multiply_items(const StepCall& call, const StepP
   view.shift = part.group_shift;
   StepOutput output = find_output(part, own, thread);
   if (!part.keeps_input) {
-    if (thread == 0) wait_for_parts(part, call.arrivals);
-    sync_step();
+    await_parts(part, call.arrivals, thread);
     const bool needed = own < part.items || part.shares_input;
     if (gemv.x) {
       if (needed) stage_stored(gemv, k, 16 * kSteps, input, thread);

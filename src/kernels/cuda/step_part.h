@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kernels/cuda/device.h"
-#include "kernels/cuda/gemv_forms.h"
 #include "kernels/cuda/ops.h"
 
 namespace nibble::cuda {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/cuda/gemv_forms.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/step.h"
 #include "kernels/cuda/step_part.h"

@@ -69,26 +69,35 @@ struct RingPlace {
   }
 };
 
+// By a warp that has read its stage.
+__device__ __forceinline__ void leave_stage(StepShared& shared, RingPlace& place, int stages, int lane) {
+  __syncwarp();
+  if (lane == 0) shared.empty[place.stage].arrive();
+  place.next(stages);
+}
+
+// By the thread that asks: one piece of memory as the next stage.
+__device__ __forceinline__ void ask_for_stage(const void* from, uint32_t bytes, StepShared& shared,
+                                              unsigned char* ring, int stages, RingPlace& place) {
+  Gate& gate = shared.full[place.stage];
+  shared.empty[place.stage].wait(place.parity ^ 1);
+  gate.expect_bytes(bytes);
+  copy_in(ring + place.stage * kStageBytes, from, bytes, gate);
+  place.next(stages);
+}
+
 // What a part's panels of this block need, stage by stage: the norm's weight and bias; codes of units, then
 // their groups' scales and zero points.
 __device__ __forceinline__ void ask_for_panels(const StepPart& part, int own, StepShared& shared,
                                                unsigned char* ring, int stages, RingPlace& place) {
-  const bool narrow = part.gemv.jobs[0].weight.kind == WeightKind::kQ4;
+  const bool narrow = part.narrow;
   const int scales_each = (narrow ? 4 : 2) / part.steps, shift = part.group_shift,
             zero_bytes = narrow ? kGroupZeros : 2 * kGroupZeros, all = part.units,
             of_stage = part.stage_units, groups = part.groups, items = part.items, blocks = part.blocks,
             sides = part.sides, scales_at = of_stage * 512, zeros_at = scales_at + part.stage_groups * 32;
-  if (part.norm_stages > 0) {
-    const uint32_t bytes = part.gemv.jobs[0].weight.k * 4;
-    for (int i = 0; i < part.norm_stages; ++i) {
-      Gate& gate = shared.full[place.stage];
-      shared.empty[place.stage].wait(place.parity ^ 1);
-      gate.expect_bytes(bytes);
-      copy_in(ring + place.stage * kStageBytes, i == 0 ? part.gemv.norm.weight : part.gemv.norm.bias, bytes,
-              gate);
-      place.next(stages);
-    }
-  }
+  for (int i = 0; i < part.norm_stages; ++i)
+    ask_for_stage(i == 0 ? part.gemv.norm.weight : part.gemv.norm.bias, part.gemv.jobs[0].weight.k * 4,
+                  shared, ring, stages, place);
   for (int item = own; item < items; item += blocks) {
     const GemvJob& job = part.gemv.jobs[job_of(part.gemv, item)];
     const int panel = item - job.first_item;
