@@ -32,22 +32,14 @@ __device__ __forceinline__ float unit_of(const Weight& weight) {
   return kInputUnit * (F == Form::kF16 ? weight.unit : 1 / kLowUnit<F>);
 }
 
-// Output n of a row: sum(false) and, of a pair, sum(true) over its weights, turned into what the job asks
-// for.
+// An output: sum(false) and, of a pair, sum(true) over its weights, turned into what the job asks for.
 template <Form F, typename Sum>
-__device__ __forceinline__ void finish_output(const GemvJob& job, int row, int n, int parts,
-                                              const Addends& addends, const Sum& sum) {
-  float value = sum(false) * unit_of<F>(job.weight) + addends.bias;
-  if (job.finish == Finish::kStore) {
-    job.y[row * job.ldy + n] = value;
-  } else if (job.finish == Finish::kAdd) {
-    job.y[row * job.ldy + n] = addends.before + value;
-  } else {
-    value = job.finish == Finish::kGelu
-                ? gelu_new(value)
-                : silu(value) * (sum(true) * unit_of<F>(job.partner) + addends.partner_bias);
-    store_parts(static_cast<__half*>(job.out) + row * parts * job.ld_out + n, job.ld_out, parts, value);
-  }
+__device__ __forceinline__ float finished(const GemvJob& job, const Addends& addends, const Sum& sum) {
+  const float value = sum(false) * unit_of<F>(job.weight) + addends.bias;
+  if (job.finish == Finish::kStore) return value;
+  if (job.finish == Finish::kAdd) return addends.before + value;
+  if (job.finish == Finish::kGelu) return gelu_new(value);
+  return silu(value) * (sum(true) * unit_of<F>(job.partner) + addends.partner_bias);
 }
 
 }  // namespace

@@ -34,7 +34,12 @@ __device__ __forceinline__ void finish(const GemvJob& job, int row, int n, int p
     }
     return sum;
   };
-  finish_output<F>(job, row, n, parts, addends, [&](bool partner) { return total(partner ? warps : 0); });
+  const float value = finished<F>(job, addends, [&](bool partner) { return total(partner ? warps : 0); });
+  if (job.finish == Finish::kStore || job.finish == Finish::kAdd) {
+    job.y[row * job.ldy + n] = value;
+  } else {
+    store_parts(static_cast<__half*>(job.out) + row * parts * job.ld_out + n, job.ld_out, parts, value);
+  }
 }
 
 struct Plan {

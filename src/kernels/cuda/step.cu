@@ -1,10 +1,10 @@
 // A decoding step in one kernel (step.h). Its blocks, one a multiprocessor, go through the parts of a program
 // together: warps that compute, and a thread that asks for the weights of later parts as far ahead as there
-// is room, so that memory works while the blocks wait for each other. A part's end is a count of blocks.
+// is room, so that memory works while the blocks wait for each other. What a part makes it sends by words that
+// are awaited one by one (step_message.cuh).
 #include "kernels/cuda/step.h"
 
 #include "kernels/cuda/step_attention.cuh"
-#include "kernels/cuda/step_panels.cuh"
 
 namespace nibble::cuda {
 namespace {
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kStepThreads + 32, 1) step_kernel(const __grid
     }
     for (int i = 0; i < kPartSlots; ++i) {
       shared.part_here[i].init(1);
-      shared.part_done[i].init(1);
+      shared.part_done[i].init(kStepWarps);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -70,33 +70,33 @@ __global__ void __launch_bounds__(kStepThreads + 32, 1) step_kernel(const __grid
   }
   wait_for_previous();
   const StepRoom rooms{x, ring, sums, room};
-  RingPlace place;
+  StepPlace place;
+  const int turn = __ldcg(call.turns);
+  place.set = turn * call.set_bytes;
+  for (uint32_t i = (blockIdx.x * kStepThreads + threadIdx.x) * 16; i < call.set_bytes;
+       i += gridDim.x * kStepThreads * 16)
+    *reinterpret_cast<uint4*>(call.messages + (call.set_bytes - place.set) + i) =
+        make_uint4(kNothing, kNothing, kNothing, kNothing);
 #pragma unroll 1
   for (int i = 0; i < call.n_parts; ++i) {
     shared.part_here[i % kPartSlots].wait(i / kPartSlots & 1);
     const StepPart& part = shared.parts[i % kPartSlots];
     const int own = static_cast<int>(blockIdx.x) - part.first_block;
-    const bool takes_part = own >= 0 && own < part.blocks;
-    if (takes_part) {
+    if (own >= 0 && own < part.blocks) {
       if (part.kind == StepPart::kGemv) {
         multiply(call, part, shared, rooms, place);
       } else {
-        attend_step(fresh(part), own, shared, ring, call.stages, place, sums, x, call.arrivals);
+        attend_step(fresh(part), own, shared, ring, call.stages, place, sums, x);
       }
     }
-    sync_step();
-    if (threadIdx.x == 0) {
-      if (takes_part) {
-        asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(call.arrivals + i) : "memory");
-      }
-      shared.part_done[i % kPartSlots].arrive();
-    }
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) shared.part_done[i % kPartSlots].arrive();
   }
-  // The last block leaves the counts as they were.
-  if (threadIdx.x > 0) return;
-  __threadfence();
-  if (atomicAdd(call.arrivals + call.n_parts, 1) == static_cast<int>(gridDim.x) - 1) {
-    for (int i = 0; i <= call.n_parts; ++i) call.arrivals[i] = 0;
+  // The next step's turn, once every block knows its own.
+  sync_step();
+  if (threadIdx.x == 0 && atomicAdd(call.turns + 1, 1) == static_cast<int>(gridDim.x) - 1) {
+    call.turns[0] = 1 - turn;
+    call.turns[1] = 0;
   }
 #endif
 }

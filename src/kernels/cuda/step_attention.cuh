@@ -4,7 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/attention_lane.cuh"
-#include "kernels/cuda/step_input.cuh"
+#include "kernels/cuda/step_panels.cuh"
 
 namespace nibble::cuda {
 namespace {
@@ -46,14 +46,17 @@ __device__ __forceinline__ void ask_for_keys(const StepPart& part, int own, Step
 
 // scores: kMaxStepKeys floats; room: kStepAttentionBytes.
 __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepShared& shared,
-                                            const unsigned char* ring, int stages, RingPlace& place,
-                                            float* scores, unsigned char* room, const int* arrivals) {
+                                            const unsigned char* ring, int stages, StepPlace& place_of_step,
+                                            float* scores, unsigned char* room) {
   const Attention& call = part.attention;
   const Heads& heads = call.heads;
   const int thread = fresh_thread(), lane = thread % 32, warp = thread / 32, dim = heads.head_dim,
             half = heads.rope_dims / 2, most = keys_of_stage(dim);
   const int lanes = dim <= 64 ? 8 : 16, groups = kStepThreads / lanes, group = thread / lanes,
             first = thread % lanes * 8;
+  RingPlace& place = place_of_step.ring;
+  const float* qkv = in_set(call.qkv, part.awaits_input, place_of_step.set);
+  __half* out = in_set(static_cast<__half*>(call.out), part.sends, place_of_step.set);
   float* queries = reinterpret_cast<float*>(room);
   __half* key = reinterpret_cast<__half*>(queries + kMaxStepDim);
   __half* value = key + kMaxStepDim;
@@ -65,25 +68,23 @@ __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepS
 #pragma unroll 1
     for (int i = thread; i < half; i += kStepThreads)
       turns[i] = __ldg(reinterpret_cast<const float2*>(heads.rope) + int64_t{at.position} * half + i);
-    if (item == own) {
-      await_parts(part, arrivals, thread);
-    } else {
-      sync_step();
-    }
+    sync_step();
     // Query, key and value of the row, rotated.
 #pragma unroll 1
     for (int i = thread; i < 3 * dim; i += kStepThreads) {
       const int which = i >= 2 * dim ? 2 : i >= dim ? 1 : 0, j = i - which * dim;
-      const float* x = call.qkv + (int64_t{at.row} * (heads.n_heads + 2 * heads.n_kv_heads) +
-                                   (which == 0   ? at.head
-                                    : which == 1 ? heads.n_heads + at.kv_head
-                                                 : heads.n_heads + heads.n_kv_heads + at.kv_head)) *
-                                      dim;
-      float number = __ldcg(x + j);
-      if (which < 2 && j < 2 * half) {
-        const bool low = j < half;
-        const float other = __ldcg(x + (low ? j + half : j - half));
-        const float2 turn = turns[low ? j : j - half];
+      const float* x = qkv + (int64_t{at.row} * (heads.n_heads + 2 * heads.n_kv_heads) +
+                              (which == 0   ? at.head
+                               : which == 1 ? heads.n_heads + at.kv_head
+                                            : heads.n_heads + heads.n_kv_heads + at.kv_head)) *
+                                 dim;
+      const bool turned = which < 2 && j < 2 * half, low = j < half;
+      const int pair = turned ? low ? j + half : j - half : j;
+      const uint32_t word = read_word(x + j), other_word = read_word(x + pair);
+      float number = number_of(word, x + j, part.awaits_input);
+      if (turned) {
+        const float other = number_of(other_word, x + pair, part.awaits_input);
+        const float2 turn = turns[low ? j : pair];
         number = number * turn.x + (low ? -other : other) * turn.y;
       }
       if (which == 0) {
@@ -164,16 +165,19 @@ __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepS
       if (lane == 0) record[kMaxStepDim] = total;
     }
     sync_step();
-    if (thread < dim) {
-      float whole = 0, all = 0;
+    if (warp * 32 < dim) {
+      float whole = 0, all = 1;
+      if (thread < dim) {
+        all = 0;
 #pragma unroll
-      for (int w = 0; w < kStepWarps; ++w) {
-        whole += records[w * kRecordFloats + thread];
-        all += records[w * kRecordFloats + kMaxStepDim];
+        for (int w = 0; w < kStepWarps; ++w) {
+          whole += records[w * kRecordFloats + thread];
+          all += records[w * kRecordFloats + kMaxStepDim];
+        }
       }
-      static_cast<__half*>(call.out)[int64_t{at.row} * call.ld + at.head * dim + thread] =
-          __float2half_rn(whole / all * (1 / kInputUnit));
+      send_pair(out + int64_t{at.row} * call.ld + at.head * dim + thread, whole / all, thread < dim);
     }
+    sync_step();  // the records' room is others' next
   }
 }
 

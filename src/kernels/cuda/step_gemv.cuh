@@ -78,16 +78,16 @@ __device__ __forceinline__ void multiply_unit(const StepUnit<F, kSteps>& u, bool
   }
 }
 
-// acc += the products of a stage's units that are this warp's, kTogether at a time.
+// acc += the products of a stage's units that are this warp's (own_input()), kTogether at a time.
 template <Form F, int kSteps, int kTogether>
 __device__ __forceinline__ void multiply_units(const StageView& view, int first, int units, int warp,
                                                bool has_zeros, float middle, float (&acc)[4]) {
 #pragma unroll 1
-  for (int begin = warp; begin < units; begin += kTogether * kStepWarps) {
+  for (int begin = (warp - first) & (kStepWarps - 1); begin < units; begin += kTogether * kStepWarps) {
     StepUnit<F, kSteps> u[kTogether];
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
-      const int unit = begin + i * kStepWarps, there = min(unit, units - 1);
+      const int unit = begin + i * kStepWarps, there = unit < units ? unit : begin;
       u[i] = load_unit<F, kSteps>(view, there, first + there);
       if (i > 0 && unit != there) {
 #pragma unroll

@@ -4,6 +4,7 @@
 // of the pair]. Zero points leave products by Σ (c − z)·x = Σ c·x − z·Σ x: the sums of x are found here.
 #pragma once
 
+#include "kernels/cuda/step_message.cuh"
 #include "kernels/cuda/step_ring.cuh"
 
 namespace nibble::cuda {
@@ -28,21 +29,6 @@ __device__ __forceinline__ const T& fresh(const T& object) {
 // The threads that compute, as one.
 __device__ __forceinline__ void sync_step() {
   asm volatile("bar.sync 1, %0;" ::"n"(kStepThreads) : "memory");
-}
-
-// Until the blocks of the parts before have arrived.
-__device__ __forceinline__ void await_parts(const StepPart& part, const int* arrivals, int thread) {
-  for (int i = 0; i < 2 && thread == 0; ++i) {
-    if (part.after[i] < 0) continue;
-    int seen = 0;
-    do {
-      asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
-                   : "=r"(seen)
-                   : "l"(arrivals + part.after[i])
-                   : "memory");
-    } while (seen < part.arrivals[i]);
-  }
-  sync_step();
 }
 
 __device__ __forceinline__ int place_of_quad(int quad) {
@@ -81,22 +67,41 @@ struct StepInput {
   int stride;   // of a column
 };
 
-// The norm of h. scale, shift: the norm's weight and bias or null, in shared memory; `stash` of kMaxNormed
-// floats; width: inputs that share a scale wherever they lie.
-__device__ __forceinline__ void stage_normed(const Gemv& call, int k, int width, const float* scale,
-                                             const float* shift, const StepInput& to, int thread,
-                                             float* stash, float2* room) {
-  const int padded = (k + 63) / 64 * 64;
+// Where inputs lie that a lane brings, `each` in a row, in a round of its warp: units of weights are those of the
+// warp that brings their inputs.
+template <Form F>
+__device__ __forceinline__ int own_input(int round, int each, int warp, int lane) {
+  const int lanes = kUnitInputs<F> / each;
+  return (warp + kStepWarps * (round * (32 / lanes) + lane / lanes)) * kUnitInputs<F> + lane % lanes * each;
+}
+
+// The norm of h. scale, shift: the norm's weight and bias or null, in shared memory. Each warp brings the inputs
+// of its units.
+template <Form F, int kSteps>
+__device__ __forceinline__ void stage_normed(const Gemv& call, const float* h, bool awaited, int k,
+                                             const float* scale, const float* shift, const StepInput& to,
+                                             int thread, float2* room) {
+  constexpr int kEach = 4, kRounds = kMaxNormed / (kStepThreads * kEach), kWidth = 16 * kSteps;
+  const int padded = (k + 63) / 64 * 64, warp = thread / 32, lane = thread % 32;
 #pragma unroll 1
   for (int row = 0; row < call.rows; ++row, room += 2 * kStepWarps) {
-    const float* h = call.h + int64_t{row} * k;
+    const float* from = h + int64_t{row} * k;
+    uint4 v[kRounds];
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      const int i = own_input<F>(r, kEach, warp, lane);
+      v[r] = make_uint4(0, 0, 0, 0);
+      if (i < k) v[r] = read_message(from + i);
+    }
     float2 totals = make_float2(0, 0);
-#pragma unroll 2
-    for (int i = thread * 4; i < k; i += kStepThreads * 4) {
-      const float4 v = __ldcg(reinterpret_cast<const float4*>(h + i));
-      *reinterpret_cast<float4*>(stash + i) = v;
-      totals.x += (v.x + v.y) + (v.z + v.w);
-      totals.y += (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      if (r * kStepThreads * kEach >= k) break;
+      const int i = own_input<F>(r, kEach, warp, lane);
+      while (awaited && is_nothing(v[r])) v[r] = read_message(from + i);
+      const float4 f = as_floats(v[r]);
+      totals.x += (f.x + f.y) + (f.z + f.w);
+      totals.y += (f.x * f.x + f.y * f.y) + (f.z * f.z + f.w * f.w);
     }
     totals = step_totals(totals, thread, room);
     const float share = __frcp_rn(static_cast<float>(k));
@@ -107,72 +112,79 @@ __device__ __forceinline__ void stage_normed(const Gemv& call, int k, int width,
       if (center * center > 64 * variance) {
         // The mean is large against the deviations: too few bits are left of them.
         totals.y = 0;
-#pragma unroll 1
-        for (int i = thread * 4; i < k; i += kStepThreads * 4) {
-#pragma unroll 1
-          for (int j = 0; j < 4; ++j) totals.y += (stash[i + j] - center) * (stash[i + j] - center);
+#pragma unroll
+        for (int r = 0; r < kRounds; ++r) {
+          const float4 f = as_floats(v[r]);
+          if (own_input<F>(r, kEach, warp, lane) >= k) break;
+          totals.y += ((f.x - center) * (f.x - center) + (f.y - center) * (f.y - center)) +
+                      ((f.z - center) * (f.z - center) + (f.w - center) * (f.w - center));
         }
         variance = step_totals(totals, thread, room + kStepWarps).y * share;
       }
     }
     const float inverse = rsqrtf(variance + call.norm.eps) * (1 / kInputUnit);
-#pragma unroll 2
-    for (int i = thread * 4; i - thread % 32 * 4 < padded; i += kStepThreads * 4) {  // whole warps
-      float4 v = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      if (r * kStepThreads * kEach >= padded) break;
+      const int i = own_input<F>(r, kEach, warp, lane);
+      float4 f = as_floats(v[r]);
       if (i < k) {
-        v = *reinterpret_cast<const float4*>(stash + i);
         const float4 w = *reinterpret_cast<const float4*>(scale + i);
-        v = make_float4((v.x - center) * inverse * w.x, (v.y - center) * inverse * w.y,
-                        (v.z - center) * inverse * w.z, (v.w - center) * inverse * w.w);
+        f = make_float4((f.x - center) * inverse * w.x, (f.y - center) * inverse * w.y,
+                        (f.z - center) * inverse * w.z, (f.w - center) * inverse * w.w);
         if (shift) {
           const float4 b = *reinterpret_cast<const float4*>(shift + i);
           constexpr float kShare = 1 / kInputUnit;
-          v = make_float4(v.x + b.x * kShare, v.y + b.y * kShare, v.z + b.z * kShare, v.w + b.w * kShare);
+          f = make_float4(f.x + b.x * kShare, f.y + b.y * kShare, f.z + b.z * kShare, f.w + b.w * kShare);
         }
       }
-      const __half2 first = __floats2half2_rn(v.x, v.y), second = __floats2half2_rn(v.z, v.w);
+      const __half2 first = __floats2half2_rn(f.x, f.y), second = __floats2half2_rn(f.z, f.w);
       const float2 low = __half22float2(first), high = __half22float2(second);
-      const float total = unit_sum((low.x + low.y) + (high.x + high.y), width / 4);
+      const float total = unit_sum((low.x + low.y) + (high.x + high.y), kWidth / kEach);
       if (i < padded) {
         *reinterpret_cast<uint2*>(to.x + row * to.stride + place_of_quad(i / 4)) = make_uint2(
             *reinterpret_cast<const uint32_t*>(&first), *reinterpret_cast<const uint32_t*>(&second));
-        if (i % width == 0) to.sums[i / width * 8 + row] = total * kLowUnit<Form::kQ4>;
+        if (i % kWidth == 0) to.sums[i / kWidth * 8 + row] = total * kLowUnit<Form::kQ4>;
       }
     }
   }
 }
 
-__device__ __forceinline__ void stage_stored(const Gemv& call, int k, int width, const StepInput& to,
-                                             int thread) {
-  const int padded = (k + 63) / 64 * 64;
+// x as it is; each warp brings the inputs of its units.
+template <Form F, int kSteps>
+__device__ __forceinline__ void stage_stored(const Gemv& call, const __half* x, bool awaited, int k,
+                                             const StepInput& to, int thread) {
+  constexpr int kEach = 8, kAtOnce = 5, kWidth = 16 * kSteps;  // on their way
+  const int padded = (k + 63) / 64 * 64, warp = thread / 32, lane = thread % 32;
 #pragma unroll 1
   for (int row = 0; row < call.rows; ++row) {
-    const __half* from = static_cast<const __half*>(call.x) + row * call.ldx;
-    constexpr int kAtOnce = 5;  // on their way
+    const __half* from = x + row * call.ldx;
 #pragma unroll 1
-    for (int begin = 0; begin < padded; begin += kAtOnce * kStepThreads * 8) {
+    for (int begin = 0; begin * kStepThreads * kEach < padded; begin += kAtOnce) {
       uint4 v[kAtOnce];
 #pragma unroll
-      for (int c = 0; c < kAtOnce; ++c) {
-        const int i = begin + (c * kStepThreads + thread) * 8;
-        v[c] = i < padded ? __ldcg(reinterpret_cast<const uint4*>(from + i)) : make_uint4(0, 0, 0, 0);
+      for (int r = 0; r < kAtOnce; ++r) {
+        const int i = own_input<F>(begin + r, kEach, warp, lane);
+        v[r] = make_uint4(0, 0, 0, 0);
+        if (i < k) v[r] = read_message(from + i);
       }
 #pragma unroll
-      for (int c = 0; c < kAtOnce; ++c) {
-        const int i = begin + (c * kStepThreads + thread) * 8;
-        if (i - thread % 32 * 8 >= padded) break;  // the whole warp
+      for (int r = 0; r < kAtOnce; ++r) {
+        if ((begin + r) * kStepThreads * kEach >= padded) break;
+        const int i = own_input<F>(begin + r, kEach, warp, lane);
+        while (awaited && is_nothing(v[r])) v[r] = read_message(from + i);
         float sum = 0;
 #pragma unroll
-        for (const uint32_t pair : {v[c].x, v[c].y, v[c].z, v[c].w}) {
+        for (const uint32_t pair : {v[r].x, v[r].y, v[r].z, v[r].w}) {
           const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&pair));
           sum += both.x + both.y;
         }
-        sum = unit_sum(sum, width / 8);
+        sum = unit_sum(sum, kWidth / kEach);
         if (i < padded) {
-          __half* x = to.x + row * to.stride;
-          *reinterpret_cast<uint2*>(x + place_of_quad(i / 4)) = make_uint2(v[c].x, v[c].y);
-          *reinterpret_cast<uint2*>(x + place_of_quad(i / 4 + 1)) = make_uint2(v[c].z, v[c].w);
-          if (i % width == 0) to.sums[i / width * 8 + row] = sum * kLowUnit<Form::kQ4>;
+          __half* to_row = to.x + row * to.stride;
+          *reinterpret_cast<uint2*>(to_row + place_of_quad(i / 4)) = make_uint2(v[r].x, v[r].y);
+          *reinterpret_cast<uint2*>(to_row + place_of_quad(i / 4 + 1)) = make_uint2(v[r].z, v[r].w);
+          if (i % kWidth == 0) to.sums[i / kWidth * 8 + row] = sum * kLowUnit<Form::kQ4>;
         }
       }
     }

@@ -6,10 +6,17 @@
 namespace nibble::cuda {
 namespace {
 
-// What a block has in shared memory, and where it stands.
+// What a block has in shared memory.
 struct StepRoom {
   unsigned char *x, *ring;
   float *sums, *room;
+};
+
+// Where it stands.
+struct StepPlace {
+  RingPlace ring;
+  int half = 0;  // of the sums: where the next batch's go
+  uint32_t set;  // of messages: bytes from the first
 };
 
 // What the warps need of a part's weights, found once.
@@ -57,9 +64,14 @@ __device__ __forceinline__ void multiply_panel(const StepWeights& w, int item, S
 // What a thread finishes of a batch of panels: an output of one of them, and what it needs besides.
 struct StepOutput {
   const GemvJob* job = nullptr;  // null: nothing
-  int which, row, n;
+  int which = 0, row = 0, n = 0;
+  bool there = false;  // there are fewer than the panel's
   Addends addends;
 };
+__device__ __forceinline__ const float* before_of(const StepPart& part, const StepOutput& output,
+                                                  uint32_t set) {
+  return in_set(part.before, part.awaits_before, set) + output.row * output.job->ldy + output.n;
+}
 __device__ __forceinline__ StepOutput find_output(const StepPart& part, int batch, int thread) {
   const Gemv& gemv = part.gemv;
   StepOutput output;
@@ -71,15 +83,47 @@ __device__ __forceinline__ StepOutput find_output(const StepPart& part, int batc
   if (item >= part.items) return output;
   const GemvJob& job = gemv.jobs[job_of(gemv, item)];
   output.n = (item - job.first_item) * 16 + thread % 16;
-  if (output.n >= job.weight.n) return output;
+  output.there = output.n < job.weight.n;
   output.job = &job;
-  load_biases(output.addends, job, output.n);
+  if (output.there) load_biases(output.addends, job, output.n);
   return output;
+}
+
+// By all lanes of a warp: an output whose sums the warps left at `from`, kStepWarps of them `apart`.
+template <Form F>
+__device__ __forceinline__ void send_output(const StepPart& part, StepOutput& output, uint32_t before,
+                                            const float* from, int apart, uint32_t set) {
+  float value = 0;
+  const bool there = output.job && output.there;
+  if (there) {
+    const GemvJob& job = *output.job;
+    if (job.finish == Finish::kAdd)
+      output.addends.before = number_of(before, before_of(part, output, set), part.awaits_before);
+    value = finished<F>(job, output.addends, [&](bool partner) {
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < kStepWarps; ++w) sum += from[((partner ? kStepWarps : 0) + w) * apart];
+      return sum;
+    });
+  }
+  if (part.makes_inputs) {
+    __half* to = nullptr;
+    bool line = false;
+    if (output.job) {
+      const GemvJob& job = *output.job;
+      to = in_set(static_cast<__half*>(job.out), part.sends, set) + output.row * job.ld_out + output.n;
+      line = output.n < (job.weight.n + 7) / 8 * 8;
+    }
+    send_pair(to, value, line);
+  } else if (there) {
+    const GemvJob& job = *output.job;
+    send_word(in_set(job.y, part.sends, set) + output.row * job.ldy + output.n, __float_as_uint(value));
+  }
 }
 
 template <Form F, int kSteps>
 __device__ __forceinline__ void multiply_items(const StepCall& call, const StepPart& any_part,
-                                               StepShared& shared, const StepRoom& room, RingPlace& place) {
+                                               StepShared& shared, const StepRoom& room, StepPlace& at) {
   const StepPart& part = fresh(any_part);
   const int thread = fresh_thread(), lane = thread % 32, warp = thread / 32,
             own = static_cast<int>(blockIdx.x) - part.first_block;
@@ -93,12 +137,14 @@ __device__ __forceinline__ void multiply_items(const StepCall& call, const StepP
   view.x_sums = input.sums + lane % 4 * 2;
   view.last_group = part.groups - 1;
   view.shift = part.group_shift;
+  RingPlace& place = at.ring;
   StepOutput output = find_output(part, own, thread);
   if (!part.keeps_input) {
-    await_parts(part, call.arrivals, thread);
     const bool needed = own < part.items || part.shares_input;
     if (gemv.x) {
-      if (needed) stage_stored(gemv, k, 16 * kSteps, input, thread);
+      if (needed)
+        stage_stored<F, kSteps>(gemv, in_set(static_cast<const __half*>(gemv.x), part.awaits_input, at.set),
+                                part.awaits_input, k, input, thread);
     } else {
       const RingPlace first = place;
       const float* norms[2] = {nullptr, nullptr};
@@ -110,27 +156,30 @@ __device__ __forceinline__ void multiply_items(const StepCall& call, const StepP
         place.next(call.stages);
       }
       if (needed)
-        stage_normed(gemv, k, 16 * kSteps, norms[0], norms[1], input, thread, room.sums,
-                     reinterpret_cast<float2*>(room.room));
+        stage_normed<F, kSteps>(gemv, in_set(gemv.h, part.awaits_input, at.set), part.awaits_input, k,
+                                norms[0], norms[1], input, thread, reinterpret_cast<float2*>(room.room));
       __syncwarp();
       if (lane == 0) {
         RingPlace done = first;
         for (int i = 0; i < part.norm_stages; ++i, done.next(call.stages)) shared.empty[done.stage].arrive();
       }
     }
-    sync_step();
+    __syncwarp();
   }
+  if (own >= part.items) return sync_step();  // what it wrote of shared memory others write next
   const StepWeights weights = find_weights<F>(part, call.stages, lane);
   const int items = part.items, sides = part.sides, blocks = part.blocks, together = part.together;
   const unsigned char* codes = room.ring + lane * 16;
   const int column = lane % 4 * 2;
-  float* half = room.sums;
-  float* own_sums = half + warp * columns * 16 + lane / 4 + column * 16;  // this lane's
+  const int own_sums = warp * columns * 16 + lane / 4 + column * 16;  // this lane's
 #pragma unroll 1
   for (int batch = own; batch < items; batch += together * blocks) {
     if (batch != own) output = find_output(part, batch, thread);
-    if (output.job) load_before(output.addends, *output.job, output.row, output.n);
-    float* to = own_sums;
+    uint32_t before = 0;
+    if (output.job && output.there && output.job->finish == Finish::kAdd)
+      before = read_word(before_of(part, output, at.set));
+    float* half = room.sums + at.half;
+    float* to = half + own_sums;
     int held = 0;
 #pragma unroll 1
     for (int item = batch; held < together && item < items; item += blocks, ++held) {
@@ -150,29 +199,22 @@ __device__ __forceinline__ void multiply_items(const StepCall& call, const StepP
       }
     }
     sync_step();
-    if (output.job) {
-      const float* from = half + output.which * item_size + output.row * 16 + output.n % 16;
-      finish_output<F>(*output.job, output.row, output.n, 1, output.addends, [&](bool partner) {
-        float sum = 0;
-#pragma unroll
-        for (int w = 0; w < kStepWarps; ++w) sum += from[((partner ? kStepWarps : 0) + w) * columns * 16];
-        return sum;
-      });
-    }
-    own_sums += half == room.sums ? kSumFloats : -kSumFloats;
-    half = half == room.sums ? room.sums + kSumFloats : room.sums;
+    if (warp * 32 < together * columns * 16)
+      send_output<F>(part, output, before,
+                     half + output.which * item_size + output.row * 16 + output.n % 16, columns * 16, at.set);
+    at.half = kSumFloats - at.half;
   }
 }
 
 __device__ __forceinline__ void multiply(const StepCall& call, const StepPart& part, StepShared& shared,
-                                         const StepRoom& room, RingPlace& place) {
+                                         const StepRoom& room, StepPlace& at) {
   if (!part.narrow) {
-    if (part.steps == 2) return multiply_items<Form::kQ8, 2>(call, part, shared, room, place);
-    return multiply_items<Form::kQ8, 1>(call, part, shared, room, place);
+    if (part.steps == 2) return multiply_items<Form::kQ8, 2>(call, part, shared, room, at);
+    return multiply_items<Form::kQ8, 1>(call, part, shared, room, at);
   }
-  if (part.steps == 4) return multiply_items<Form::kQ4, 4>(call, part, shared, room, place);
-  if (part.steps == 2) return multiply_items<Form::kQ4, 2>(call, part, shared, room, place);
-  multiply_items<Form::kQ4, 1>(call, part, shared, room, place);
+  if (part.steps == 4) return multiply_items<Form::kQ4, 4>(call, part, shared, room, at);
+  if (part.steps == 2) return multiply_items<Form::kQ4, 2>(call, part, shared, room, at);
+  multiply_items<Form::kQ4, 1>(call, part, shared, room, at);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ inline constexpr int kMaxStages = 16, kLeastStages = 4;
 inline constexpr int kPartSlots = 8, kPartsAhead = 3;  // parts in shared memory; asked for before their turn
 inline constexpr int kGroupZeros = 8;    // bytes of a group's zero points in nibbles; twice as many in bytes
 inline constexpr int kSumFloats = 2048;  // sums of a batch of panels; there are two
-inline constexpr int kMaxNormed = 2 * kSumFloats;    // inputs of a norm, which lie where sums will
+inline constexpr int kMaxNormed = 4096;              // inputs of a norm, held in registers
 inline constexpr int kMaxStepKeys = 2 * kSumFloats;  // of attention, whose scores do
 inline constexpr int kMaxStepDim = 128;              // of a head
 inline constexpr int kRoomFloats = 4 * kStepWarps * kMaxStepColumns;  // for totals over all threads
@@ -29,10 +29,14 @@ struct alignas(16) StepPart {
   enum Kind : int { kGemv, kAttention };
   Kind kind;
   int first_block, blocks;
-  int after[2], arrivals[2];  // parts that must have ended, or −1, and how many blocks end them
+  // Whether the input, the outputs and what they are added to are messages: then their addresses are those of
+  // the first set.
+  bool awaits_input, sends, awaits_before;
   // gemv()
+  const float* before;             // of kAdd, as its job's y
   bool keeps_input, shares_input;  // that of the part two before; the other side of it
   bool narrow;                     // codes of 4 bits
+  bool makes_inputs;               // of a linear, in fp16
   int steps;                       // products of 16 inputs that share a scale
   int items, sides;                // panels of all jobs, rows' heads; two where there is a partner
   int units, stage_units, groups, stage_groups;  // of a panel; of a stage
@@ -46,11 +50,18 @@ struct alignas(16) StepPart {
   };
 };
 
+// What parts tell each other lies in messages of their own for each part, of words that are kNothing until they
+// are written. A step reads and writes one of two sets and makes the other one nothing again, for the next
+// step: kernels end before the next one reads.
+inline constexpr uint32_t kNothing = 0xffffffffu;  // arithmetic's NaNs are 0x7fffffff, of fp16 0x7fff
+
 struct StepCall {
   const StepPart* program;
   int n_parts;
-  int* arrivals;  // [n_parts + 1] of blocks, zeros before and after
-  int x_bytes;    // of shared memory, for inputs and their sums
+  unsigned char* messages;  // two sets
+  uint32_t set_bytes;       // a multiple of 16
+  int* turns;               // the set of this step; a count of blocks that have ended
+  int x_bytes;              // of shared memory, for inputs and their sums
   int stages;
 };
 void run_step(Queue& queue, const StepCall& call, bool overlap);

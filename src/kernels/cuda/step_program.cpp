@@ -14,12 +14,70 @@ namespace {
 int input_bytes(int k, int rows) { return rows * static_cast<int>(input_stride(k) + 16) * 2; }
 int input_sum_bytes(int k, int steps) { return static_cast<int>(input_stride(k)) / (16 * steps) * 32; }
 
+// What a part writes for later ones, and the caller's memory that it stands for.
+struct Message {
+  const char *begin, *end;
+  int writer;
+  bool read = false;
+  int64_t at = 0;  // in a set
+};
+// Rows of numbers in the caller's memory.
+struct Area {
+  const char *begin, *end;
+};
+Area area_of(const void* first, int rows, int64_t ld, int64_t width, int64_t bytes_each) {
+  const char* begin = static_cast<const char*>(first);
+  return {begin, begin + ((rows - 1) * ld + width) * bytes_each};
+}
+constexpr int kCaller = -1;  // no message: the caller's memory itself
+
+struct Links {
+  int input = kCaller, before = kCaller, output = kCaller;
+};
+
 }  // namespace
 
 struct StepProgram::Parts {
   std::vector<StepPart> parts;
-  DeviceMemory memory, arrivals;
+  std::vector<Links> links;  // of each part
+  std::vector<Message> messages;
+  DeviceMemory memory, sets, turns;
+  int64_t set_bytes = 0;
   int x_bytes = static_cast<int>(round_up(kStepAttentionBytes, 128));
+
+  // The last message written there.
+  int read(const Area& area) {
+    for (size_t i = messages.size(); i-- > 0;) {
+      Message& m = messages[i];
+      if (area.begin >= m.end || area.end <= m.begin) continue;
+      expect(area.begin >= m.begin && area.end <= m.end);
+      m.read = true;
+      return static_cast<int>(i);
+    }
+    return kCaller;
+  }
+  // beside: what it touches of the part before is one message with it.
+  int write(const Area& area, bool beside) {
+    const int writer = static_cast<int>(parts.size());
+    if (beside && !messages.empty()) {
+      Message& last = messages.back();
+      if (last.writer == writer - 1 && area.begin <= last.end && area.end >= last.begin) {
+        last.begin = std::min(last.begin, area.begin);
+        last.end = std::max(last.end, area.end);
+        return static_cast<int>(messages.size()) - 1;
+      }
+    }
+    messages.push_back({area.begin, area.end, writer});
+    return static_cast<int>(messages.size()) - 1;
+  }
+  // Where the first set has what the caller's pointer says; whether it is a message.
+  template <typename T>
+  bool place(T*& pointer, int message) const {
+    if (message == kCaller || !messages[static_cast<size_t>(message)].read) return false;
+    const Message& m = messages[static_cast<size_t>(message)];
+    pointer = reinterpret_cast<T*>(sets.as<char>() + m.at + (reinterpret_cast<const char*>(pointer) - m.begin));
+    return true;
+  }
 };
 
 StepProgram::StepProgram() : parts_(std::make_unique<Parts>()) {}
@@ -67,8 +125,6 @@ void StepProgram::add(Gemv call, bool beside) {
   StepPart part = {};
   part.kind = StepPart::kGemv;
   part.blocks = device().multiprocessors;
-  part.after[0] = static_cast<int>(parts.size()) - 1;
-  part.after[1] = -1;
   part.keeps_input = beside;
   const bool narrow = w.kind == WeightKind::kQ4;
   part.narrow = narrow;
@@ -106,16 +162,27 @@ void StepProgram::add(Gemv call, bool beside) {
     attention.blocks = all - (part.items + rounds - 1) / rounds;
     part.first_block = attention.blocks;
     part.blocks = all - attention.blocks;
-    part.after[0] = -1;  // its input is there
   }
-  if (!parts.empty()) {
-    const StepPart& last = parts.back();
-    if (!beside && last.keeps_input) {  // and what ran beside it
-      part.after[1] = static_cast<int>(parts.size()) - 2;
-      part.arrivals[1] = parts[parts.size() - 2].blocks;
+  Links links;
+  if (!beside)
+    links.input = parts_->read(call.x ? area_of(call.x, call.rows, call.ldx, w.k, 2)
+                                      : area_of(call.h, call.rows, w.k, w.k, sizeof(float)));
+  part.makes_inputs = call.jobs[0].finish == Finish::kGelu || call.jobs[0].finish == Finish::kSwiGlu;
+  const GemvJob &first = call.jobs[0], &last = call.jobs[call.n_jobs - 1];
+  if (part.makes_inputs) {
+    expect(call.n_jobs == 1);
+    links.output = parts_->write(area_of(first.out, call.rows, first.ld_out, round_up(w.n, 8), 2), beside);
+  } else {
+    Area area = area_of(first.y, call.rows, first.ldy, w.n, sizeof(float));
+    area.end = area_of(last.y, call.rows, last.ldy, last.weight.n, sizeof(float)).end;
+    part.before = first.y;
+    if (first.finish == Finish::kAdd) {
+      expect(call.n_jobs == 1);
+      links.before = parts_->read(area);
     }
-    if (!beside) part.arrivals[0] = last.blocks;
+    links.output = parts_->write(area, beside);
   }
+  parts_->links.push_back(links);
   parts.push_back(part);
 }
 
@@ -124,18 +191,47 @@ void StepProgram::add(const Attention& call) {
   StepPart part = {};
   part.kind = StepPart::kAttention;
   part.blocks = device().multiprocessors;
-  part.after[0] = static_cast<int>(parts_->parts.size()) - 1;
-  part.after[1] = -1;
-  part.arrivals[0] = parts_->parts.back().blocks;
   part.items = call.heads.n_heads * call.places.rows;
   part.attention = call;
+  const int dim = call.heads.head_dim, width = (call.heads.n_heads + 2 * call.heads.n_kv_heads) * dim;
+  Links links;
+  links.input = parts_->read(area_of(call.qkv, call.places.rows, width, width, sizeof(float)));
+  links.output = parts_->write(
+      area_of(call.out, call.places.rows, call.ld, int64_t{call.heads.n_heads} * dim, 2), false);
+  parts_->links.push_back(links);
   parts_->parts.push_back(part);
 }
 
 void StepProgram::upload(Queue& queue) {
+  // What no later part reads is the caller's, and stays where he said.
+  for (Message& m : parts_->messages) {
+    if (!m.read) continue;
+    m.at = round_up(parts_->set_bytes, 128) + static_cast<int64_t>(reinterpret_cast<uintptr_t>(m.begin) % 128);
+    parts_->set_bytes = round_up(m.at + (m.end - m.begin), 16);
+  }
+  expect(parts_->set_bytes < INT32_MAX);
+  parts_->sets = DeviceMemory(static_cast<size_t>(2 * parts_->set_bytes));
+  const std::vector<uint32_t> nothing(static_cast<size_t>(parts_->set_bytes / 2), kNothing);
+  queue.to_device(parts_->sets.as<void>(), nothing.data(), nothing.size() * sizeof(uint32_t));
+  parts_->turns = DeviceMemory(2 * sizeof(int));
+  for (size_t i = 0; i < parts_->parts.size(); ++i) {
+    StepPart& part = parts_->parts[i];
+    const Links& links = parts_->links[i];
+    if (part.kind == StepPart::kAttention) {
+      part.awaits_input = parts_->place(part.attention.qkv, links.input);
+      part.sends = parts_->place(part.attention.out, links.output);
+      continue;
+    }
+    part.awaits_input =
+        part.gemv.x ? parts_->place(part.gemv.x, links.input) : parts_->place(part.gemv.h, links.input);
+    part.awaits_before = parts_->place(part.before, links.before);
+    for (int j = 0; j < part.gemv.n_jobs; ++j) {
+      GemvJob& job = part.gemv.jobs[j];
+      part.sends = part.makes_inputs ? parts_->place(job.out, links.output) : parts_->place(job.y, links.output);
+    }
+  }
   const size_t bytes = parts_->parts.size() * sizeof(StepPart);
   parts_->memory = DeviceMemory(bytes);
-  parts_->arrivals = DeviceMemory((parts_->parts.size() + 1) * sizeof(int));
   queue.to_device(parts_->memory.as<void>(), parts_->parts.data(), bytes);
   queue.wait();
 }
@@ -144,7 +240,9 @@ void StepProgram::run(Queue& queue, bool overlap) const {
   StepCall call;
   call.program = parts_->memory.as<StepPart>();
   call.n_parts = static_cast<int>(parts_->parts.size());
-  call.arrivals = parts_->arrivals.as<int>();
+  call.messages = parts_->sets.as<unsigned char>();
+  call.set_bytes = static_cast<uint32_t>(parts_->set_bytes);
+  call.turns = parts_->turns.as<int>();
   call.x_bytes = parts_->x_bytes;
   const int fixed = static_cast<int>(step_shared_bytes()) + call.x_bytes;
   call.stages = std::min(kMaxStages, (device().shared_bytes_per_block - fixed) / kStageBytes);

@@ -51,6 +51,16 @@ __device__ __forceinline__ void copy_in(void* to, const void* from, uint32_t byt
       : "memory");
 }
 
+// The same of what is read once a step: it gives way to everything else in the card's cache.
+__device__ __forceinline__ void copy_in_once(void* to, const void* from, uint32_t bytes, Gate& gate,
+                                             uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], "
+      "%4;" ::"r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(&gate.state)), "l"(policy)
+      : "memory");
+}
+
 struct StepShared {
   Gate full[kMaxStages], empty[kMaxStages];  // of stages
   Gate part_here[kPartSlots], part_done[kPartSlots];
@@ -90,6 +100,8 @@ __device__ __forceinline__ void ask_for_stage(const void* from, uint32_t bytes, 
 // their groups' scales and zero points.
 __device__ __forceinline__ void ask_for_panels(const StepPart& part, int own, StepShared& shared,
                                                unsigned char* ring, int stages, RingPlace& place) {
+  uint64_t once;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once));
   const bool narrow = part.narrow;
   const int scales_each = (narrow ? 4 : 2) / part.steps, shift = part.group_shift,
             zero_bytes = narrow ? kGroupZeros : 2 * kGroupZeros, all = part.units,
@@ -120,10 +132,10 @@ __device__ __forceinline__ void ask_for_panels(const StepPart& part, int own, St
         }
         shared.empty[place.stage].wait(place.parity ^ 1);
         gate.expect_bytes(units * 512 + n * 32 + zeros_size);
-        copy_in(stage, codes + first * 512, units * 512, gate);
-        copy_in(stage + scales_at, scales + group * 32, n * 32, gate);
+        copy_in_once(stage, codes + first * 512, units * 512, gate, once);
+        copy_in_once(stage + scales_at, scales + group * 32, n * 32, gate, once);
         if (zeros_size > 0)
-          copy_in(stage + zeros_at, reinterpret_cast<const void*>(zeros_from), zeros_size, gate);
+          copy_in_once(stage + zeros_at, reinterpret_cast<const void*>(zeros_from), zeros_size, gate, once);
         place.next(stages);
       }
     }

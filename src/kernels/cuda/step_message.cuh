@@ -1,0 +1,56 @@
+// Words by which a step's parts tell each other their numbers (step_part.h): whoever needs one reads it until it
+// is there, so that no order among them is asked of memory.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include "kernels/cuda/step_part.h"
+
+namespace nibble::cuda {
+namespace {
+
+__device__ __forceinline__ uint4 read_message(const void* from) {
+  uint4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ bool is_nothing(const uint4& v) {
+  return max(max(v.x, v.y), max(v.z, v.w)) == kNothing;
+}
+__device__ __forceinline__ float4 as_floats(const uint4& v) {
+  return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
+}
+
+__device__ __forceinline__ uint32_t read_word(const void* from) {
+  uint32_t v;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
+  return v;
+}
+// `word`, read from there before, once it is there.
+__device__ __forceinline__ float number_of(uint32_t word, const float* from, bool awaited) {
+  while (awaited && word == kNothing) word = read_word(from);
+  return __uint_as_float(word);
+}
+
+__device__ __forceinline__ void send_word(void* to, uint32_t word) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
+}
+// Inputs of a linear, two to a word: by every lane of a warp, of which each two neighbours have neighbours;
+// `there`: of both, or of the first one's whole line of eight.
+__device__ __forceinline__ void send_pair(__half* to, float value, bool there) {
+  const uint32_t own = __half_as_ushort(__float2half_rn(value * (1 / kInputUnit))),
+                 other = __shfl_xor_sync(0xffffffffu, own, 1);
+  if (there && threadIdx.x % 2 == 0) send_word(to, own | other << 16);
+}
+
+// Where a message of the first set lies in the set of this step.
+template <typename T>
+__device__ __forceinline__ T* in_set(T* pointer, bool message, uint32_t set) {
+  return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(pointer) + (message ? set : 0));
+}
+
+}  // namespace
+}  // namespace nibble::cuda
