@@ -42,6 +42,7 @@ __device__ __noinline__ void ask_for_weights(const StepPart* program, int n_part
 }
 #endif
 
+template <int kColumns>
 __global__ void __launch_bounds__(kStepThreads + 32, 1) step_kernel(const __grid_constant__ StepCall call) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) unsigned char dynamic[];
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(kStepThreads + 32, 1) step_kernel(const __grid
     const int own = static_cast<int>(blockIdx.x) - part.first_block;
     if (own >= 0 && own < part.blocks) {
       if (part.kind == StepPart::kGemv) {
-        multiply(call, part, shared, rooms, place);
+        multiply<kColumns>(call, part, shared, rooms, place);
       } else {
         attend_step(fresh(part), own, shared, ring, call.stages, place, sums, x);
       }
@@ -109,14 +110,17 @@ size_t step_shared_bytes() {
 
 void run_step(Queue& queue, const StepCall& call, bool overlap) {
   static const bool raised = [] {
-    check(cudaFuncSetAttribute(step_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               device().shared_bytes_per_block),
-          "more shared memory");
+    for (const auto kernel : {step_kernel<1>, step_kernel<2>}) {
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 device().shared_bytes_per_block),
+            "more shared memory");
+    }
     return true;
   }();
   static_cast<void>(raised);
   const size_t shared = step_shared_bytes() + static_cast<size_t>(call.x_bytes + call.stages * kStageBytes);
-  launch_blocks(queue, overlap, true, device().multiprocessors, kStepThreads + 32, shared, step_kernel, call);
+  launch_blocks(queue, overlap, true, device().multiprocessors, kStepThreads + 32, shared,
+                call.rows == 1 ? step_kernel<1> : step_kernel<2>, call);
 }
 
 }  // namespace nibble::cuda

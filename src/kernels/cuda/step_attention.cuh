@@ -80,10 +80,14 @@ __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepS
                                  dim;
       const bool turned = which < 2 && j < 2 * half, low = j < half;
       const int pair = turned ? low ? j + half : j - half : j;
-      const uint32_t word = read_word(x + j), other_word = read_word(x + pair);
-      float number = number_of(word, x + j, part.awaits_input);
+      uint32_t word, other_word;
+      do {
+        word = read_word(x + j);
+        other_word = read_word(x + pair);
+      } while (part.awaits_input && max(word, other_word) == kNothing);
+      float number = __uint_as_float(word);
       if (turned) {
-        const float other = number_of(other_word, x + pair, part.awaits_input);
+        const float other = __uint_as_float(other_word);
         const float2 turn = turns[low ? j : pair];
         number = number * turn.x + (low ? -other : other) * turn.y;
       }
@@ -175,7 +179,7 @@ __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepS
           all += records[w * kRecordFloats + kMaxStepDim];
         }
       }
-      send_pair(out + int64_t{at.row} * call.ld + at.head * dim + thread, whole / all, thread < dim);
+      send_input(out + int64_t{at.row} * call.ld + at.head * dim + thread, whole / all, thread < dim);
     }
     sync_step();  // the records' room is others' next
   }

@@ -7,136 +7,177 @@
 namespace nibble::cuda {
 namespace {
 
-// As an exact float32 number.
-__device__ __forceinline__ float small_float(uint32_t value) {
-  return __uint_as_float(value | 0x4b000000u) - 8388608.0f;
-}
-
-// What a lane reads of a unit.
-template <Form F, int kSteps>
-struct StepUnit {
+// What a lane (g = lane / 4, t = lane % 4) has of a unit's input: operands of column g, and the sums over all
+// inputs that share a scale of columns 2t and, where there are more rows than one, 2t + 1.
+template <Form F, int kSteps, int kColumns>
+struct UnitInput {
   static constexpr int kScales = kUnitInputs<F> / 16 / kSteps;
-  uint4 codes, x[kUnitInputs<F> / 32];
-  float2 x_sums[kScales];
-  uint32_t scale[kScales];  // a half2
-  uint32_t zero[kScales];   // of rows g and g + 8, as it lies in memory
+  uint4 x[kUnitInputs<F> / 32];
+  float sums[kScales][kColumns];
 };
-
-// Where a lane reads a stage and the input.
-struct StageView {
-  const unsigned char *codes, *scales, *zeros;
+// Where a lane reads the input.
+struct InputView {
   const __half* x;
-  const float* x_sums;
-  int first_group, last_group, shift;
+  const float* sums;
 };
-
-// `step`: units of the panel before this one.
-template <Form F, int kSteps>
-__device__ __forceinline__ StepUnit<F, kSteps> load_unit(const StageView& view, int unit, int step) {
-  StepUnit<F, kSteps> u;
-  u.codes = *reinterpret_cast<const uint4*>(view.codes + unit * 512);
-  const __half* x = view.x + step * kUnitInputs<F>;
+template <Form F, int kSteps, int kColumns>
+__device__ __forceinline__ void load_input(UnitInput<F, kSteps, kColumns>& u, const InputView& from, int unit) {
+  const __half* x = from.x + unit * kUnitInputs<F>;
 #pragma unroll
   for (int i = 0; i < kUnitInputs<F> / 32; ++i) u.x[i] = *reinterpret_cast<const uint4*>(x + i * 32);
 #pragma unroll
   for (int s = 0; s < u.kScales; ++s) {
-    const int at = step * u.kScales + s;
-    // Behind the last input there may be steps without a group; their codes and inputs are zeros.
-    const int group = min(at >> view.shift, view.last_group) - view.first_group;
-    u.x_sums[s] = *reinterpret_cast<const float2*>(view.x_sums + at * 8);
-    u.scale[s] = *reinterpret_cast<const uint32_t*>(view.scales + group * 32);
-    u.zero[s] = F == Form::kQ4 ? view.zeros[group * kGroupZeros]
-                               : *reinterpret_cast<const uint16_t*>(view.zeros + group * 2 * kGroupZeros);
+    const float* sums = from.sums + (unit * u.kScales + s) * 8;
+    if constexpr (kColumns == 1) {
+      u.sums[s][0] = *sums;
+    } else {
+      const float2 both = *reinterpret_cast<const float2*>(sums);
+      u.sums[s][0] = both.x;
+      u.sums[s][1] = both.y;
+    }
   }
-  return u;
 }
 
-// acc += the unit's products. middle: the zero point where there are no zeros in memory.
+// What a lane reads of a unit of weights. scale: a half2; zero: of rows g and g + 8, as it lies in memory.
 template <Form F, int kSteps>
-__device__ __forceinline__ void multiply_unit(const StepUnit<F, kSteps>& u, bool has_zeros, float middle,
-                                              float (&acc)[4]) {
+struct UnitWeights {
+  static constexpr int kScales = kUnitInputs<F> / 16 / kSteps;
+  uint4 codes;
+  uint32_t scale[kScales], zero[kScales];
+};
+
+// A number below 1,024, in kLowUnit: the bits of an fp16 number below the normal ones.
+__device__ __forceinline__ float small_number(uint32_t bits) {
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+}
+
+// acc, rows g and g + 8 of each column, += the unit's products. Zero points leave products by
+// Σ (c − z)·x = Σ c·x − z·Σ x.
+template <Form F, int kSteps, int kColumns>
+__device__ __forceinline__ void multiply_unit(const UnitWeights<F, kSteps>& w,
+                                              const UnitInput<F, kSteps, kColumns>& input,
+                                              float (&acc)[2][kColumns]) {
+  constexpr bool kNarrow = F == Form::kQ4;
 #pragma unroll
-  for (int s = 0; s < u.kScales; ++s) {
+  for (int s = 0; s < w.kScales; ++s) {
     float sum[4] = {};
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
       const int step = s * kSteps + i;
-      const uint4& both = u.x[step / 2];
+      const uint4& both = input.x[step / 2];
       uint32_t a[4];
-      codes_of_step<F>(u.codes, step, a);
+      codes_of_step<F>(w.codes, step, a);
       multiply(sum, a[0], a[1], a[2], a[3], step % 2 == 0 ? both.x : both.z, step % 2 == 0 ? both.y : both.w);
     }
-    constexpr bool kNarrow = F == Form::kQ4;
-    const float low = has_zeros ? small_float(u.zero[s] & (kNarrow ? 0x0fu : 0xffu)) : middle,
-                high = has_zeros ? small_float(kNarrow ? u.zero[s] & 0xf0u : u.zero[s] >> 8)
-                                 : middle * (kNarrow ? 16 : 1);
-    const float2 scale = __half22float2(*reinterpret_cast<const __half2*>(&u.scale[s]));
-    acc[0] += scale.x * (sum[0] - low * u.x_sums[s].x);
-    acc[1] += scale.x * (sum[1] - low * u.x_sums[s].y);
-    acc[2] += scale.y * (sum[2] - high * u.x_sums[s].x);
-    acc[3] += scale.y * (sum[3] - high * u.x_sums[s].y);
+    const float low = small_number(w.zero[s] & (kNarrow ? 0x0fu : 0xffu)),
+                high = small_number(kNarrow ? w.zero[s] & 0xf0u : w.zero[s] >> 8);
+    const float2 scale = __half22float2(*reinterpret_cast<const __half2*>(&w.scale[s]));
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      acc[0][c] += scale.x * (sum[c] - low * input.sums[s][c]);
+      acc[1][c] += scale.y * (sum[2 + c] - high * input.sums[s][c]);
+    }
   }
 }
 
-// acc += the products of a stage's units that are this warp's (own_input()), kTogether at a time.
-template <Form F, int kSteps, int kTogether>
-__device__ __forceinline__ void multiply_units(const StageView& view, int first, int units, int warp,
-                                               bool has_zeros, float middle, float (&acc)[4]) {
+// What a lane needs of a part's weights, found once.
+struct StepWeights {
+  int units, stage_units, groups, shift, scales_at, zeros_at;
+  bool has_zeros;
+  uint32_t middle;  // as zero points lie, where there are none in memory
+};
+template <Form F>
+__device__ __forceinline__ StepWeights find_weights(const StepPart& part, int lane) {
+  StepWeights w;
+  w.units = part.units;
+  w.stage_units = part.stage_units;
+  w.groups = part.groups;
+  w.shift = part.group_shift;
+  // From the lane's codes on.
+  w.scales_at = w.stage_units * 512 - lane * 16 + lane / 4 * 4;
+  w.zeros_at = w.stage_units * 512 - lane * 16 + part.stage_groups * 32 + lane / 4 * (F == Form::kQ4 ? 1 : 2);
+  const Weight& like = part.gemv.jobs[0].weight;
+  w.has_zeros = like.zeros != nullptr;
+  w.middle = static_cast<uint32_t>(like.middle) * (F == Form::kQ4 ? 0x11 : 0x101);
+  return w;
+}
+
+// Where a lane reads a stage: its codes, and a panel's groups from the stage's first on.
+struct StageView {
+  const unsigned char *codes, *scales, *zeros;
+};
+template <Form F, int kSteps>
+__device__ __forceinline__ StageView view_stage(const StepWeights& w, const unsigned char* codes, int item,
+                                                int first) {
+  constexpr int kScales = UnitWeights<F, kSteps>::kScales;
+  StageView view{codes, codes + w.scales_at, codes + w.zeros_at};
+  // Zero points begin at a multiple of 16 bytes.
+  if (F == Form::kQ4) view.zeros += (item * w.groups + (first * kScales >> w.shift)) % 2 * kGroupZeros;
+  return view;
+}
+template <Form F, int kSteps>
+__device__ __forceinline__ void load_group(UnitWeights<F, kSteps>& u, int s, const StepWeights& w,
+                                           const StageView& view, int group) {
+  u.scale[s] = *reinterpret_cast<const uint32_t*>(view.scales + group * 32);
+  u.zero[s] = w.middle;
+  if (w.has_zeros)
+    u.zero[s] = F == Form::kQ4 ? view.zeros[group * kGroupZeros]
+                               : *reinterpret_cast<const uint16_t*>(view.zeros + group * 2 * kGroupZeros);
+}
+
+// Units of a whole stage that are a warp's (own_input()).
+inline constexpr int kOwnUnits = kStageUnits / kStepWarps;
+
+// Whether a whole stage's groups lie at even distances for a warp's units.
+__device__ __forceinline__ bool is_even(const StepWeights& w) {
+  return w.shift >= 30 || (kStepWarps >> w.shift) << w.shift == kStepWarps;
+}
+
+// acc += a warp's products of a whole stage, from unit `first` of a panel on.
+template <Form F, int kSteps, int kColumns>
+__device__ __forceinline__ void multiply_whole_stage(const StepWeights& w, const StageView& view, int first,
+                                                     int warp, const InputView& input,
+                                                     float (&acc)[2][kColumns]) {
+  constexpr int kScales = UnitWeights<F, kSteps>::kScales;
+  const int stride = kStepWarps * kScales >> w.shift;
+  UnitWeights<F, kSteps> u[kOwnUnits];
+  UnitInput<F, kSteps, kColumns> x[kOwnUnits];
+#pragma unroll
+  for (int i = 0; i < kOwnUnits; ++i) {
+    u[i].codes = *reinterpret_cast<const uint4*>(view.codes + (warp + i * kStepWarps) * 512);
+    load_input(x[i], input, first + warp + i * kStepWarps);
+#pragma unroll
+    for (int s = 0; s < kScales; ++s) load_group(u[i], s, w, view, (warp * kScales + s >> w.shift) + i * stride);
+  }
+#pragma unroll
+  for (int i = 0; i < kOwnUnits; ++i) multiply_unit(u[i], x[i], acc);
+}
+
+// The same of any stage.
+template <Form F, int kSteps, int kColumns>
+__device__ __forceinline__ void multiply_stage(const StepWeights& w, const StageView& view, int first, int warp,
+                                               const InputView& input, float (&acc)[2][kColumns]) {
+  constexpr int kScales = UnitWeights<F, kSteps>::kScales, kTogether = 2;
+  const int units = min(w.stage_units, w.units - first), first_group = first * kScales >> w.shift;
 #pragma unroll 1
-  for (int begin = (warp - first) & (kStepWarps - 1); begin < units; begin += kTogether * kStepWarps) {
-    StepUnit<F, kSteps> u[kTogether];
+  for (int begin = warp; begin < units; begin += kTogether * kStepWarps) {
+    UnitWeights<F, kSteps> u[kTogether];
+    UnitInput<F, kSteps, kColumns> x[kTogether];
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
-      const int unit = begin + i * kStepWarps, there = unit < units ? unit : begin;
-      u[i] = load_unit<F, kSteps>(view, there, first + there);
-      if (i > 0 && unit != there) {
+      const bool there = begin + i * kStepWarps < units;
+      const int unit = there ? begin + i * kStepWarps : begin;
+      u[i].codes = *reinterpret_cast<const uint4*>(view.codes + unit * 512);
+      load_input(x[i], input, first + unit);
 #pragma unroll
-        for (uint32_t& scale : u[i].scale) scale = 0;
+      for (int s = 0; s < kScales; ++s) {
+        // Behind the last input there may be steps without a group; their codes and inputs are zeros.
+        load_group(u[i], s, w, view, min((first + unit) * kScales + s >> w.shift, w.groups - 1) - first_group);
+        if (!there) u[i].scale[s] = 0;
       }
     }
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) multiply_unit<F, kSteps>(u[i], has_zeros, middle, acc);
-  }
-}
-
-// Of a whole stage: everything lies at fixed distances.
-template <Form F, int kSteps>
-__device__ __forceinline__ void multiply_whole_stage(const StageView& view, int first, int warp,
-                                                     bool has_zeros, float middle, float (&acc)[4]) {
-  constexpr int kTogether = kStageUnits / kStepWarps, kWidth = kUnitInputs<F>;
-  StepUnit<F, kSteps> u[kTogether];
-  const unsigned char* codes = view.codes + warp * 512;
-  const __half* x = view.x + (first + warp) * kWidth;
-  const float* x_sums = view.x_sums + (first + warp) * (8 * u[0].kScales);
-  const int group = (warp * u[0].kScales >> view.shift), stride = kStepWarps * u[0].kScales >> view.shift;
-  constexpr int kZeros = F == Form::kQ4 ? kGroupZeros : 2 * kGroupZeros;
-  const unsigned char *scales = view.scales + group * 32, *zeros = view.zeros + group * kZeros;
-#pragma unroll
-  for (int i = 0; i < kTogether; ++i) {
-    u[i].codes = *reinterpret_cast<const uint4*>(codes + i * kStepWarps * 512);
-#pragma unroll
-    for (int j = 0; j < kWidth / 32; ++j)
-      u[i].x[j] = *reinterpret_cast<const uint4*>(x + i * kStepWarps * kWidth + j * 32);
-#pragma unroll
-    for (int s = 0; s < u[0].kScales; ++s) {
-      u[i].x_sums[s] = *reinterpret_cast<const float2*>(x_sums + (i * kStepWarps * u[0].kScales + s) * 8);
-      const int at = i * stride + (s >> view.shift);
-      u[i].scale[s] = *reinterpret_cast<const uint32_t*>(scales + at * 32);
-      u[i].zero[s] =
-          F == Form::kQ4 ? zeros[at * kZeros] : *reinterpret_cast<const uint16_t*>(zeros + at * kZeros);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kTogether; ++i) multiply_unit<F, kSteps>(u[i], has_zeros, middle, acc);
-}
-
-template <Form F, int kSteps>
-__device__ __forceinline__ void multiply_stage(const StageView& view, int first, int units, int warp,
-                                               bool has_zeros, float middle, float (&acc)[4]) {
-  if (units == kStageUnits && (kStepWarps >> view.shift) << view.shift == kStepWarps) {
-    multiply_whole_stage<F, kSteps>(view, first, warp, has_zeros, middle, acc);
-  } else {
-    multiply_units<F, kSteps, 2>(view, first, units, warp, has_zeros, middle, acc);
+    for (int i = 0; i < kTogether; ++i) multiply_unit(u[i], x[i], acc);
   }
 }
 

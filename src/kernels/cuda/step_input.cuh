@@ -1,7 +1,7 @@
 // How a part's input comes into shared memory: as it is, or through a norm (step.cu).
 //
 // It lies so that a lane reads the operands of two products at once: quads of inputs [pair of steps][t][step
-// of the pair]. Zero points leave products by Σ (c − z)·x = Σ c·x − z·Σ x: the sums of x are found here.
+// of the pair]. Sums over the inputs that share a scale are found with it.
 #pragma once
 
 #include "kernels/cuda/step_message.cuh"
@@ -87,18 +87,12 @@ __device__ __forceinline__ void stage_normed(const Gemv& call, const float* h, b
   for (int row = 0; row < call.rows; ++row, room += 2 * kStepWarps) {
     const float* from = h + int64_t{row} * k;
     uint4 v[kRounds];
-#pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-      const int i = own_input<F>(r, kEach, warp, lane);
-      v[r] = make_uint4(0, 0, 0, 0);
-      if (i < k) v[r] = read_message(from + i);
-    }
+    read_messages(v, awaited, [&](int r) { return own_input<F>(r, kEach, warp, lane) < k; },
+                  [&](int r) { return read_message(from + own_input<F>(r, kEach, warp, lane)); });
     float2 totals = make_float2(0, 0);
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
       if (r * kStepThreads * kEach >= k) break;
-      const int i = own_input<F>(r, kEach, warp, lane);
-      while (awaited && is_nothing(v[r])) v[r] = read_message(from + i);
       const float4 f = as_floats(v[r]);
       totals.x += (f.x + f.y) + (f.z + f.w);
       totals.y += (f.x * f.x + f.y * f.y) + (f.z * f.z + f.w * f.w);
@@ -144,7 +138,7 @@ __device__ __forceinline__ void stage_normed(const Gemv& call, const float* h, b
       if (i < padded) {
         *reinterpret_cast<uint2*>(to.x + row * to.stride + place_of_quad(i / 4)) = make_uint2(
             *reinterpret_cast<const uint32_t*>(&first), *reinterpret_cast<const uint32_t*>(&second));
-        if (i % kWidth == 0) to.sums[i / kWidth * 8 + row] = total * kLowUnit<Form::kQ4>;
+        if (i % kWidth == 0) to.sums[i / kWidth * 8 + row] = total;
       }
     }
   }
@@ -162,17 +156,12 @@ __device__ __forceinline__ void stage_stored(const Gemv& call, const __half* x, 
 #pragma unroll 1
     for (int begin = 0; begin * kStepThreads * kEach < padded; begin += kAtOnce) {
       uint4 v[kAtOnce];
-#pragma unroll
-      for (int r = 0; r < kAtOnce; ++r) {
-        const int i = own_input<F>(begin + r, kEach, warp, lane);
-        v[r] = make_uint4(0, 0, 0, 0);
-        if (i < k) v[r] = read_message(from + i);
-      }
+      read_messages(v, awaited, [&](int r) { return own_input<F>(begin + r, kEach, warp, lane) < k; },
+                    [&](int r) { return read_message(from + own_input<F>(begin + r, kEach, warp, lane)); });
 #pragma unroll
       for (int r = 0; r < kAtOnce; ++r) {
         if ((begin + r) * kStepThreads * kEach >= padded) break;
         const int i = own_input<F>(begin + r, kEach, warp, lane);
-        while (awaited && is_nothing(v[r])) v[r] = read_message(from + i);
         float sum = 0;
 #pragma unroll
         for (const uint32_t pair : {v[r].x, v[r].y, v[r].z, v[r].w}) {
@@ -184,7 +173,7 @@ __device__ __forceinline__ void stage_stored(const Gemv& call, const __half* x, 
           __half* to_row = to.x + row * to.stride;
           *reinterpret_cast<uint2*>(to_row + place_of_quad(i / 4)) = make_uint2(v[r].x, v[r].y);
           *reinterpret_cast<uint2*>(to_row + place_of_quad(i / 4 + 1)) = make_uint2(v[r].z, v[r].w);
-          if (i % kWidth == 0) to.sums[i / kWidth * 8 + row] = sum * kLowUnit<Form::kQ4>;
+          if (i % kWidth == 0) to.sums[i / kWidth * 8 + row] = sum;
         }
       }
     }

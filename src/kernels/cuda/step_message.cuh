@@ -20,6 +20,27 @@ __device__ __forceinline__ uint4 read_message(const void* from) {
 __device__ __forceinline__ bool is_nothing(const uint4& v) {
   return max(max(v.x, v.y), max(v.z, v.w)) == kNothing;
 }
+// v[r] = what read(r) reads, until all of it is there; wanted(r): or 0 where it is not.
+template <int kCount, typename Wanted, typename Read>
+__device__ __forceinline__ void read_messages(uint4 (&v)[kCount], bool awaited, const Wanted& wanted,
+                                              const Read& read) {
+#pragma unroll
+  for (int r = 0; r < kCount; ++r) {
+    v[r] = make_uint4(0, 0, 0, 0);
+    if (wanted(r)) v[r] = read(r);
+  }
+  bool missing = awaited;
+  while (missing) {
+    missing = false;
+#pragma unroll
+    for (int r = 0; r < kCount; ++r) {
+      if (!is_nothing(v[r])) continue;
+      missing = true;
+      v[r] = read(r);
+    }
+  }
+}
+
 __device__ __forceinline__ float4 as_floats(const uint4& v) {
   return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
 }
@@ -38,9 +59,8 @@ __device__ __forceinline__ float number_of(uint32_t word, const float* from, boo
 __device__ __forceinline__ void send_word(void* to, uint32_t word) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
 }
-// Inputs of a linear, two to a word: by every lane of a warp, of which each two neighbours have neighbours;
-// `there`: of both, or of the first one's whole line of eight.
-__device__ __forceinline__ void send_pair(__half* to, float value, bool there) {
+// An input of a linear, two to a word: by every lane of a warp, of which each two neighbours have neighbours.
+__device__ __forceinline__ void send_input(__half* to, float value, bool there) {
   const uint32_t own = __half_as_ushort(__float2half_rn(value * (1 / kInputUnit))),
                  other = __shfl_xor_sync(0xffffffffu, own, 1);
   if (there && threadIdx.x % 2 == 0) send_word(to, own | other << 16);

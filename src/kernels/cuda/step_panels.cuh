@@ -19,202 +19,169 @@ struct StepPlace {
   uint32_t set;  // of messages: bytes from the first
 };
 
-// What the warps need of a part's weights, found once.
-struct StepWeights {
-  int units, stage_units, groups, scales_at, zeros_at, stages;
-  bool has_zeros;
-  float middle;
-};
-template <Form F>
-__device__ __forceinline__ StepWeights find_weights(const StepPart& part, int stages, int lane) {
-  StepWeights w;
-  w.units = part.units;
-  w.stage_units = part.stage_units;
-  w.groups = part.groups;
-  w.stages = stages;
-  // From the lane's codes on.
-  w.scales_at = w.stage_units * 512 - lane * 16 + lane / 4 * 4;
-  w.zeros_at = w.stage_units * 512 - lane * 16 + part.stage_groups * 32 + lane / 4 * (F == Form::kQ4 ? 1 : 2);
-  const Weight& like = part.gemv.jobs[0].weight;
-  w.has_zeros = like.zeros != nullptr;
-  w.middle = static_cast<float>(like.middle);
-  return w;
-}
-
-// acc: the products of a panel.
-template <Form F, int kSteps>
-__device__ __forceinline__ void multiply_panel(const StepWeights& w, int item, StageView& view,
-                                               StepShared& shared, const unsigned char* codes, int lane,
-                                               int warp, RingPlace& place, float (&acc)[4]) {
-  constexpr int kScales = kUnitInputs<F> / 16 / kSteps;
-#pragma unroll 1
-  for (int first = 0; first < w.units; first += w.stage_units) {
-    view.codes = codes + place.stage * kStageBytes;
-    view.scales = view.codes + w.scales_at;
-    view.zeros = view.codes + w.zeros_at;
-    view.first_group = first * kScales >> view.shift;
-    if (F == Form::kQ4) view.zeros += (item * w.groups + view.first_group) % 2 * kGroupZeros;
-    shared.full[place.stage].wait(place.parity);
-    multiply_stage<F, kSteps>(view, first, min(w.stage_units, w.units - first), warp, w.has_zeros, w.middle,
-                              acc);
-    leave_stage(shared, place, w.stages, lane);
-  }
-}
-
-// What a thread finishes of a batch of panels: an output of one of them, and what it needs besides.
+// What a thread finishes of a batch of panels: an output of one of them. Found before the input is there.
 struct StepOutput {
-  const GemvJob* job = nullptr;  // null: nothing
-  int which = 0, row = 0, n = 0;
+  int at = 0;        // of its sums
+  void* to = nullptr;  // null: nothing
+  const float* before = nullptr;
   bool there = false;  // there are fewer than the panel's
   Addends addends;
 };
-__device__ __forceinline__ const float* before_of(const StepPart& part, const StepOutput& output,
-                                                  uint32_t set) {
-  return in_set(part.before, part.awaits_before, set) + output.row * output.job->ldy + output.n;
-}
-__device__ __forceinline__ StepOutput find_output(const StepPart& part, int batch, int thread) {
+__device__ __forceinline__ StepOutput find_output(const StepPart& part, int batch, int thread, uint32_t set) {
   const Gemv& gemv = part.gemv;
   StepOutput output;
-  if (thread >= part.together * part.gemv.rows * 16) return output;
-  const int line = thread / 16;
-  output.which = gemv.rows == 1 ? line : line / gemv.rows;
-  output.row = line - output.which * gemv.rows;
-  const int item = batch + output.which * part.blocks;
+  if (thread >= part.together * gemv.rows * 16) return output;
+  const int line = thread / 16, which = gemv.rows == 1 ? line : line / gemv.rows, row = line - which * gemv.rows,
+            item = batch + which * part.blocks;
   if (item >= part.items) return output;
-  const GemvJob& job = gemv.jobs[job_of(gemv, item)];
-  output.n = (item - job.first_item) * 16 + thread % 16;
-  output.there = output.n < job.weight.n;
-  output.job = &job;
-  if (output.there) load_biases(output.addends, job, output.n);
+  const GemvJob& job = fresh(gemv.jobs[job_of(gemv, item)]);
+  const int n = (item - job.first_item) * 16 + thread % 16;
+  output.at = ((part.sides * kStepWarps * which) * gemv.rows + row) * 16 + n % 16;
+  output.there = n < job.weight.n;
+  if (output.there) load_biases(output.addends, job, n);
+  if (part.makes_inputs) {
+    if (n < (job.weight.n + 7) / 8 * 8)
+      output.to = in_set(static_cast<__half*>(job.out), part.sends, set) + row * job.ld_out + n;
+  } else if (output.there) {
+    output.to = in_set(job.y, part.sends, set) + row * job.ldy + n;
+    if (job.finish == Finish::kAdd)
+      output.before = in_set(part.before, part.awaits_before, set) + row * job.ldy + n;
+  }
   return output;
 }
 
-// By all lanes of a warp: an output whose sums the warps left at `from`, kStepWarps of them `apart`.
+// By all lanes of a warp: an output, with the sums that the warps left, kStepWarps of them `apart`.
 template <Form F>
 __device__ __forceinline__ void send_output(const StepPart& part, StepOutput& output, uint32_t before,
-                                            const float* from, int apart, uint32_t set) {
+                                            const float* sums, int apart) {
   float value = 0;
-  const bool there = output.job && output.there;
-  if (there) {
-    const GemvJob& job = *output.job;
-    if (job.finish == Finish::kAdd)
-      output.addends.before = number_of(before, before_of(part, output, set), part.awaits_before);
-    value = finished<F>(job, output.addends, [&](bool partner) {
+  if (output.there) {
+    if (output.before) output.addends.before = number_of(before, output.before, part.awaits_before);
+    value = finished<F>(part.gemv.jobs[0], output.addends, [&](bool partner) {
+      const float* from = sums + output.at + (partner ? kStepWarps * apart : 0);
       float sum = 0;
 #pragma unroll
-      for (int w = 0; w < kStepWarps; ++w) sum += from[((partner ? kStepWarps : 0) + w) * apart];
+      for (int w = 0; w < kStepWarps; ++w) sum += from[w * apart];
       return sum;
     });
   }
   if (part.makes_inputs) {
-    __half* to = nullptr;
-    bool line = false;
-    if (output.job) {
-      const GemvJob& job = *output.job;
-      to = in_set(static_cast<__half*>(job.out), part.sends, set) + output.row * job.ld_out + output.n;
-      line = output.n < (job.weight.n + 7) / 8 * 8;
-    }
-    send_pair(to, value, line);
-  } else if (there) {
-    const GemvJob& job = *output.job;
-    send_word(in_set(job.y, part.sends, set) + output.row * job.ldy + output.n, __float_as_uint(value));
+    send_input(static_cast<__half*>(output.to), value, output.to != nullptr);
+  } else if (output.to) {
+    send_word(output.to, __float_as_uint(value));
   }
 }
 
+// The input of a part, before its panels.
 template <Form F, int kSteps>
+__device__ __forceinline__ void stage_input(const StepCall& call, const StepPart& part, StepShared& shared,
+                                            const StepRoom& room, StepPlace& at, const StepInput& input,
+                                            bool needed, int thread) {
+  const Gemv& gemv = part.gemv;
+  const int k = gemv.jobs[0].weight.k;
+  if (gemv.x) {
+    if (needed)
+      stage_stored<F, kSteps>(gemv, in_set(static_cast<const __half*>(gemv.x), part.awaits_input, at.set),
+                              part.awaits_input, k, input, thread);
+    return;
+  }
+  const RingPlace first = at.ring;
+  const float* norms[2] = {nullptr, nullptr};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (i >= part.norm_stages) continue;
+    norms[i] = reinterpret_cast<const float*>(room.ring + at.ring.stage * kStageBytes);
+    shared.full[at.ring.stage].wait(at.ring.parity);
+    at.ring.next(call.stages);
+  }
+  if (needed)
+    stage_normed<F, kSteps>(gemv, in_set(gemv.h, part.awaits_input, at.set), part.awaits_input, k, norms[0],
+                            norms[1], input, thread, reinterpret_cast<float2*>(room.room));
+  __syncwarp();
+  if (thread % 32 == 0) {
+    RingPlace stage = first;
+    for (int i = 0; i < part.norm_stages; ++i, stage.next(call.stages)) shared.empty[stage.stage].arrive();
+  }
+}
+
+template <Form F, int kSteps, int kColumns>
 __device__ __forceinline__ void multiply_items(const StepCall& call, const StepPart& any_part,
                                                StepShared& shared, const StepRoom& room, StepPlace& at) {
   const StepPart& part = fresh(any_part);
   const int thread = fresh_thread(), lane = thread % 32, warp = thread / 32,
             own = static_cast<int>(blockIdx.x) - part.first_block;
-  const Gemv& gemv = part.gemv;
-  const int columns = gemv.rows, item_size = part.sides * kStepWarps * columns * 16,
-            k = gemv.jobs[0].weight.k;
+  const int columns = part.gemv.rows;
   const StepInput input{reinterpret_cast<__half*>(room.x), reinterpret_cast<float*>(room.x + part.sums_at),
-                        (k + 63) / 64 * 64 + 16};
-  StageView view;
-  view.x = input.x + min(lane / 4, columns - 1) * input.stride + lane % 4 * 8;
-  view.x_sums = input.sums + lane % 4 * 2;
-  view.last_group = part.groups - 1;
-  view.shift = part.group_shift;
-  RingPlace& place = at.ring;
-  StepOutput output = find_output(part, own, thread);
+                        input_line(part.gemv.jobs[0].weight.k)};
+  StepOutput output = find_output(part, own, thread, at.set);
   if (!part.keeps_input) {
-    const bool needed = own < part.items || part.shares_input;
-    if (gemv.x) {
-      if (needed)
-        stage_stored<F, kSteps>(gemv, in_set(static_cast<const __half*>(gemv.x), part.awaits_input, at.set),
-                                part.awaits_input, k, input, thread);
-    } else {
-      const RingPlace first = place;
-      const float* norms[2] = {nullptr, nullptr};
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if (i >= part.norm_stages) continue;
-        norms[i] = reinterpret_cast<const float*>(room.ring + place.stage * kStageBytes);
-        shared.full[place.stage].wait(place.parity);
-        place.next(call.stages);
-      }
-      if (needed)
-        stage_normed<F, kSteps>(gemv, in_set(gemv.h, part.awaits_input, at.set), part.awaits_input, k,
-                                norms[0], norms[1], input, thread, reinterpret_cast<float2*>(room.room));
-      __syncwarp();
-      if (lane == 0) {
-        RingPlace done = first;
-        for (int i = 0; i < part.norm_stages; ++i, done.next(call.stages)) shared.empty[done.stage].arrive();
-      }
-    }
+    stage_input<F, kSteps>(call, part, shared, room, at, input, own < part.items || part.shares_input, thread);
     __syncwarp();
   }
   if (own >= part.items) return sync_step();  // what it wrote of shared memory others write next
-  const StepWeights weights = find_weights<F>(part, call.stages, lane);
+  const StepWeights weights = find_weights<F>(part, lane);
   const int items = part.items, sides = part.sides, blocks = part.blocks, together = part.together;
   const unsigned char* codes = room.ring + lane * 16;
-  const int column = lane % 4 * 2;
-  const int own_sums = warp * columns * 16 + lane / 4 + column * 16;  // this lane's
+  const InputView x{input.x + min(lane / 4, columns - 1) * input.stride + lane % 4 * 8,
+                    input.sums + lane % 4 * 2};
+  const bool even = is_even(weights) && weights.stage_units == kStageUnits;
+  const int column = lane % 4 * 2, own_sums = warp * columns * 16 + lane / 4 + column * 16;  // this lane's
 #pragma unroll 1
   for (int batch = own; batch < items; batch += together * blocks) {
-    if (batch != own) output = find_output(part, batch, thread);
+    if (batch != own) output = find_output(part, batch, thread, at.set);
     uint32_t before = 0;
-    if (output.job && output.there && output.job->finish == Finish::kAdd)
-      before = read_word(before_of(part, output, at.set));
-    float* half = room.sums + at.half;
-    float* to = half + own_sums;
-    int held = 0;
+    if (output.before) before = read_word(output.before);
+    float* sums = room.sums + at.half;
+    float* to = sums + own_sums;
+    // The sides of one panel after the other.
+    int item = batch, side = 0, left = together;
 #pragma unroll 1
-    for (int item = batch; held < together && item < items; item += blocks, ++held) {
+    do {
+      float acc[2][kColumns] = {};
 #pragma unroll 1
-      for (int side = 0; side < sides; ++side, to += kStepWarps * columns * 16) {
-        float acc[4] = {};
-        multiply_panel<F, kSteps>(weights, item, view, shared, codes, lane, warp, place, acc);
-        constexpr float kHigh = F == Form::kQ4 ? kLowUnit<F> / kHighUnit<F> : 1.0f;
-        if (column < columns) {
-          to[0] = acc[0];
-          to[8] = acc[2] * kHigh;
+      for (int first = 0; first < weights.units; first += weights.stage_units) {
+        shared.full[at.ring.stage].wait(at.ring.parity);
+        const StageView view =
+            view_stage<F, kSteps>(weights, codes + at.ring.stage * kStageBytes, item, first);
+        if (even && weights.units - first >= kStageUnits) {
+          multiply_whole_stage<F, kSteps, kColumns>(weights, view, first, warp, x, acc);
+        } else {
+          multiply_stage<F, kSteps, kColumns>(weights, view, first, warp, x, acc);
         }
-        if (column + 1 < columns) {
-          to[16] = acc[1];
-          to[24] = acc[3] * kHigh;
+        leave_stage(shared, at.ring, call.stages, lane);
+      }
+      constexpr float kHigh = F == Form::kQ4 ? kLowUnit<F> / kHighUnit<F> : 1.0f;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        if (column + c < columns) {
+          to[c * 16] = acc[0][c];
+          to[c * 16 + 8] = acc[1][c] * kHigh;
         }
       }
-    }
+      to += kStepWarps * columns * 16;
+      if (++side == sides) {
+        side = 0;
+        item += blocks;
+        --left;
+      }
+    } while (left > 0 && item < items);
     sync_step();
-    if (warp * 32 < together * columns * 16)
-      send_output<F>(part, output, before,
-                     half + output.which * item_size + output.row * 16 + output.n % 16, columns * 16, at.set);
+    if (warp * 32 < together * columns * 16) send_output<F>(part, output, before, sums, columns * 16);
     at.half = kSumFloats - at.half;
   }
 }
 
+// kColumns: of a lane that count; one where there is one row.
+template <int kColumns>
 __device__ __forceinline__ void multiply(const StepCall& call, const StepPart& part, StepShared& shared,
                                          const StepRoom& room, StepPlace& at) {
   if (!part.narrow) {
-    if (part.steps == 2) return multiply_items<Form::kQ8, 2>(call, part, shared, room, at);
-    return multiply_items<Form::kQ8, 1>(call, part, shared, room, at);
+    if (part.steps == 2) return multiply_items<Form::kQ8, 2, kColumns>(call, part, shared, room, at);
+    return multiply_items<Form::kQ8, 1, kColumns>(call, part, shared, room, at);
   }
-  if (part.steps == 4) return multiply_items<Form::kQ4, 4>(call, part, shared, room, at);
-  if (part.steps == 2) return multiply_items<Form::kQ4, 2>(call, part, shared, room, at);
-  multiply_items<Form::kQ4, 1>(call, part, shared, room, at);
+  if (part.steps == 4) return multiply_items<Form::kQ4, 4, kColumns>(call, part, shared, room, at);
+  if (part.steps == 2) return multiply_items<Form::kQ4, 2, kColumns>(call, part, shared, room, at);
+  multiply_items<Form::kQ4, 1, kColumns>(call, part, shared, room, at);
 }
 
 }  // namespace

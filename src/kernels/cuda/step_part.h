@@ -5,6 +5,12 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/ops.h"
 
+#if defined(__CUDACC__)
+#define NIBBLE_ANYWHERE __host__ __device__
+#else
+#define NIBBLE_ANYWHERE
+#endif
+
 namespace nibble::cuda {
 
 inline constexpr int kStepWarps = 8,
@@ -55,9 +61,12 @@ struct alignas(16) StepPart {
 // step: kernels end before the next one reads.
 inline constexpr uint32_t kNothing = 0xffffffffu;  // arithmetic's NaNs are 0x7fffffff, of fp16 0x7fff
 
+// Elements of an input's row in shared memory, such that reads of columns do not collide.
+NIBBLE_ANYWHERE constexpr int input_line(int k) { return (k + 63) / 64 * 64 + 16; }
+
 struct StepCall {
   const StepPart* program;
-  int n_parts;
+  int n_parts, rows;
   unsigned char* messages;  // two sets
   uint32_t set_bytes;       // a multiple of 16
   int* turns;               // the set of this step; a count of blocks that have ended

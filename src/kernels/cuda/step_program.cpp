@@ -11,7 +11,7 @@ namespace nibble::cuda {
 namespace {
 
 // Bytes of shared memory for inputs, then their sums.
-int input_bytes(int k, int rows) { return rows * static_cast<int>(input_stride(k) + 16) * 2; }
+int input_bytes(int k, int rows) { return rows * input_line(k) * 2; }
 int input_sum_bytes(int k, int steps) { return static_cast<int>(input_stride(k)) / (16 * steps) * 32; }
 
 // What a part writes for later ones, and the caller's memory that it stands for.
@@ -43,6 +43,7 @@ struct StepProgram::Parts {
   std::vector<Message> messages;
   DeviceMemory memory, sets, turns;
   int64_t set_bytes = 0;
+  int rows = 0;
   int x_bytes = static_cast<int>(round_up(kStepAttentionBytes, 128));
 
   // The last message written there.
@@ -98,6 +99,7 @@ bool StepProgram::takes(const Gemv& call) {
       if (other->n > 0 && (!same_form(*other, w) || !other->zeros != !w.zeros || other->middle != w.middle))
         return false;
     }
+    if (call.jobs[j].finish != call.jobs[0].finish) return false;
     if (items % 2 != 0 && w.groups() % 2 != 0 && w.zeros) return false;
     items += (call.jobs[j].weight.n + 15) / 16;
   }
@@ -136,11 +138,10 @@ void StepProgram::add(Gemv call, bool beside) {
   }
   const int width = narrow ? 64 : 32;
   part.units = (w.k + width - 1) / width;
-  // As many units as fit with their scales and zero points, evenly.
+  // As many units as fit with their scales and zero points, as many for each warp.
   const int scales = width / 16 / part.steps, zeros = narrow ? kGroupZeros : 2 * kGroupZeros;
   const int most = (kStageBytes - 16) / (512 + scales * (32 + zeros));
-  const int pieces = (part.units + std::min(most, kStageUnits) - 1) / std::min(most, kStageUnits);
-  part.stage_units = (part.units + pieces - 1) / pieces;
+  part.stage_units = std::min(part.units, std::min(most, kStageUnits) / kStepWarps * kStepWarps);
   part.stage_groups = part.stage_units * scales;
   part.groups = w.groups();
   while (w.group < w.k && 16 * part.steps << part.group_shift < w.group) ++part.group_shift;
@@ -182,6 +183,7 @@ void StepProgram::add(Gemv call, bool beside) {
     }
     links.output = parts_->write(area, beside);
   }
+  parts_->rows = std::max(parts_->rows, call.rows);
   parts_->links.push_back(links);
   parts.push_back(part);
 }
@@ -239,6 +241,7 @@ void StepProgram::upload(Queue& queue) {
 void StepProgram::run(Queue& queue, bool overlap) const {
   StepCall call;
   call.program = parts_->memory.as<StepPart>();
+  call.rows = parts_->rows;
   call.n_parts = static_cast<int>(parts_->parts.size());
   call.messages = parts_->sets.as<unsigned char>();
   call.set_bytes = static_cast<uint32_t>(parts_->set_bytes);
