@@ -67,12 +67,12 @@ struct StepInput {
   int stride;   // of a column
 };
 
-// Where inputs lie that a lane brings, `each` in a row, in a round of its warp: units of weights are those of the
-// warp that brings their inputs.
+// The first of the inputs that a lane brings, `each` in a row; the next ones lie each · kStepThreads further, and
+// so on. Units of weights are those of the warp that brings their inputs.
 template <Form F>
-__device__ __forceinline__ int own_input(int round, int each, int warp, int lane) {
+__device__ __forceinline__ int own_input(int each, int warp, int lane) {
   const int lanes = kUnitInputs<F> / each;
-  return (warp + kStepWarps * (round * (32 / lanes) + lane / lanes)) * kUnitInputs<F> + lane % lanes * each;
+  return (warp + kStepWarps * (lane / lanes)) * kUnitInputs<F> + lane % lanes * each;
 }
 
 // The norm of h. scale, shift: the norm's weight and bias or null, in shared memory. Each warp brings the inputs
@@ -81,18 +81,20 @@ template <Form F, int kSteps>
 __device__ __forceinline__ void stage_normed(const Gemv& call, const float* h, bool awaited, int k,
                                              const float* scale, const float* shift, const StepInput& to,
                                              int thread, float2* room) {
-  constexpr int kEach = 4, kRounds = kMaxNormed / (kStepThreads * kEach), kWidth = 16 * kSteps;
-  const int padded = (k + 63) / 64 * 64, warp = thread / 32, lane = thread % 32;
+  constexpr int kEach = 4, kStride = kEach * kStepThreads, kRounds = kMaxNormed / kStride, kWidth = 16 * kSteps;
+  const int padded = (k + 63) / 64 * 64, own = own_input<F>(kEach, thread / 32, thread % 32), left = k - own;
+  const float *from = h + own, *own_scale = scale + own, *own_shift = shift + own;
+  __half* x = to.x + place_of_quad(own / 4);
+  float* sums = to.sums + own / kWidth * 8;
 #pragma unroll 1
-  for (int row = 0; row < call.rows; ++row, room += 2 * kStepWarps) {
-    const float* from = h + int64_t{row} * k;
+  for (int row = 0; row < call.rows; ++row, room += 2 * kStepWarps, from += k, x += to.stride, ++sums) {
     uint4 v[kRounds];
-    read_messages(v, awaited, [&](int r) { return own_input<F>(r, kEach, warp, lane) < k; },
-                  [&](int r) { return read_message(from + own_input<F>(r, kEach, warp, lane)); });
+    read_messages(v, awaited, [&](int r) { return r * kStride < left; },
+                  [&](int r) { return read_message(from + r * kStride); });
     float2 totals = make_float2(0, 0);
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
-      if (r * kStepThreads * kEach >= k) break;
+      if (r * kStride >= k) break;
       const float4 f = as_floats(v[r]);
       totals.x += (f.x + f.y) + (f.z + f.w);
       totals.y += (f.x * f.x + f.y * f.y) + (f.z * f.z + f.w * f.w);
@@ -109,7 +111,7 @@ __device__ __forceinline__ void stage_normed(const Gemv& call, const float* h, b
 #pragma unroll
         for (int r = 0; r < kRounds; ++r) {
           const float4 f = as_floats(v[r]);
-          if (own_input<F>(r, kEach, warp, lane) >= k) break;
+          if (r * kStride >= left) break;
           totals.y += ((f.x - center) * (f.x - center) + (f.y - center) * (f.y - center)) +
                       ((f.z - center) * (f.z - center) + (f.w - center) * (f.w - center));
         }
@@ -119,15 +121,14 @@ __device__ __forceinline__ void stage_normed(const Gemv& call, const float* h, b
     const float inverse = rsqrtf(variance + call.norm.eps) * (1 / kInputUnit);
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
-      if (r * kStepThreads * kEach >= padded) break;
-      const int i = own_input<F>(r, kEach, warp, lane);
+      if (r * kStride >= padded) break;
       float4 f = as_floats(v[r]);
-      if (i < k) {
-        const float4 w = *reinterpret_cast<const float4*>(scale + i);
+      if (r * kStride < left) {
+        const float4 w = *reinterpret_cast<const float4*>(own_scale + r * kStride);
         f = make_float4((f.x - center) * inverse * w.x, (f.y - center) * inverse * w.y,
                         (f.z - center) * inverse * w.z, (f.w - center) * inverse * w.w);
         if (shift) {
-          const float4 b = *reinterpret_cast<const float4*>(shift + i);
+          const float4 b = *reinterpret_cast<const float4*>(own_shift + r * kStride);
           constexpr float kShare = 1 / kInputUnit;
           f = make_float4(f.x + b.x * kShare, f.y + b.y * kShare, f.z + b.z * kShare, f.w + b.w * kShare);
         }
@@ -135,10 +136,10 @@ __device__ __forceinline__ void stage_normed(const Gemv& call, const float* h, b
       const __half2 first = __floats2half2_rn(f.x, f.y), second = __floats2half2_rn(f.z, f.w);
       const float2 low = __half22float2(first), high = __half22float2(second);
       const float total = unit_sum((low.x + low.y) + (high.x + high.y), kWidth / kEach);
-      if (i < padded) {
-        *reinterpret_cast<uint2*>(to.x + row * to.stride + place_of_quad(i / 4)) = make_uint2(
-            *reinterpret_cast<const uint32_t*>(&first), *reinterpret_cast<const uint32_t*>(&second));
-        if (i % kWidth == 0) to.sums[i / kWidth * 8 + row] = total;
+      if (own + r * kStride < padded) {
+        *reinterpret_cast<uint2*>(x + r * kStride) = make_uint2(*reinterpret_cast<const uint32_t*>(&first),
+                                                                *reinterpret_cast<const uint32_t*>(&second));
+        if (own % kWidth == 0) sums[r * kStride / kWidth * 8] = total;
       }
     }
   }
@@ -146,22 +147,26 @@ __device__ __forceinline__ void stage_normed(const Gemv& call, const float* h, b
 
 // x as it is; each warp brings the inputs of its units.
 template <Form F, int kSteps>
-__device__ __forceinline__ void stage_stored(const Gemv& call, const __half* x, bool awaited, int k,
+__device__ __forceinline__ void stage_stored(const Gemv& call, const __half* stored, bool awaited, int k,
                                              const StepInput& to, int thread) {
-  constexpr int kEach = 8, kAtOnce = 5, kWidth = 16 * kSteps;  // on their way
-  const int padded = (k + 63) / 64 * 64, warp = thread / 32, lane = thread % 32;
+  constexpr int kEach = 8, kStride = kEach * kStepThreads, kWidth = 16 * kSteps;
+  constexpr int kRounds = 5;  // on their way at once
+  const int padded = (k + 63) / 64 * 64, own = own_input<F>(kEach, thread / 32, thread % 32);
 #pragma unroll 1
   for (int row = 0; row < call.rows; ++row) {
-    const __half* from = x + row * call.ldx;
+    const __half* from = stored + row * call.ldx + own;
+    __half* x = to.x + row * to.stride + place_of_quad(own / 4);
+    float* sums = to.sums + own / kWidth * 8 + row;
 #pragma unroll 1
-    for (int begin = 0; begin * kStepThreads * kEach < padded; begin += kAtOnce) {
-      uint4 v[kAtOnce];
-      read_messages(v, awaited, [&](int r) { return own_input<F>(begin + r, kEach, warp, lane) < k; },
-                    [&](int r) { return read_message(from + own_input<F>(begin + r, kEach, warp, lane)); });
+    for (int begin = 0; begin < padded; begin += kRounds * kStride, from += kRounds * kStride,
+             x += kRounds * kStride, sums += kRounds * kStride / kWidth * 8) {
+      const int left = k - begin - own, room = padded - begin - own;
+      uint4 v[kRounds];
+      read_messages(v, awaited, [&](int r) { return r * kStride < left; },
+                    [&](int r) { return read_message(from + r * kStride); });
 #pragma unroll
-      for (int r = 0; r < kAtOnce; ++r) {
-        if ((begin + r) * kStepThreads * kEach >= padded) break;
-        const int i = own_input<F>(begin + r, kEach, warp, lane);
+      for (int r = 0; r < kRounds; ++r) {
+        if (begin + r * kStride >= padded) break;
         float sum = 0;
 #pragma unroll
         for (const uint32_t pair : {v[r].x, v[r].y, v[r].z, v[r].w}) {
@@ -169,11 +174,11 @@ __device__ __forceinline__ void stage_stored(const Gemv& call, const __half* x, 
           sum += both.x + both.y;
         }
         sum = unit_sum(sum, kWidth / kEach);
-        if (i < padded) {
-          __half* to_row = to.x + row * to.stride;
-          *reinterpret_cast<uint2*>(to_row + place_of_quad(i / 4)) = make_uint2(v[r].x, v[r].y);
-          *reinterpret_cast<uint2*>(to_row + place_of_quad(i / 4 + 1)) = make_uint2(v[r].z, v[r].w);
-          if (i % kWidth == 0) to.sums[i / kWidth * 8 + row] = sum;
+        if (r * kStride < room) {
+          // Of a pair of quads the second lies behind the other steps' first one.
+          *reinterpret_cast<uint2*>(x + r * kStride) = make_uint2(v[r].x, v[r].y);
+          *reinterpret_cast<uint2*>(x + r * kStride + 8) = make_uint2(v[r].z, v[r].w);
+          if (own % kWidth == 0) sums[r * kStride / kWidth * 8] = sum;
         }
       }
     }

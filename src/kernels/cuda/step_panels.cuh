@@ -114,11 +114,6 @@ __device__ __forceinline__ void multiply_items(const StepCall& call, const StepP
   const StepInput input{reinterpret_cast<__half*>(room.x), reinterpret_cast<float*>(room.x + part.sums_at),
                         input_line(part.gemv.jobs[0].weight.k)};
   StepOutput output = find_output(part, own, thread, at.set);
-  if (!part.keeps_input) {
-    stage_input<F, kSteps>(call, part, shared, room, at, input, own < part.items || part.shares_input, thread);
-    __syncwarp();
-  }
-  if (own >= part.items) return sync_step();  // what it wrote of shared memory others write next
   const StepWeights weights = find_weights<F>(part, lane);
   const int items = part.items, sides = part.sides, blocks = part.blocks, together = part.together;
   const unsigned char* codes = room.ring + lane * 16;
@@ -126,6 +121,11 @@ __device__ __forceinline__ void multiply_items(const StepCall& call, const StepP
                     input.sums + lane % 4 * 2};
   const bool even = is_even(weights) && weights.stage_units == kStageUnits;
   const int column = lane % 4 * 2, own_sums = warp * columns * 16 + lane / 4 + column * 16;  // this lane's
+  if (!part.keeps_input) {
+    stage_input<F, kSteps>(call, part, shared, room, at, input, own < part.items || part.shares_input, thread);
+    __syncwarp();
+  }
+  if (own >= part.items) return sync_step();  // what it wrote of shared memory others write next
 #pragma unroll 1
   for (int batch = own; batch < items; batch += together * blocks) {
     if (batch != own) output = find_output(part, batch, thread, at.set);
