@@ -90,7 +90,7 @@ __device__ __forceinline__ void stage_normed(const Gemv& call, const float* h, b
   for (int row = 0; row < call.rows; ++row, room += 2 * kStepWarps, from += k, x += to.stride, ++sums) {
     uint4 v[kRounds];
     read_messages(v, awaited, [&](int r) { return r * kStride < left; },
-                  [&](int r) { return read_message(from + r * kStride); });
+                  [&](int r) { return from + r * kStride; });
     float2 totals = make_float2(0, 0);
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
@@ -163,7 +163,7 @@ __device__ __forceinline__ void stage_stored(const Gemv& call, const __half* sto
       const int left = k - begin - own, room = padded - begin - own;
       uint4 v[kRounds];
       read_messages(v, awaited, [&](int r) { return r * kStride < left; },
-                    [&](int r) { return read_message(from + r * kStride); });
+                    [&](int r) { return from + r * kStride; });
 #pragma unroll
       for (int r = 0; r < kRounds; ++r) {
         if (begin + r * kStride >= padded) break;

@@ -9,35 +9,39 @@
 namespace nibble::cuda {
 namespace {
 
-__device__ __forceinline__ uint4 read_message(const void* from) {
-  uint4 v;
-  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(from)
-               : "memory");
-  return v;
+// v = what lies there, where it is wanted; without a branch.
+__device__ __forceinline__ void read_message(uint4& v, const void* from, bool wanted) {
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.u32 wanted, %5, 0;\n"
+      "@wanted ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+      "}\n"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(from), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
 }
 __device__ __forceinline__ bool is_nothing(const uint4& v) {
   return max(max(v.x, v.y), max(v.z, v.w)) == kNothing;
 }
-// v[r] = what read(r) reads, until all of it is there; wanted(r): or 0 where it is not.
-template <int kCount, typename Wanted, typename Read>
+// By whole warps: v[r] = what lies at from(r), until all of it is there; 0 where it is not wanted(r).
+template <int kCount, typename Wanted, typename From>
 __device__ __forceinline__ void read_messages(uint4 (&v)[kCount], bool awaited, const Wanted& wanted,
-                                              const Read& read) {
+                                              const From& from) {
 #pragma unroll
   for (int r = 0; r < kCount; ++r) {
     v[r] = make_uint4(0, 0, 0, 0);
-    if (wanted(r)) v[r] = read(r);
+    read_message(v[r], from(r), wanted(r));
   }
-  bool missing = awaited;
-  while (missing) {
+  if (!awaited) return;
+  for (bool missing = true; missing;) {
     missing = false;
 #pragma unroll
-    for (int r = 0; r < kCount; ++r) {
-      if (!is_nothing(v[r])) continue;
-      missing = true;
-      v[r] = read(r);
-    }
+    for (int r = 0; r < kCount; ++r) missing |= is_nothing(v[r]);
+    missing = __any_sync(0xffffffffu, missing);
+    if (!missing) break;
+#pragma unroll
+    for (int r = 0; r < kCount; ++r) read_message(v[r], from(r), is_nothing(v[r]));
   }
 }
 
