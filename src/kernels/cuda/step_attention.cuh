@@ -115,6 +115,7 @@ __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepS
         leave_stage(shared, place, stages, lane);
       }
     };
+    const int own_group = at.position % groups;  // whose turn the row's own key is
     // This lane's dimensions of a key or value; any of them where it has none.
     const auto read = [&](const __half* from, float(&to)[8]) {
       CachedRow<CacheKind::kF16, 8> row;
@@ -126,8 +127,9 @@ __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepS
       read(from, k);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum += q[i] * k[i];
-#pragma unroll 1
-      for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+      if (lanes == 16) sum += __shfl_xor_sync(0xffffffffu, sum, 8);
+#pragma unroll
+      for (int step = 4; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
       if (first == 0) scores[to] = sum;
     };
     for_stages([&](const __half* keys, int begin, int n) {
@@ -135,7 +137,7 @@ __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepS
       for (int i = group; i - group < n; i += groups)
         score(keys + min(i, n - 1) * dim, begin + min(i, n - 1));
     });
-    if (warp == 0) score(key, at.position);
+    if (warp == own_group / (32 / lanes)) score(key, at.position);
     sync_step();
     float top = -INFINITY;
 #pragma unroll 1
@@ -154,10 +156,11 @@ __device__ __forceinline__ void attend_step(const StepPart& part, int own, StepS
 #pragma unroll 2
       for (int i = group; i < n; i += groups) take(values + i * dim, begin + i);
     });
-    if (group == 0) take(value, at.position);
+    if (group == own_group) take(value, at.position);
     __syncwarp();
-#pragma unroll 1
-    for (int distance = lanes; distance < 32; distance *= 2) {
+#pragma unroll
+    for (int distance = 8; distance < 32; distance *= 2) {
+      if (distance < lanes) continue;
       total += __shfl_xor_sync(0xffffffffu, total, distance);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], distance);
