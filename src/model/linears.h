@@ -4,12 +4,11 @@
 
 #include <cstdint>
 #include <span>
-#include <unordered_map>
-#include <vector>
 
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
 #include "kernels/ops.h"
+#include "model/dealing.h"
 #include "model/model.h"
 #include "model/precision.h"
 
@@ -33,10 +32,16 @@ class Linears {
   void expect(int64_t found);
   // y = x · wᵀ + bias for every call; x [rows, k], k the same for all.
   void run(std::span<const LinearCall> calls, const float* x, int64_t rows);
-  // y = silu(x · gateᵀ) ∘ (x · upᵀ); g [rows, gate.n] is scratch.
-  void run_gated(const Linear& gate, const Linear& up, const float* x, int64_t rows, float* g, float* y);
-  // y = gelu_new(x · upᵀ + bias)
-  void run_gelu(const Linear& up, const float* x, int64_t rows, float* y);
+  // sum += x · wᵀ + bias; y [rows, linear.n] is scratch.
+  void run_added(const Linear& linear, const float* x, int64_t rows, float* y, float* sum);
+  // What down of the block's MLP reads: up = silu(x · gateᵀ) ∘ (x · upᵀ), or gelu_new(x · upᵀ + bias) where
+  // there is no gate; gate [rows, gate.n] is scratch.
+  void run_inner(const Block& block, const float* x, int64_t rows, float* gate, float* up) {
+    inner(block, x, rows, 0, gate, up);
+  }
+  // sum += what the block's MLP makes of x; the others are scratch, as wide as gate, up and down.
+  void run_mlp(const Block& block, const float* x, int64_t rows, float* gate, float* up, float* down,
+               float* sum);
 
  private:
   // How a linear wants its input: packed ones rounded to int8 with the sums of a group's inputs (or to bf16
@@ -50,31 +55,51 @@ class Linears {
   Form form_of(const Linear& linear) const;
   int64_t rows_by_int8(int64_t rows) const;
   ActI8View int8_view(int64_t k, int64_t group, int64_t rows);  // of what convert leaves
-  // Makes the linears' input of x; returns what takes its place for those that read float32.
-  const float* convert(const Form& form, const float* x, int64_t rows, int64_t k);
-  // Rows [16·begin, 16·end) of the output.
-  void compute(const LinearCall& call, const float* x, int64_t rows, int64_t begin, int64_t end, int thread);
-  // body(begin, end, thread) over [0, units), of the pass that begins with `first`.
+  // Of so many rows the last that are made in blocks (make_blocks), if any.
+  int64_t rows_by_blocks(const Form& form, int64_t rows) const;
+  // What a linear reads: x as it is or in its order, or in bf16. (int8 codes lie in int8_view.)
+  struct Input {
+    const float* x;
+    const uint16_t* bf16;
+  };
+  // Makes the linears' input of x; the last `ready` rows are there as tiles of the MLP's inner rows.
+  Input convert(const Form& form, const float* x, int64_t rows, int64_t k, int64_t ready = 0);
+  // Rows [16·begin, 16·end) of the output, but not for the last by_blocks rows of x.
+  void compute(const LinearCall& call, const Input& in, int64_t rows, int64_t by_blocks, int64_t begin,
+               int64_t end, int thread);
+  void by_bf16(const Linear& linear, const uint16_t* x, float* y, int64_t ldy, int64_t rows, int64_t begin,
+               int64_t end, int thread);
+  // body(row, rows, first, last) for the blocks of rows and of so many units of [begin, end).
   template <typename Body>
-  void deal(const Linear& first, int64_t rows, int64_t units, const Body& body);
-  int64_t pieces_of(int64_t units, int64_t rows) const;
-  // Lets the threads that wait for the pass after that of `first` bring in what they will read there.
-  void announce_next(const Linear& first, int64_t rows);
+  void for_blocks(int64_t by_blocks, int64_t begin, int64_t end, int64_t units, const Body& body);
+  // Rows [16·begin, 16·end) of the output, at most as many as there is room for from block `which` on, for
+  // rows [row, row + rows) of x's tiles: [rows][columns], a multiple of 32, zeros where there are fewer
+  // outputs.
+  float* make_blocks(const Linear& linear, const uint16_t* x, int64_t row, int64_t rows, int64_t begin,
+                     int64_t end, int thread, int which);
+  // run_inner, but the last by_blocks rows become tiles in bf16_.
+  void inner(const Block& block, const float* x, int64_t rows, int64_t by_blocks, float* gate, float* up);
+  void add(const Linear& linear, const Input& in, int64_t rows, float* y, float* sum);
+  void activate(const float* gate, float* up, int64_t n) const;  // gate null: GELU
+  float* scratch_of(int thread) {
+    return scratch_.data() + static_cast<size_t>(thread) * scratch_per_thread_;
+  }
 
   Precision precision_;
   int64_t max_found_ = 0, found_ = 0;
   const KernelTable& kernels_;
   ThreadPool& pool_;
-  // First linear of a pass -> those whose rows the next pass deals out (of gate and up, which go together,
-  // gate).
-  std::unordered_map<const Linear*, std::vector<const Linear*>> next_;
-  AlignedBuffer<uint16_t> bf16_;
+  Dealing dealing_;
+  AlignedBuffer<uint16_t> bf16_;  // the input; from inner_at_ on tiles of the MLP's inner rows
+  int64_t inner_at_ = 0;
   AlignedBuffer<int8_t> int8_;
   AlignedBuffer<float> int8_scales_, int8_units_, int8_sums_;
   AlignedBuffer<int32_t> int8_steps_, int8_counts_;
   AlignedBuffer<float> ordered_;  // inputs in the order of their weight's columns
   AlignedBuffer<float> scratch_;  // [threads][scratch_per_thread_], of packed linears
   size_t scratch_per_thread_ = 0;
+  AlignedBuffer<float> blocks_;  // [threads][kBlocks][block_floats_], of block_rows_ rows
+  int64_t block_rows_ = 0, block_floats_ = 0;
 };
 
 }  // namespace nibble

@@ -159,24 +159,16 @@ void Session::attend(int layer, const Batch& batch, float* out) {
 }
 
 void Session::mlp_inner(const Block& block, const float* x, float* y, int64_t rows) {
-  if (model_->config.has_gate()) {
-    linears_.run_gated(block.gate, block.up, x, rows, gate_.data(), y);
-  } else {
-    linears_.run_gelu(block.up, x, rows, y);
-  }
+  linears_.run_inner(block, x, rows, gate_.data(), y);
 }
 
 void Session::block(const Block& b, int layer, const Batch& batch, float* h) {
   const int64_t rows = static_cast<int64_t>(batch.tokens.size());
-  const int64_t size = rows * model_->config.hidden_size;
   norm(b.attn_norm, h, normed_.data(), rows);
   attention(b, layer, batch, normed_.data(), attended_.data());
-  linear(b.o, attended_.data(), up_.data(), rows);
-  add(h, up_.data(), size);
+  linears_.run_added(b.o, attended_.data(), rows, up_.data(), h);
   if (!model_->config.parallel_block) norm(b.mlp_norm, h, normed_.data(), rows);
-  mlp_inner(b, normed_.data(), up_.data(), rows);
-  linear(b.down, up_.data(), attended_.data(), rows);
-  add(h, attended_.data(), size);
+  linears_.run_mlp(b, normed_.data(), rows, gate_.data(), up_.data(), attended_.data(), h);
 }
 
 void Session::forward(const Batch& batch) {
