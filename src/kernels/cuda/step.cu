@@ -1,7 +1,7 @@
 // A decoding step in one kernel (step.h). Its blocks, one a multiprocessor, go through the parts of a program
 // together: warps that compute, and a thread that asks for the weights of later parts as far ahead as there
-// is room, so that memory works while the blocks wait for each other. What a part makes it sends by words that
-// are awaited one by one (step_message.cuh).
+// is room, so that memory works while the blocks wait for each other. What a part makes it sends by words
+// that are awaited one by one (step_message.cuh).
 #include "kernels/cuda/step.h"
 
 #include "kernels/cuda/step_attention.cuh"

@@ -21,8 +21,9 @@ class StepProgram {
   static bool takes(const Gemv& call);
   static bool takes(const Attention& call);
 
-  // Parts, in order: each sees what those before it wrote. beside: runs at the same time as the attention
-  // before it, with the input of the gemv() before that.
+  // Parts, in order: each sees what those before it wrote, which gets to the caller's memory only where no
+  // later part reads it. beside: runs at the same time as the attention before it, with the input of the
+  // gemv() before that.
   void add(Gemv call, bool beside = false);
   void add(const Attention& call);
   void upload(Queue& queue);  // after the last part

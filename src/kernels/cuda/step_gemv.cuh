@@ -21,7 +21,8 @@ struct InputView {
   const float* sums;
 };
 template <Form F, int kSteps, int kColumns>
-__device__ __forceinline__ void load_input(UnitInput<F, kSteps, kColumns>& u, const InputView& from, int unit) {
+__device__ __forceinline__ void load_input(UnitInput<F, kSteps, kColumns>& u, const InputView& from,
+                                           int unit) {
   const __half* x = from.x + unit * kUnitInputs<F>;
 #pragma unroll
   for (int i = 0; i < kUnitInputs<F> / 32; ++i) u.x[i] = *reinterpret_cast<const uint4*>(x + i * 32);
@@ -147,7 +148,8 @@ __device__ __forceinline__ void multiply_whole_stage(const StepWeights& w, const
     u[i].codes = *reinterpret_cast<const uint4*>(view.codes + (warp + i * kStepWarps) * 512);
     load_input(x[i], input, first + warp + i * kStepWarps);
 #pragma unroll
-    for (int s = 0; s < kScales; ++s) load_group(u[i], s, w, view, (warp * kScales + s >> w.shift) + i * stride);
+    for (int s = 0; s < kScales; ++s)
+      load_group(u[i], s, w, view, (warp * kScales + s >> w.shift) + i * stride);
   }
 #pragma unroll
   for (int i = 0; i < kOwnUnits; ++i) multiply_unit(u[i], x[i], acc);
@@ -155,8 +157,8 @@ __device__ __forceinline__ void multiply_whole_stage(const StepWeights& w, const
 
 // The same of any stage.
 template <Form F, int kSteps, int kColumns>
-__device__ __forceinline__ void multiply_stage(const StepWeights& w, const StageView& view, int first, int warp,
-                                               const InputView& input, float (&acc)[2][kColumns]) {
+__device__ __forceinline__ void multiply_stage(const StepWeights& w, const StageView& view, int first,
+                                               int warp, const InputView& input, float (&acc)[2][kColumns]) {
   constexpr int kScales = UnitWeights<F, kSteps>::kScales, kTogether = 2;
   const int units = min(w.stage_units, w.units - first), first_group = first * kScales >> w.shift;
 #pragma unroll 1
@@ -172,7 +174,8 @@ __device__ __forceinline__ void multiply_stage(const StepWeights& w, const Stage
 #pragma unroll
       for (int s = 0; s < kScales; ++s) {
         // Behind the last input there may be steps without a group; their codes and inputs are zeros.
-        load_group(u[i], s, w, view, min((first + unit) * kScales + s >> w.shift, w.groups - 1) - first_group);
+        load_group(u[i], s, w, view,
+                   min((first + unit) * kScales + s >> w.shift, w.groups - 1) - first_group);
         if (!there) u[i].scale[s] = 0;
       }
     }

@@ -67,21 +67,22 @@ struct StepInput {
   int stride;   // of a column
 };
 
-// The first of the inputs that a lane brings, `each` in a row; the next ones lie each · kStepThreads further, and
-// so on. Units of weights are those of the warp that brings their inputs.
+// The first of the inputs that a lane brings, `each` in a row; the next ones lie each · kStepThreads further,
+// and so on. Units of weights are those of the warp that brings their inputs.
 template <Form F>
 __device__ __forceinline__ int own_input(int each, int warp, int lane) {
   const int lanes = kUnitInputs<F> / each;
   return (warp + kStepWarps * (lane / lanes)) * kUnitInputs<F> + lane % lanes * each;
 }
 
-// The norm of h. scale, shift: the norm's weight and bias or null, in shared memory. Each warp brings the inputs
-// of its units.
+// The norm of h. scale, shift: the norm's weight and bias or null, in shared memory. Each warp brings the
+// inputs of its units.
 template <Form F, int kSteps>
 __device__ __forceinline__ void stage_normed(const Gemv& call, const float* h, bool awaited, int k,
                                              const float* scale, const float* shift, const StepInput& to,
                                              int thread, float2* room) {
-  constexpr int kEach = 4, kStride = kEach * kStepThreads, kRounds = kMaxNormed / kStride, kWidth = 16 * kSteps;
+  constexpr int kEach = 4, kStride = kEach * kStepThreads, kRounds = kMaxNormed / kStride,
+                kWidth = 16 * kSteps;
   const int padded = (k + 63) / 64 * 64, own = own_input<F>(kEach, thread / 32, thread % 32), left = k - own;
   const float *from = h + own, *own_scale = scale + own, *own_shift = shift + own;
   __half* x = to.x + place_of_quad(own / 4);
@@ -89,8 +90,8 @@ __device__ __forceinline__ void stage_normed(const Gemv& call, const float* h, b
 #pragma unroll 1
   for (int row = 0; row < call.rows; ++row, room += 2 * kStepWarps, from += k, x += to.stride, ++sums) {
     uint4 v[kRounds];
-    read_messages(v, awaited, [&](int r) { return r * kStride < left; },
-                  [&](int r) { return from + r * kStride; });
+    read_messages(
+        v, awaited, [&](int r) { return r * kStride < left; }, [&](int r) { return from + r * kStride; });
     float2 totals = make_float2(0, 0);
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
@@ -162,8 +163,8 @@ __device__ __forceinline__ void stage_stored(const Gemv& call, const __half* sto
              x += kRounds * kStride, sums += kRounds * kStride / kWidth * 8) {
       const int left = k - begin - own, room = padded - begin - own;
       uint4 v[kRounds];
-      read_messages(v, awaited, [&](int r) { return r * kStride < left; },
-                    [&](int r) { return from + r * kStride; });
+      read_messages(
+          v, awaited, [&](int r) { return r * kStride < left; }, [&](int r) { return from + r * kStride; });
 #pragma unroll
       for (int r = 0; r < kRounds; ++r) {
         if (begin + r * kStride >= padded) break;

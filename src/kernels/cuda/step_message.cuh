@@ -1,5 +1,5 @@
-// Words by which a step's parts tell each other their numbers (step_part.h): whoever needs one reads it until it
-// is there, so that no order among them is asked of memory.
+// Words by which a step's parts tell each other their numbers (step_part.h): whoever needs one reads it until
+// it is there, so that no order among them is asked of memory.
 #pragma once
 
 #include <cuda_fp16.h>

@@ -21,7 +21,7 @@ struct StepPlace {
 
 // What a thread finishes of a batch of panels: an output of one of them. Found before the input is there.
 struct StepOutput {
-  int at = 0;        // of its sums
+  int at = 0;          // of its sums
   void* to = nullptr;  // null: nothing
   const float* before = nullptr;
   bool there = false;  // there are fewer than the panel's
@@ -31,8 +31,8 @@ __device__ __forceinline__ StepOutput find_output(const StepPart& part, int batc
   const Gemv& gemv = part.gemv;
   StepOutput output;
   if (thread >= part.together * gemv.rows * 16) return output;
-  const int line = thread / 16, which = gemv.rows == 1 ? line : line / gemv.rows, row = line - which * gemv.rows,
-            item = batch + which * part.blocks;
+  const int line = thread / 16, which = gemv.rows == 1 ? line : line / gemv.rows,
+            row = line - which * gemv.rows, item = batch + which * part.blocks;
   if (item >= part.items) return output;
   const GemvJob& job = fresh(gemv.jobs[job_of(gemv, item)]);
   const int n = (item - job.first_item) * 16 + thread % 16;
@@ -122,7 +122,8 @@ __device__ __forceinline__ void multiply_items(const StepCall& call, const StepP
   const bool even = is_even(weights) && weights.stage_units == kStageUnits;
   const int column = lane % 4 * 2, own_sums = warp * columns * 16 + lane / 4 + column * 16;  // this lane's
   if (!part.keeps_input) {
-    stage_input<F, kSteps>(call, part, shared, room, at, input, own < part.items || part.shares_input, thread);
+    stage_input<F, kSteps>(call, part, shared, room, at, input, own < part.items || part.shares_input,
+                           thread);
     __syncwarp();
   }
   if (own >= part.items) return sync_step();  // what it wrote of shared memory others write next

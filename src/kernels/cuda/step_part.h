@@ -22,9 +22,9 @@ inline constexpr int kMaxStages = 16, kLeastStages = 4;
 inline constexpr int kPartSlots = 8, kPartsAhead = 3;  // parts in shared memory; asked for before their turn
 inline constexpr int kGroupZeros = 8;    // bytes of a group's zero points in nibbles; twice as many in bytes
 inline constexpr int kSumFloats = 2048;  // sums of a batch of panels; there are two
-inline constexpr int kMaxNormed = 4096;              // inputs of a norm, held in registers
-inline constexpr int kMaxStepKeys = 2 * kSumFloats;  // of attention, whose scores do
-inline constexpr int kMaxStepDim = 128;              // of a head
+inline constexpr int kMaxNormed = 4096;  // inputs of a norm, held in registers
+inline constexpr int kMaxStepKeys = 2 * kSumFloats;                   // of attention, whose scores do
+inline constexpr int kMaxStepDim = 128;                               // of a head
 inline constexpr int kRoomFloats = 4 * kStepWarps * kMaxStepColumns;  // for totals over all threads
 // Of attention besides scores: query, key and value, cosines and sines, records of the warps.
 inline constexpr int kRecordFloats = kMaxStepDim + 4;
@@ -56,9 +56,9 @@ struct alignas(16) StepPart {
   };
 };
 
-// What parts tell each other lies in messages of their own for each part, of words that are kNothing until they
-// are written. A step reads and writes one of two sets and makes the other one nothing again, for the next
-// step: kernels end before the next one reads.
+// What parts tell each other lies in messages of their own for each part, of words that are kNothing until
+// they are written. A step reads and writes one of two sets and makes the other one nothing again, for the
+// next step: kernels end before the next one reads.
 inline constexpr uint32_t kNothing = 0xffffffffu;  // arithmetic's NaNs are 0x7fffffff, of fp16 0x7fff
 
 // Elements of an input's row in shared memory, such that reads of columns do not collide.

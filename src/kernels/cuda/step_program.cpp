@@ -76,7 +76,8 @@ struct StepProgram::Parts {
   bool place(T*& pointer, int message) const {
     if (message == kCaller || !messages[static_cast<size_t>(message)].read) return false;
     const Message& m = messages[static_cast<size_t>(message)];
-    pointer = reinterpret_cast<T*>(sets.as<char>() + m.at + (reinterpret_cast<const char*>(pointer) - m.begin));
+    pointer =
+        reinterpret_cast<T*>(sets.as<char>() + m.at + (reinterpret_cast<const char*>(pointer) - m.begin));
     return true;
   }
 };
@@ -208,7 +209,8 @@ void StepProgram::upload(Queue& queue) {
   // What no later part reads is the caller's, and stays where he said.
   for (Message& m : parts_->messages) {
     if (!m.read) continue;
-    m.at = round_up(parts_->set_bytes, 128) + static_cast<int64_t>(reinterpret_cast<uintptr_t>(m.begin) % 128);
+    m.at =
+        round_up(parts_->set_bytes, 128) + static_cast<int64_t>(reinterpret_cast<uintptr_t>(m.begin) % 128);
     parts_->set_bytes = round_up(m.at + (m.end - m.begin), 16);
   }
   expect(parts_->set_bytes < INT32_MAX);
@@ -229,7 +231,8 @@ void StepProgram::upload(Queue& queue) {
     part.awaits_before = parts_->place(part.before, links.before);
     for (int j = 0; j < part.gemv.n_jobs; ++j) {
       GemvJob& job = part.gemv.jobs[j];
-      part.sends = part.makes_inputs ? parts_->place(job.out, links.output) : parts_->place(job.y, links.output);
+      part.sends =
+          part.makes_inputs ? parts_->place(job.out, links.output) : parts_->place(job.y, links.output);
     }
   }
   const size_t bytes = parts_->parts.size() * sizeof(StepPart);

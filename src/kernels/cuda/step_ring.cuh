@@ -55,7 +55,8 @@ __device__ __forceinline__ void copy_in(void* to, const void* from, uint32_t byt
 __device__ __forceinline__ void copy_in_once(void* to, const void* from, uint32_t bytes, Gate& gate,
                                              uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], "
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+      "[%3], "
       "%4;" ::"r"(shared_address(to)),
       "l"(from), "r"(bytes), "r"(shared_address(&gate.state)), "l"(policy)
       : "memory");

@@ -30,7 +30,7 @@ CudaSession::CudaSession(std::shared_ptr<const Model> model, const SessionOption
     : ForwardPass(std::move(model), options),
       weights_(CudaWeights::of(model_)),
       parts_(options.precision.bf16 && options.precision.int8 ? 1 : cuda::kMaxParts),
-      one_kernel_(wants_one_kernel(model_->config)),
+      rows_of_one_kernel_(rows_of_one_kernel(model_->config)),
       cache_kind_(kind_of(options.precision.cache)),
       host_batch_(static_cast<size_t>(options.batch_tokens) * 3 * sizeof(int32_t)),
       host_loop_(kLoopBytes) {

@@ -59,8 +59,8 @@ class CudaSession : public ForwardPass {
   static constexpr size_t kTimesAt = kFoundAt + size_t{kLoopSteps} * cuda::kMaxColumns * sizeof(int32_t);
   static constexpr size_t kLoopBytes = kTimesAt + size_t{kLoopSteps} * sizeof(uint64_t);
 
-  // Whether a step is one kernel where that takes it; NIBBLE_CUDA_STEP forces one or many.
-  static bool wants_one_kernel(const ModelConfig& config);
+  // Up to how many rows a step is one kernel where that takes it; NIBBLE_CUDA_STEP forces one or many.
+  static int rows_of_one_kernel(const ModelConfig& config);
   void allocate();
   void fill_rope();
   bool is_step(const Batch& batch) const;
@@ -101,10 +101,10 @@ class CudaSession : public ForwardPass {
   std::shared_ptr<const CudaWeights> weights_;
   cuda::Queue queue_;
   cuda::Linears linears_;
-  int parts_;        // numbers a value (kernels/cuda/ops.h)
-  int few_;          // rows up to which a batch of single tokens is a recorded step
-  int logit_rows_;   // that logits_ holds
-  bool one_kernel_;  // a step, where that kernel takes it
+  int parts_;               // numbers a value (kernels/cuda/ops.h)
+  int few_;                 // rows up to which a batch of single tokens is a recorded step
+  int logit_rows_;          // that logits_ holds
+  int rows_of_one_kernel_;  // at most: a step, where that kernel takes it
   cuda::CacheKind cache_kind_;
   cuda::Heads heads_;
   cuda::DeviceMemory rope_, keys_, values_, key_scales_, value_scales_;

@@ -1,6 +1,7 @@
 // Decoding steps: what a batch must be for one, and how it is recorded, as many kernels or as one.
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 #include <string_view>
 
 #include "base/error.h"
@@ -10,23 +11,25 @@ namespace nibble {
 namespace {
 
 constexpr int kKeysPerSplit = 256;
-// One kernel a step pays from this hidden size on (docs/gpu.md), and while a block can take all keys of a
-// head.
-constexpr int kLeastHidden = 2048;
+// One kernel a step pays from this hidden size on (docs/gpu.md), of one row and of more, and while a block
+// can take all keys of a head.
+constexpr int kLeastHidden = 896, kLeastHiddenOfRows = 2048;
 constexpr int kMostSplitsInProgram = 4;
 
 }  // namespace
 
-bool CudaSession::wants_one_kernel(const ModelConfig& config) {
-  const char* forced = std::getenv("NIBBLE_CUDA_STEP");
-  if (!forced) return config.hidden_size >= kLeastHidden;
-  const std::string_view form = forced;
-  if (form != "one" && form != "many") fail("NIBBLE_CUDA_STEP: one or many, not {}", form);
-  return form == "one";
+int CudaSession::rows_of_one_kernel(const ModelConfig& config) {
+  constexpr int kAll = std::numeric_limits<int>::max();
+  if (const char* forced = std::getenv("NIBBLE_CUDA_STEP")) {
+    const std::string_view form = forced;
+    if (form != "one" && form != "many") fail("NIBBLE_CUDA_STEP: one or many, not {}", form);
+    return form == "one" ? kAll : 0;
+  }
+  return config.hidden_size >= kLeastHiddenOfRows ? kAll : config.hidden_size >= kLeastHidden ? 1 : 0;
 }
 
 const cuda::StepProgram* CudaSession::program(int rows, const Reach& reach, bool head) {
-  if (!one_kernel_ || reach.splits > kMostSplitsInProgram) return nullptr;
+  if (rows > rows_of_one_kernel_ || reach.splits > kMostSplitsInProgram) return nullptr;
   auto found = programs_.find({rows, head});
   if (found == programs_.end()) {
     found = programs_.emplace(std::pair(rows, head), std::nullopt).first;
