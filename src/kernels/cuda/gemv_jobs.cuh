@@ -14,16 +14,13 @@ __device__ __forceinline__ int job_of(const Gemv& call, int item) {
   return job;
 }
 
-// What finish_output() reads of memory for output n of a row, asked for early.
+// What finished() adds to output n of a row, read from memory early.
 struct Addends {
   float bias = 0, partner_bias = 0, before = 0;
 };
 __device__ __forceinline__ void load_biases(Addends& a, const GemvJob& job, int n) {
   if (job.weight.bias) a.bias = __ldg(job.weight.bias + n);
   if (job.partner.bias) a.partner_bias = __ldg(job.partner.bias + n);
-}
-__device__ __forceinline__ void load_before(Addends& a, const GemvJob& job, int row, int n) {
-  if (job.finish == Finish::kAdd) a.before = job.y[row * job.ldy + n];
 }
 
 // What the sums over a weight count.

@@ -19,6 +19,10 @@
 namespace nibble::cuda {
 namespace {
 
+__device__ __forceinline__ void load_before(Addends& a, const GemvJob& job, int row, int n) {
+  if (job.finish == Finish::kAdd) a.before = job.y[row * job.ldy + n];
+}
+
 // Sums of the warps, turned into what the job asks for; sums[warp][column][16 rows].
 template <Form F>
 __device__ __forceinline__ void finish(const GemvJob& job, int row, int n, int parts, const float* sums,

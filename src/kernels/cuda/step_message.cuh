@@ -34,12 +34,11 @@ __device__ __forceinline__ void read_messages(uint4 (&v)[kCount], bool awaited, 
     read_message(v[r], from(r), wanted(r));
   }
   if (!awaited) return;
-  for (bool missing = true; missing;) {
-    missing = false;
+  while (true) {
+    bool missing = false;
 #pragma unroll
     for (int r = 0; r < kCount; ++r) missing |= is_nothing(v[r]);
-    missing = __any_sync(0xffffffffu, missing);
-    if (!missing) break;
+    if (!__any_sync(0xffffffffu, missing)) return;
 #pragma unroll
     for (int r = 0; r < kCount; ++r) read_message(v[r], from(r), is_nothing(v[r]));
   }

@@ -21,9 +21,10 @@ struct StepPlace {
 
 // What a thread finishes of a batch of panels: an output of one of them. Found before the input is there.
 struct StepOutput {
-  int at = 0;          // of its sums
-  void* to = nullptr;  // null: nothing
-  const float* before = nullptr;
+  int at = 0;                     // of its sums
+  void* to = nullptr;             // null: nothing
+  const float* before = nullptr;  // what it is added to; the word that lay there
+  uint32_t word = 0;
   bool there = false;  // there are fewer than the panel's
   Addends addends;
 };
@@ -44,19 +45,22 @@ __device__ __forceinline__ StepOutput find_output(const StepPart& part, int batc
       output.to = in_set(static_cast<__half*>(job.out), part.sends, set) + row * job.ld_out + n;
   } else if (output.there) {
     output.to = in_set(job.y, part.sends, set) + row * job.ldy + n;
-    if (job.finish == Finish::kAdd)
+    if (job.finish == Finish::kAdd) {
       output.before = in_set(part.before, part.awaits_before, set) + row * job.ldy + n;
+      output.word = read_word(output.before);
+    }
   }
   return output;
 }
 
 // By all lanes of a warp: an output, with the sums that the warps left, kStepWarps of them `apart`.
 template <Form F>
-__device__ __forceinline__ void send_output(const StepPart& part, StepOutput& output, uint32_t before,
-                                            const float* sums, int apart) {
+__device__ __forceinline__ void send_output(const StepPart& part, StepOutput& output, const float* sums,
+                                            int apart) {
   float value = 0;
   if (output.there) {
-    if (output.before) output.addends.before = number_of(before, output.before, part.awaits_before);
+    if (output.before) output.addends.before = number_of(output.word, output.before, part.awaits_before);
+    // Jobs of a part are finished alike.
     value = finished<F>(part.gemv.jobs[0], output.addends, [&](bool partner) {
       const float* from = sums + output.at + (partner ? kStepWarps * apart : 0);
       float sum = 0;
@@ -112,7 +116,7 @@ __device__ __forceinline__ void multiply_items(const StepCall& call, const StepP
             own = static_cast<int>(blockIdx.x) - part.first_block;
   const int columns = part.gemv.rows;
   const StepInput input{reinterpret_cast<__half*>(room.x), reinterpret_cast<float*>(room.x + part.sums_at),
-                        input_line(part.gemv.jobs[0].weight.k)};
+                        part.line};
   StepOutput output = find_output(part, own, thread, at.set);
   const StepWeights weights = find_weights<F>(part, lane);
   const int items = part.items, sides = part.sides, blocks = part.blocks, together = part.together;
@@ -130,8 +134,6 @@ __device__ __forceinline__ void multiply_items(const StepCall& call, const StepP
 #pragma unroll 1
   for (int batch = own; batch < items; batch += together * blocks) {
     if (batch != own) output = find_output(part, batch, thread, at.set);
-    uint32_t before = 0;
-    if (output.before) before = read_word(output.before);
     float* sums = room.sums + at.half;
     float* to = sums + own_sums;
     // The sides of one panel after the other.
@@ -167,7 +169,7 @@ __device__ __forceinline__ void multiply_items(const StepCall& call, const StepP
       }
     } while (left > 0 && item < items);
     sync_step();
-    if (warp * 32 < together * columns * 16) send_output<F>(part, output, before, sums, columns * 16);
+    if (warp * 32 < together * columns * 16) send_output<F>(part, output, sums, columns * 16);
     at.half = kSumFloats - at.half;
   }
 }

@@ -5,12 +5,6 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/ops.h"
 
-#if defined(__CUDACC__)
-#define NIBBLE_ANYWHERE __host__ __device__
-#else
-#define NIBBLE_ANYWHERE
-#endif
-
 namespace nibble::cuda {
 
 inline constexpr int kStepWarps = 8,
@@ -48,7 +42,7 @@ struct alignas(16) StepPart {
   int units, stage_units, groups, stage_groups;  // of a panel; of a stage
   int group_shift;                               // of a group: steps that share a scale to its power of two
   int norm_stages;                               // that hold the norm's weight and bias
-  int sums_at;                                   // of the input, in shared memory
+  int line, sums_at;                             // of the input in shared memory: elements of a row; bytes
   int together;                                  // panels whose sums are put together at once
   union {
     Gemv gemv;
@@ -60,9 +54,6 @@ struct alignas(16) StepPart {
 // they are written. A step reads and writes one of two sets and makes the other one nothing again, for the
 // next step: kernels end before the next one reads.
 inline constexpr uint32_t kNothing = 0xffffffffu;  // arithmetic's NaNs are 0x7fffffff, of fp16 0x7fff
-
-// Elements of an input's row in shared memory, such that reads of columns do not collide.
-NIBBLE_ANYWHERE constexpr int input_line(int k) { return (k + 63) / 64 * 64 + 16; }
 
 struct StepCall {
   const StepPart* program;

@@ -10,6 +10,8 @@
 namespace nibble::cuda {
 namespace {
 
+// Elements of an input's row in shared memory, such that reads of columns do not collide.
+int input_line(int k) { return static_cast<int>(input_stride(k)) + 16; }
 // Bytes of shared memory for inputs, then their sums.
 int input_bytes(int k, int rows) { return rows * input_line(k) * 2; }
 int input_sum_bytes(int k, int steps) { return static_cast<int>(input_stride(k)) / (16 * steps) * 32; }
@@ -17,7 +19,6 @@ int input_sum_bytes(int k, int steps) { return static_cast<int>(input_stride(k))
 // What a part writes for later ones, and the caller's memory that it stands for.
 struct Message {
   const char *begin, *end;
-  int writer;
   bool read = false;
   int64_t at = 0;  // in a set
 };
@@ -57,18 +58,17 @@ struct StepProgram::Parts {
     }
     return kCaller;
   }
-  // beside: what it touches of the part before is one message with it.
+  // beside: where it touches what the part before writes, that is one message with it.
   int write(const Area& area, bool beside) {
-    const int writer = static_cast<int>(parts.size());
-    if (beside && !messages.empty()) {
+    if (beside) {
       Message& last = messages.back();
-      if (last.writer == writer - 1 && area.begin <= last.end && area.end >= last.begin) {
+      if (area.begin <= last.end && area.end >= last.begin) {
         last.begin = std::min(last.begin, area.begin);
         last.end = std::max(last.end, area.end);
         return static_cast<int>(messages.size()) - 1;
       }
     }
-    messages.push_back({area.begin, area.end, writer});
+    messages.push_back({area.begin, area.end});
     return static_cast<int>(messages.size()) - 1;
   }
   // Where the first set has what the caller's pointer says; whether it is a message.
@@ -151,6 +151,7 @@ void StepProgram::add(Gemv call, bool beside) {
   part.together =
       std::min(kSumFloats / (part.sides * kStepWarps * call.rows * 16), kStepThreads / 16 / call.rows);
   expect(part.together >= 1);
+  part.line = input_line(w.k);
   part.sums_at = input_bytes(w.k, call.rows);
   part.gemv = call;
   parts_->x_bytes = std::max(
