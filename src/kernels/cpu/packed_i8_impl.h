@@ -64,10 +64,12 @@ struct CodeStream {
   int64_t left;  // chunks
   int half;
 
-  CodeStream(const PackedI8& product, int64_t panel, int h, bool last_rows) : left(product.chunks), half(h) {
+  CodeStream() = default;
+  CodeStream(const PackedI8& product, int64_t panel, int h, int panels_ahead)
+      : left(product.chunks), half(h) {
     const int64_t panel_bytes = left * C::kBytes;
     chunk = product.w.codes + panel * panel_bytes;
-    ahead = chunk + (last_rows ? panel_bytes : 0) + half * panel_bytes / (kPanelRows / V::kLanes);
+    ahead = chunk + panels_ahead * panel_bytes + half * panel_bytes / (kPanelRows / V::kLanes);
   }
   void ask_ahead() {
     NIBBLE_UNROLL for (int64_t at = 0; at < kShare; at += 64) __builtin_prefetch(ahead + at, 0, 2);
@@ -81,14 +83,29 @@ struct CodeStream {
   }
 };
 
-// factors: those of all groups; a tile of few rows makes its own as they come.
-template <class V, int kBits, int kRows>
+// Vectors of whole panels, of which there are enough registers for two panels' sums at a time.
+template <class V>
+constexpr bool kWholePanels = V::kLanes == kPanelRows;
+
+// Whether a tile makes its groups' factors as they come; else they lie in scratch, those of all groups.
+template <class V>
+constexpr bool makes_factors(int64_t rows) {
+  return kWholePanels<V> || rows <= kReadingRows;
+}
+
+// A half panel, or the whole panels `panel` and the next, whose products share what is loaded of x. start: the
+// bias of each, y: the first one's, valid: rows that exist in the last.
+template <class V, int kBits, int kRows, int kPanels>
 void packed_i8_tile(const PackedI8& product, int64_t panel, int half, const float* factors, int64_t first,
-                    typename V::F start, float* y, int64_t ldy, int64_t valid) {
+                    const typename V::F (&start)[kPanels], float* y, int64_t ldy, int64_t valid) {
+  static_assert(kPanels == 1 || (kPanels == 2 && kWholePanels<V> && !V::kSteps));
   const PackedView& w = product.w;
   const ActI8View& x = product.x;
   ActI8Row acts = x.row(first, product.blocks);  // of kRows rows
-  CodeStream<V, kBits> stream(product, panel, half, first + kRows >= x.rows);
+  const bool last_rows = first + kRows >= x.rows;
+  CodeStream<V, kBits> streams[kPanels];
+  NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) streams[p] = {product, panel + p, half,
+                                                                 last_rows ? kPanels : 0};
   const auto next_segment = [&] {
     acts.codes += kRows * kActSegment;
     if constexpr (V::kSteps) {
@@ -98,63 +115,76 @@ void packed_i8_tile(const PackedI8& product, int64_t panel, int half, const floa
     }
   };
   // Then totals stay in memory: registers are for the sums and codes of a block.
-  constexpr bool kManyRows = kRows > 4;
-  alignas(64) float total[kRows][V::kLanes];
-  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(total[r], start);
+  constexpr bool kManyRows = kPanels * kRows > 4;
+  alignas(64) float total[kPanels][kRows][V::kLanes];
+  NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) {
+    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(total[p][r], start[p]);
+  }
   const int64_t segments = x.segments(), block_segments = x.block / kActSegment;
-  alignas(64) float own[2 * V::kLanes];
+  alignas(64) float own[kPanels][2 * V::kLanes];
   int64_t until = 0, group = 0;
-  const int64_t first_group = panel * product.groups;
   for (int64_t s = 0; s < segments;) {
     if (s * kActSegment >= until) {
-      if constexpr (kRows <= kReadingRows) {
-        group_factors<V, kBits>(w, panel, first_group, group++, half, own);
-        factors = own;
+      if constexpr (makes_factors<V>(kRows)) {
+        NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p)
+            group_factors<V, kBits>(w, panel + p, (panel + p) * product.groups, group, half, own[p]);
+        factors = own[0];
+        ++group;
       } else if (s > 0) {
         factors += 2 * V::kLanes;
       }
       until += product.group;
     }
     typename V::I whole[kRows];
-    typename V::F sum[kRows];
+    typename V::F sum[kPanels][kRows];
     if constexpr (V::kSteps) {
       const typename V::I zero = V::iload(factors + V::kLanes);
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) whole[r] =
           V::isub(V::izero(), V::imul(zero, V::iset(acts.counts[r])));
     } else {
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] =
-          V::fnma(V::load(factors + V::kLanes), V::set(acts.sums[r]), V::zero());
+      NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) {
+        const typename V::F zero = V::load(factors + (2 * p + 1) * V::kLanes);
+        NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[p][r] =
+            V::fnma(zero, V::set(acts.sums[r]), V::zero());
+      }
     }
     const int64_t end = s + block_segments < segments ? s + block_segments : segments;
     for (; s < end; ++s, next_segment()) {
-      stream.ask_ahead();
+      NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) streams[p].ask_ahead();
       if constexpr (V::kSteps && kBits == 4 && kRows == kActRows) {
-        if (stream.left >= stream.kWhole) {
-          V::tile_dot16(whole, stream.chunk + half * 32, acts.codes, acts.steps);
-          stream.skip();
+        if (streams[0].left >= streams[0].kWhole) {
+          V::tile_dot16(whole, streams[0].chunk + half * 32, acts.codes, acts.steps);
+          streams[0].skip();
           continue;
         }
       }
-      typename V::I codes[kActSegment / 4];
-      stream.next(codes);
+      typename V::I codes[kPanels][kActSegment / 4];
+      NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) streams[p].next(codes[p]);
       NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
         const int8_t* act = acts.codes + r * kActSegment;
         if constexpr (V::kSteps) {
-          whole[r] = V::template dot16<kBits>(whole[r], codes, act, V::iset(acts.steps[r]));
+          whole[r] = V::template dot16<kBits>(whole[r], codes[0], act, V::iset(acts.steps[r]));
+        } else if constexpr (kPanels == 2) {
+          typename V::I dot[2];
+          V::dot16_of_two(dot, codes[0], codes[1], act);
+          const typename V::F scale = V::set(acts.scales[r]);
+          NIBBLE_UNROLL for (int p = 0; p < 2; ++p) sum[p][r] = V::fma(V::to_float(dot[p]), scale, sum[p][r]);
         } else {
-          const typename V::I dot = V::template dot16<kBits>(V::izero(), codes, act);
-          sum[r] = V::fma(V::to_float(dot), V::set(acts.scales[r]), sum[r]);
+          const typename V::I dot = V::template dot16<kBits>(V::izero(), codes[0], act);
+          sum[0][r] = V::fma(V::to_float(dot), V::set(acts.scales[r]), sum[0][r]);
         }
       }
     }
-    const typename V::F scale = V::load(factors);
     if constexpr (kManyRows) asm volatile("" : "+m"(total));
-    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
-      if constexpr (V::kSteps) {
-        const typename V::F by_unit = V::mul(V::to_float(whole[r]), V::set(acts.units[r]));
-        V::store(total[r], V::fma(scale, by_unit, V::load(total[r])));
-      } else {
-        V::store(total[r], V::fma(scale, sum[r], V::load(total[r])));
+    NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) {
+      const typename V::F scale = V::load(factors + 2 * p * V::kLanes);
+      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
+        if constexpr (V::kSteps) {
+          const typename V::F by_unit = V::mul(V::to_float(whole[r]), V::set(acts.units[r]));
+          V::store(total[p][r], V::fma(scale, by_unit, V::load(total[p][r])));
+        } else {
+          V::store(total[p][r], V::fma(scale, sum[p][r], V::load(total[p][r])));
+        }
       }
     }
     if constexpr (kManyRows) asm volatile("" : "+m"(total));
@@ -164,7 +194,10 @@ void packed_i8_tile(const PackedI8& product, int64_t panel, int half, const floa
       acts.sums += kRows;
     }
   }
-  NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) V::store(y + r * ldy, V::load(total[r]), valid);
+  NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) {
+    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r)
+        V::store(y + r * ldy + p * kPanelRows, V::load(total[p][r]), p + 1 < kPanels ? V::kLanes : valid);
+  }
 }
 
 // How packed_i8_short_groups reads scales and zero points: as the format says, or in the commonest two ways.
@@ -177,7 +210,7 @@ void packed_i8_short_groups(const PackedI8& product, int64_t panel, int half, in
                             typename V::F start, float* y, int64_t ldy, int64_t valid) {
   const PackedView& w = product.w;
   ActI8Row acts = product.x.row(first, product.blocks);
-  CodeStream<V, kBits> stream(product, panel, half, first + kRows >= product.x.rows);
+  CodeStream<V, kBits> stream(product, panel, half, first + kRows >= product.x.rows ? 1 : 0);
   const int64_t first_group = panel * product.groups;
   const typename V::F middle = V::set(static_cast<float>(w.format.middle()));
   typename V::F total[kRows];
@@ -241,7 +274,18 @@ void packed_i8_rows(int rows, const PackedI8& product, int64_t panel, int half, 
       return packed_i8_short_groups_of<V, kBits, kRows, 2>(f, product, panel, half, first, start, y, ldy,
                                                            valid);
   }
-  packed_i8_tile<V, kBits, kRows>(product, panel, half, factors, first, start, y, ldy, valid);
+  packed_i8_tile<V, kBits, kRows, 1>(product, panel, half, factors, first, {start}, y, ldy, valid);
+}
+
+// Two panels: more than kReadingRows rows.
+template <class V, int kBits, int kRows = kActRows>
+void packed_i8_rows_of_two(int rows, const PackedI8& product, int64_t panel, int64_t first,
+                           const typename V::F (&start)[2], float* y, int64_t ldy, int64_t valid) {
+  if constexpr (kRows > kReadingRows + 1) {
+    if (rows < kRows)
+      return packed_i8_rows_of_two<V, kBits, kRows - 1>(rows, product, panel, first, start, y, ldy, valid);
+  }
+  packed_i8_tile<V, kBits, kRows, 2>(product, panel, 0, nullptr, first, start, y, ldy, valid);
 }
 
 template <class V, int kBits>
@@ -254,19 +298,31 @@ void packed_i8_bits(const PackedView& w, const ActI8View& x, const float* bias, 
   if (rows_at_once < kActRows) rows_at_once = kActRows;
   for (int64_t begin = 0; begin < x.rows; begin += rows_at_once) {
     const int64_t end = begin + rows_at_once < x.rows ? begin + rows_at_once : x.rows;
-    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-      for (int half = 0; half < kHalves && end - begin > kReadingRows; ++half) {
+    for (int64_t panel = panel_begin; panel < panel_end;) {
+      const int64_t row = panel * kPanelRows;
+      const int64_t panels = kWholePanels<V> && end - begin > kReadingRows && panel + 1 < panel_end ? 2 : 1;
+      for (int half = 0; half < kHalves && !makes_factors<V>(end - begin); ++half) {
         for (int64_t group = 0; group < groups; ++group)
           group_factors<V, kBits>(w, panel, panel * groups, group, half,
                                   scratch + (half * groups + group) * 2 * V::kLanes);
       }
       for (int64_t i = begin; i < end; i += kActRows) {
         const int rows = static_cast<int>(end - i < kActRows ? end - i : kActRows);
-        for_each_half<V>(w.format, panel, panel + 1, [&](int64_t, int half, int64_t row, int64_t valid) {
-          packed_i8_rows<V, kBits>(rows, product, panel, half, scratch + half * groups * 2 * V::kLanes, i,
-                                   load_bias<V>(bias, row, valid), y + i * ldy + row, ldy, valid);
+        if constexpr (kWholePanels<V>) {
+          if (panels == 2 && rows > kReadingRows) {
+            const int64_t left = w.format.n - row - kPanelRows, valid = left < kPanelRows ? left : kPanelRows;
+            const typename V::F start[] = {load_bias<V>(bias, row, kPanelRows),
+                                           load_bias<V>(bias, row + kPanelRows, valid)};
+            packed_i8_rows_of_two<V, kBits>(rows, product, panel, i, start, y + i * ldy + row, ldy, valid);
+            continue;
+          }
+        }
+        for_each_half<V>(w.format, panel, panel + panels, [&](int64_t p, int half, int64_t r, int64_t valid) {
+          packed_i8_rows<V, kBits>(rows, product, p, half, scratch + half * groups * 2 * V::kLanes, i,
+                                   load_bias<V>(bias, r, valid), y + i * ldy + r, ldy, valid);
         });
       }
+      panel += panels;
     }
   }
 }
