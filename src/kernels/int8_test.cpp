@@ -83,11 +83,11 @@ TEST_P(Int8, AnOutlierLeavesOtherSegmentsTheirPrecision) {
 }
 
 TEST_P(Int8, RowsDoNotDependOnBatch) {
-  const int64_t n = 40, k = 1100, m = 19;
+  const int64_t n = 56, k = 1100, m = 19;  // two pairs of panels, the last not whole
   const auto x = normals(static_cast<size_t>(m * k), 9);
   const auto check = [&](const QuantizedMatrix& q) {
     const auto all = product(q, x.data(), m);
-    for (const int64_t count : {1, 2}) {
+    for (const int64_t count : {1, 2, 5}) {
       for (int64_t i = 0; i + count <= m; i += count) {
         const auto few = product(q, x.data() + i * k, count);
         ASSERT_EQ(0, std::memcmp(few.data(), all.data() + i * n, few.size() * sizeof(float)))

@@ -93,8 +93,8 @@ constexpr bool makes_factors(int64_t rows) {
   return kWholePanels<V> || rows <= kReadingRows;
 }
 
-// A half panel, or the whole panels `panel` and the next, whose products share what is loaded of x. start: the
-// bias of each, y: the first one's, valid: rows that exist in the last.
+// A half panel, or the whole panels `panel` and the next, whose products share what is loaded of x. start:
+// the bias of each, y: the first one's, valid: rows that exist in the last.
 template <class V, int kBits, int kRows, int kPanels>
 void packed_i8_tile(const PackedI8& product, int64_t panel, int half, const float* factors, int64_t first,
                     const typename V::F (&start)[kPanels], float* y, int64_t ldy, int64_t valid) {
@@ -104,8 +104,8 @@ void packed_i8_tile(const PackedI8& product, int64_t panel, int half, const floa
   ActI8Row acts = x.row(first, product.blocks);  // of kRows rows
   const bool last_rows = first + kRows >= x.rows;
   CodeStream<V, kBits> streams[kPanels];
-  NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) streams[p] = {product, panel + p, half,
-                                                                 last_rows ? kPanels : 0};
+  NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p)
+      streams[p] = {product, panel + p, half, last_rows ? kPanels : 0};
   const auto next_segment = [&] {
     acts.codes += kRows * kActSegment;
     if constexpr (V::kSteps) {
