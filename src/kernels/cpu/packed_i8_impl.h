@@ -164,14 +164,16 @@ void packed_i8_tile(const PackedI8& product, int64_t panel, int half, const floa
         const int8_t* act = acts.codes + r * kActSegment;
         if constexpr (V::kSteps) {
           whole[r] = V::template dot16<kBits>(whole[r], codes[0], act, V::iset(acts.steps[r]));
-        } else if constexpr (kPanels == 2) {
-          typename V::I dot[2];
-          V::dot16_of_two(dot, codes[0], codes[1], act);
-          const typename V::F scale = V::set(acts.scales[r]);
-          NIBBLE_UNROLL for (int p = 0; p < 2; ++p) sum[p][r] = V::fma(V::to_float(dot[p]), scale, sum[p][r]);
         } else {
-          const typename V::I dot = V::template dot16<kBits>(V::izero(), codes[0], act);
-          sum[0][r] = V::fma(V::to_float(dot), V::set(acts.scales[r]), sum[0][r]);
+          typename V::I dot[kPanels];
+          if constexpr (kPanels == 2) {
+            V::dot16_of_two(dot, codes[0], codes[1], act);
+          } else {
+            dot[0] = V::template dot16<kBits>(V::izero(), codes[0], act);
+          }
+          const typename V::F scale = V::set(acts.scales[r]);
+          NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) sum[p][r] =
+              V::fma(V::to_float(dot[p]), scale, sum[p][r]);
         }
       }
     }
@@ -257,35 +259,26 @@ void packed_i8_short_groups_of(const PackedFormat& f, const Args&... args) {
   run(args...);
 }
 
-template <class V, int kBits, int kRows = kActRows>
+// The tile of so many rows; of two panels: more than kReadingRows.
+template <class V, int kBits, int kPanels, int kRows = kActRows>
 void packed_i8_rows(int rows, const PackedI8& product, int64_t panel, int half, const float* factors,
-                    int64_t first, typename V::F start, float* y, int64_t ldy, int64_t valid) {
-  if constexpr (kRows > 1) {
+                    int64_t first, const typename V::F (&start)[kPanels], float* y, int64_t ldy,
+                    int64_t valid) {
+  if constexpr (kRows > (kPanels == 1 ? 1 : kReadingRows + 1)) {
     if (rows < kRows)
-      return packed_i8_rows<V, kBits, kRows - 1>(rows, product, panel, half, factors, first, start, y, ldy,
-                                                 valid);
+      return packed_i8_rows<V, kBits, kPanels, kRows - 1>(rows, product, panel, half, factors, first, start,
+                                                          y, ldy, valid);
   }
   if constexpr (kRows <= kReadingRows && !V::kSteps) {
     const PackedFormat& f = product.w.format;
     if (product.group == kActSegment)
-      return packed_i8_short_groups_of<V, kBits, kRows, 1>(f, product, panel, half, first, start, y, ldy,
+      return packed_i8_short_groups_of<V, kBits, kRows, 1>(f, product, panel, half, first, start[0], y, ldy,
                                                            valid);
     if (product.group == 2 * kActSegment)
-      return packed_i8_short_groups_of<V, kBits, kRows, 2>(f, product, panel, half, first, start, y, ldy,
+      return packed_i8_short_groups_of<V, kBits, kRows, 2>(f, product, panel, half, first, start[0], y, ldy,
                                                            valid);
   }
-  packed_i8_tile<V, kBits, kRows, 1>(product, panel, half, factors, first, {start}, y, ldy, valid);
-}
-
-// Two panels: more than kReadingRows rows.
-template <class V, int kBits, int kRows = kActRows>
-void packed_i8_rows_of_two(int rows, const PackedI8& product, int64_t panel, int64_t first,
-                           const typename V::F (&start)[2], float* y, int64_t ldy, int64_t valid) {
-  if constexpr (kRows > kReadingRows + 1) {
-    if (rows < kRows)
-      return packed_i8_rows_of_two<V, kBits, kRows - 1>(rows, product, panel, first, start, y, ldy, valid);
-  }
-  packed_i8_tile<V, kBits, kRows, 2>(product, panel, 0, nullptr, first, start, y, ldy, valid);
+  packed_i8_tile<V, kBits, kRows, kPanels>(product, panel, half, factors, first, start, y, ldy, valid);
 }
 
 template <class V, int kBits>
@@ -313,13 +306,14 @@ void packed_i8_bits(const PackedView& w, const ActI8View& x, const float* bias, 
             const int64_t left = w.format.n - row - kPanelRows, valid = left < kPanelRows ? left : kPanelRows;
             const typename V::F start[] = {load_bias<V>(bias, row, kPanelRows),
                                            load_bias<V>(bias, row + kPanelRows, valid)};
-            packed_i8_rows_of_two<V, kBits>(rows, product, panel, i, start, y + i * ldy + row, ldy, valid);
+            packed_i8_rows<V, kBits, 2>(rows, product, panel, 0, nullptr, i, start, y + i * ldy + row, ldy,
+                                        valid);
             continue;
           }
         }
         for_each_half<V>(w.format, panel, panel + panels, [&](int64_t p, int half, int64_t r, int64_t valid) {
-          packed_i8_rows<V, kBits>(rows, product, p, half, scratch + half * groups * 2 * V::kLanes, i,
-                                   load_bias<V>(bias, r, valid), y + i * ldy + r, ldy, valid);
+          packed_i8_rows<V, kBits, 1>(rows, product, p, half, scratch + half * groups * 2 * V::kLanes, i,
+                                      {load_bias<V>(bias, r, valid)}, y + i * ldy + r, ldy, valid);
         });
       }
       panel += panels;
