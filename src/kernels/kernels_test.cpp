@@ -140,31 +140,43 @@ TEST_P(Kernels, PackedMatchesFloat64ForEveryFormat) {
   }
 }
 
+// Few rows read weights in the order of memory, more widen 16-bit ones once, many take them by columns.
 TEST_P(Kernels, RowsDoNotDependOnBatchOrPartition) {
-  const int64_t n = 40, k = 1100, m = 37;
+  const int64_t n = 43, k = 1100, m = 60;
   const auto x = normals(static_cast<size_t>(m * k), 9), wf = normals(static_cast<size_t>(n * k), 10);
+  std::vector<uint16_t> half(wf.size());
+  table_->to_bf16(wf.data(), half.data(), n * k);
   const auto q = random_quantized(4, 32, false, n, k, 11);
   const PackedBuffers packed = pack(q);
   std::vector<float> scratch(static_cast<size_t>(packed_scratch(k)));
-  const auto dense = [&](const float* rows, int64_t count, float* y) {
-    table_->dense_f32({DType::kF32, wf.data(), n, k}, rows, k, nullptr, y, n, count, 0, 24);
-    table_->dense_f32({DType::kF32, wf.data(), n, k}, rows, k, nullptr, y, n, count, 24, n);
+  const auto in_two = [&](const auto& kernel, DType dtype, const void* w) {
+    return [&kernel, dtype, w, n, k](const float* rows, int64_t count, float* y) {
+      kernel({dtype, w, n, k}, rows, k, nullptr, y, n, count, 0, 24);
+      kernel({dtype, w, n, k}, rows, k, nullptr, y, n, count, 24, n);
+    };
   };
   const auto quantized = [&](const float* rows, int64_t count, float* y) {
     table_->packed_f32(packed.view(q.format), rows, k, nullptr, y, n, count, 0, q.format.panels(),
                        scratch.data());
   };
-  std::vector<float> all(static_cast<size_t>(m * n)), one(static_cast<size_t>(n));
-  dense(x.data(), m, all.data());
-  for (int64_t i = 0; i < m; ++i) {
-    table_->dense_f32({DType::kF32, wf.data(), n, k}, x.data() + i * k, k, nullptr, one.data(), n, 1, 0, n);
-    ASSERT_EQ(0, std::memcmp(one.data(), all.data() + i * n, static_cast<size_t>(n) * sizeof(float)));
-  }
-  quantized(x.data(), m, all.data());
-  for (int64_t i = 0; i < m; ++i) {
-    quantized(x.data() + i * k, 1, one.data());
-    ASSERT_EQ(0, std::memcmp(one.data(), all.data() + i * n, static_cast<size_t>(n) * sizeof(float)));
-  }
+  const auto check = [&](const char* what, const auto& whole, const auto& alone) {
+    std::vector<float> one(static_cast<size_t>(m * n)), all(one.size());
+    for (int64_t i = 0; i < m; ++i) alone(x.data() + i * k, 1, one.data() + i * n);
+    for (const int64_t count : {2, 7, 13, 37, 60}) {
+      whole(x.data(), count, all.data());
+      ASSERT_EQ(0, std::memcmp(one.data(), all.data(), static_cast<size_t>(count * n) * sizeof(float)))
+          << what << ", " << count << " rows";
+    }
+  };
+  check("float32", in_two(table_->dense_f32, DType::kF32, wf.data()),
+        [&](const float* rows, int64_t count, float* y) {
+          table_->dense_f32({DType::kF32, wf.data(), n, k}, rows, k, nullptr, y, n, count, 0, n);
+        });
+  check("bfloat16", in_two(table_->dense_bf16, DType::kBF16, half.data()),
+        [&](const float* rows, int64_t count, float* y) {
+          table_->dense_bf16({DType::kBF16, half.data(), n, k}, rows, k, nullptr, y, n, count, 0, n);
+        });
+  check("packed", quantized, quantized);
 }
 
 TEST_P(Kernels, ElementwiseMatchesFloat64) {

@@ -137,6 +137,7 @@ struct KernelTable {
   using DenseBf16Fn = void (*)(const DenseView& w, const uint16_t* x, const float* bias, float* y,
                                int64_t ldy, int64_t m, int64_t n_begin, int64_t n_end);
   DenseBf16Fn dense_bf16_bf16 = nullptr;
+  bool bf16_pays = false;   // whether dense_bf16_bf16 is there and faster than dense_bf16
   bool bf16_tiles = false;  // how dense_bf16_bf16 and packed_bf16 want x: as tiles (bf16_rows.h)
 
   // y[m, 16·p … ) = x[m, k] · dequant(w)[n, k]ᵀ (+ bias) for panels p in [panel_begin, panel_end).
@@ -207,7 +208,7 @@ struct KernelTable {
                     int64_t ldy, int64_t rows, int64_t columns) = nullptr;
 
   // `rounds` of products in registers, as fast as the processor can; returns the operations done, two a
-  // product: as packed_i8 multiplies, and as dense_bf16_bf16 where it is there, else dense_f32.
+  // product: as packed_i8 multiplies, and as dense_bf16_bf16 where it pays, else dense_f32.
   double (*peak_i8)(int64_t rounds) = nullptr;
   double (*peak_dense)(int64_t rounds) = nullptr;
 };

@@ -42,7 +42,7 @@ Linears::Linears(const Model& model, const Precision& precision, int64_t max_row
   count_blocks(model.head);
   const size_t rows = static_cast<size_t>(max_rows);
   const bool tiles = any_packed && precision.int8 && kernels.packed_bf16;
-  if (tiles || (any_dense && precision.bf16 && kernels.dense_bf16_bf16)) {
+  if (tiles || (any_dense && precision.bf16 && kernels.bf16_pays)) {
     inner_at_ = bf16_values(kernels, max_rows, c.hidden_size);
     const int64_t inner = kernels.bf16_tiles ? bf16_values(kernels, max_rows, c.intermediate_size) : 0;
     bf16_ = AlignedBuffer<uint16_t>(
@@ -84,7 +84,7 @@ uint64_t Linears::bytes() const {
 Linears::Form Linears::form_of(const Linear& linear) const {
   if (linear.packed)
     return {.group = precision_.int8 ? linear.packed->format.group() : 0, .order = linear.order};
-  return {.bf16 = linear.dense.dtype == DType::kBF16 && precision_.bf16 && kernels_.dense_bf16_bf16};
+  return {.bf16 = linear.dense.dtype == DType::kBF16 && precision_.bf16 && kernels_.bf16_pays};
 }
 
 void Linears::expect(int64_t found) {

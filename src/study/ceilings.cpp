@@ -85,7 +85,7 @@ Ceilings measure_ceilings(ThreadPool& pool) {
   return {.read_bytes_per_s = read_bandwidth(pool),
           .int8_ops_per_s = operations_per_s(pool, kernels().peak_i8),
           .dense_ops_per_s = operations_per_s(pool, kernels().peak_dense),
-          .dense_type = kernels().dense_bf16_bf16 ? "bfloat16" : "float32"};
+          .dense_type = kernels().bf16_pays ? "bfloat16" : "float32"};
 }
 
 }  // namespace nibble

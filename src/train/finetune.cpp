@@ -187,7 +187,7 @@ class FineTuning : private TrainingLoop {
     const bool recompute = activations > kKeptBytes;
     const bool keep_weights =
         GradientPass::weight_bytes(trained) + (recompute ? 0 : activations) <= kKeptBytes;
-    const bool bf16 = o.bf16 && !o.full && keep_weights && kernels().dense_bf16_bf16;
+    const bool bf16 = o.bf16 && !o.full && keep_weights && kernels().bf16_pays;
     return {.batch_tokens = batch_tokens,
             .context = context,
             .recompute = recompute,

@@ -1,3 +1,5 @@
+#include <cpuid.h>
+
 #include "kernels/cpu/simd_avx512.h"
 #include "kernels/cpu/table_impl.h"
 
@@ -46,20 +48,23 @@ double peak_bf16(int64_t rounds) {
   return peak_of(rounds, _mm512_setzero_ps(), 32, [&](__m512 sum) { return _mm512_dpbf16_ps(sum, a, a); });
 }
 
-constexpr KernelTable make(bool bf16) {
+// pays: whether a VDPBF16PS takes less time than two products of float32.
+constexpr KernelTable make(bool bf16, bool pays) {
   KernelTable t = table_of<Avx512>();
   t.name = "avx512";
   t.to_bf16 = bf16 ? to_bf16 : to_bf16_plain;
+  t.bf16_pays = pays;
+  if (pays) t.peak_dense = peak_bf16;
   if (bf16) {
     t.dense_bf16_bf16 = [](const DenseView& w, const uint16_t* x, const float* bias, float* y, int64_t ldy,
                            int64_t m, int64_t n_begin, int64_t n_end) {
       dense_linear<Avx512, DotBf16Bf16>(w, x, w.k, bias, y, ldy, m, n_begin, n_end);
     };
-    t.peak_dense = peak_bf16;
   }
   return t;
 }
-constexpr KernelTable kWithBf16 = make(true), kWithoutBf16 = make(false);
+constexpr KernelTable kFastBf16 = make(true, true), kSlowBf16 = make(true, false),
+                      kWithoutBf16 = make(false, false);
 
 }  // namespace
 
@@ -68,7 +73,11 @@ const KernelTable* isa::avx512() {
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vnni");
   if (!here) return nullptr;
-  return __builtin_cpu_supports("avx512bf16") ? &kWithBf16 : &kWithoutBf16;
+  if (!__builtin_cpu_supports("avx512bf16")) return &kWithoutBf16;
+  // Intel's processors with tiles, which are those with AVX512-FP16, leave bf16 to them.
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool fp16 = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 23 & 1);
+  return __builtin_cpu_is("intel") && fp16 ? &kSlowBf16 : &kFastBf16;
 }
 
 }  // namespace nibble

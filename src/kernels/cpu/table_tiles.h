@@ -11,7 +11,7 @@ namespace {
 
 template <class T, class V>
 void put_tiles_into(KernelTable& t) {
-  t.bf16_tiles = true;
+  t.bf16_tiles = t.bf16_pays = true;
   t.dense_bf16_bf16 = dense_by_tiles<T, V>;
   t.packed_bf16 = packed_bf16<T, V>;
   t.tile_query = tile_query<T, V>;

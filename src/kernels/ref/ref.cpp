@@ -247,6 +247,7 @@ const KernelTable isa::kRef = {
     .dense_bf16 = dense_bf16,
     .dense_f16 = dense_f16,
     .dense_bf16_bf16 = dense_bf16_bf16,
+    .bf16_pays = true,
     .packed_f32 = packed_f32,
     .packed_i8 = packed_i8,
     .quantize_i8 = quantize_i8,
