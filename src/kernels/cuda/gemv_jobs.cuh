@@ -29,13 +29,14 @@ __device__ __forceinline__ float unit_of(const Weight& weight) {
   return kInputUnit * (F == Form::kF16 ? weight.unit : 1 / kLowUnit<F>);
 }
 
-// An output: sum(false) and, of a pair, sum(true) over its weights, turned into what the job asks for.
+// An output: sum(false) and, of a pair, sum(true) over its weights, turned into what is asked for.
 template <Form F, typename Sum>
-__device__ __forceinline__ float finished(const GemvJob& job, const Addends& addends, const Sum& sum) {
+__device__ __forceinline__ float finished(const GemvJob& job, Finish finish, const Addends& addends,
+                                          const Sum& sum) {
   const float value = sum(false) * unit_of<F>(job.weight) + addends.bias;
-  if (job.finish == Finish::kStore) return value;
-  if (job.finish == Finish::kAdd) return addends.before + value;
-  if (job.finish == Finish::kGelu) return gelu_new(value);
+  if (finish == Finish::kStore) return value;
+  if (finish == Finish::kAdd) return addends.before + value;
+  if (finish == Finish::kGelu) return gelu_new(value);
   return silu(value) * (sum(true) * unit_of<F>(job.partner) + addends.partner_bias);
 }
 

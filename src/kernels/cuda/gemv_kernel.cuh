@@ -38,7 +38,8 @@ __device__ __forceinline__ void finish(const GemvJob& job, int row, int n, int p
     }
     return sum;
   };
-  const float value = finished<F>(job, addends, [&](bool partner) { return total(partner ? warps : 0); });
+  const float value =
+      finished<F>(job, job.finish, addends, [&](bool partner) { return total(partner ? warps : 0); });
   if (job.finish == Finish::kStore || job.finish == Finish::kAdd) {
     job.y[row * job.ldy + n] = value;
   } else {

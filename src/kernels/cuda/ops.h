@@ -61,7 +61,7 @@ enum class Finish {
 struct GemvJob {
   Weight weight, partner;  // partner: of kSwiGlu, the same form and size
   Finish finish = Finish::kStore;
-  float* y = nullptr;  // [rows, ldy]
+  float* y = nullptr;  // [rows, ldy], or null: what it makes is an input of linears
   int64_t ldy = 0;
   void* out = nullptr;  // [rows, parts, ld_out]
   int64_t ld_out = 0;

@@ -25,7 +25,9 @@ struct StepOutput {
   void* to = nullptr;             // null: nothing
   const float* before = nullptr;  // what it is added to; the word that lay there
   uint32_t word = 0;
-  bool there = false;  // there are fewer than the panel's
+  bool there = false;     // there are fewer than the panel's
+  bool is_input = false;  // of a linear, in fp16
+  Finish finish = Finish::kStore;
   Addends addends;
 };
 __device__ __forceinline__ StepOutput find_output(const StepPart& part, int batch, int thread, uint32_t set) {
@@ -39,8 +41,10 @@ __device__ __forceinline__ StepOutput find_output(const StepPart& part, int batc
   const int n = (item - job.first_item) * 16 + thread % 16;
   output.at = ((part.sides * kStepWarps * which) * gemv.rows + row) * 16 + n % 16;
   output.there = n < job.weight.n;
+  output.is_input = !job.y;
+  output.finish = job.finish;
   if (output.there) load_biases(output.addends, job, n);
-  if (part.makes_inputs) {
+  if (output.is_input) {
     if (n < (job.weight.n + 7) / 8 * 8)
       output.to = in_set(static_cast<__half*>(job.out), part.sends, set) + row * job.ld_out + n;
   } else if (output.there) {
@@ -60,8 +64,7 @@ __device__ __forceinline__ void send_output(const StepPart& part, StepOutput& ou
   float value = 0;
   if (output.there) {
     if (output.before) output.addends.before = number_of(output.word, output.before, part.awaits_before);
-    // Jobs of a part are finished alike.
-    value = finished<F>(part.gemv.jobs[0], output.addends, [&](bool partner) {
+    value = finished<F>(part.gemv.jobs[0], output.finish, output.addends, [&](bool partner) {
       const float* from = sums + output.at + (partner ? kStepWarps * apart : 0);
       float sum = 0;
 #pragma unroll
@@ -69,11 +72,9 @@ __device__ __forceinline__ void send_output(const StepPart& part, StepOutput& ou
       return sum;
     });
   }
-  if (part.makes_inputs) {
-    send_input(static_cast<__half*>(output.to), value, output.to != nullptr);
-  } else if (output.to) {
-    send_word(output.to, __float_as_uint(value));
-  }
+  if (__any_sync(0xffffffffu, output.is_input))
+    send_input(static_cast<__half*>(output.to), value, output.is_input && output.to);
+  if (!output.is_input && output.to) send_word(output.to, __float_as_uint(value));
 }
 
 // The input of a part, before its panels.

@@ -36,7 +36,6 @@ struct alignas(16) StepPart {
   const float* before;             // of kAdd, as its job's y
   bool keeps_input, shares_input;  // that of the part two before; the other side of it
   bool narrow;                     // codes of 4 bits
-  bool makes_inputs;               // of a linear, in fp16
   int steps;                       // products of 16 inputs that share a scale
   int items, sides;                // panels of all jobs, rows' heads; two where there is a partner
   int units, stage_units, groups, stage_groups;  // of a panel; of a stage

@@ -34,7 +34,25 @@ constexpr int kCaller = -1;  // no message: the caller's memory itself
 
 struct Links {
   int input = kCaller, before = kCaller, output = kCaller;
+  int inputs = kCaller;  // what jobs make as inputs of linears
 };
+
+// Panels of a job that makes inputs, from `first` on, as one more job of a part with the same input.
+void add_panels(StepPart& part, GemvJob job, int first, int count) {
+  Weight& w = job.weight;
+  const int units = w.kind == WeightKind::kQ4 ? (w.k + 63) / 64 : (w.k + 31) / 32,
+            zeros = w.kind == WeightKind::kQ4 ? kGroupZeros : 2 * kGroupZeros;
+  const int64_t groups = int64_t{first} * w.groups();
+  w.data = static_cast<const char*>(w.data) + int64_t{first} * units * 512;
+  w.scales = static_cast<const char*>(w.scales) + groups * 32;
+  if (w.zeros) w.zeros += groups * zeros;
+  if (w.bias) w.bias += first * 16;
+  w.n -= first * 16;
+  job.out = static_cast<char*>(job.out) + first * 32;
+  job.first_item = part.items;
+  part.gemv.jobs[part.gemv.n_jobs++] = job;
+  part.items += count;
+}
 
 }  // namespace
 
@@ -158,10 +176,19 @@ void StepProgram::add(Gemv call, bool beside) {
       parts_->x_bytes, static_cast<int>(round_up(part.sums_at + input_sum_bytes(w.k, part.steps), 128)));
   if (beside) {
     // The blocks that attention does not need, and no more of them than shorten the longest share of panels.
-    StepPart& attention = parts.back();
-    parts[parts.size() - 2].shares_input = true;
-    const int all = part.blocks, needed = std::min(attention.items, all / 4);
-    const int rounds = (part.items + all - needed - 1) / (all - needed);
+    StepPart &attention = parts.back(), &projections = parts[parts.size() - 2];
+    projections.shares_input = true;
+    const int all = part.blocks, needed = std::min(attention.items, all / 4), rest = all - needed;
+    // Panels that would make a round of their own go to blocks that have one less of the projections.
+    const int over = part.items % rest, first = part.items - over,
+              idle = (all - projections.items % all) % all;
+    const bool zeros_fit = !w.zeros || (first - projections.items) * part.groups % 2 == 0;  // as in takes()
+    if (first > 0 && over > 0 && over <= idle && !call.jobs[0].y && part.sides == 1 && zeros_fit &&
+        projections.gemv.n_jobs < kMaxJobs) {
+      part.items = first;
+      add_panels(projections, call.jobs[0], first, over);
+    }
+    const int rounds = (part.items + rest - 1) / rest;
     attention.blocks = all - (part.items + rounds - 1) / rounds;
     part.first_block = attention.blocks;
     part.blocks = all - attention.blocks;
@@ -170,11 +197,11 @@ void StepProgram::add(Gemv call, bool beside) {
   if (!beside)
     links.input = parts_->read(call.x ? area_of(call.x, call.rows, call.ldx, w.k, 2)
                                       : area_of(call.h, call.rows, w.k, w.k, sizeof(float)));
-  part.makes_inputs = call.jobs[0].finish == Finish::kGelu || call.jobs[0].finish == Finish::kSwiGlu;
   const GemvJob &first = call.jobs[0], &last = call.jobs[call.n_jobs - 1];
-  if (part.makes_inputs) {
+  if (!first.y) {
     expect(call.n_jobs == 1);
-    links.output = parts_->write(area_of(first.out, call.rows, first.ld_out, round_up(w.n, 8), 2), beside);
+    links.inputs = parts_->write(area_of(first.out, call.rows, first.ld_out, round_up(w.n, 8), 2), beside);
+    if (beside) parts_->links[parts.size() - 2].inputs = links.inputs;
   } else {
     Area area = area_of(first.y, call.rows, first.ldy, w.n, sizeof(float));
     area.end = area_of(last.y, call.rows, last.ldy, last.weight.n, sizeof(float)).end;
@@ -232,8 +259,9 @@ void StepProgram::upload(Queue& queue) {
     part.awaits_before = parts_->place(part.before, links.before);
     for (int j = 0; j < part.gemv.n_jobs; ++j) {
       GemvJob& job = part.gemv.jobs[j];
-      part.sends =
-          part.makes_inputs ? parts_->place(job.out, links.output) : parts_->place(job.y, links.output);
+      const bool sends = job.y ? parts_->place(job.y, links.output) : parts_->place(job.out, links.inputs);
+      expect(j == 0 || sends == part.sends);
+      part.sends = sends;
     }
   }
   const size_t bytes = parts_->parts.size() * sizeof(StepPart);
