@@ -24,11 +24,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NIBBLE = ROOT / "build/release/nibble"
 TOOLS = ("llama-bench", "llama-quantize", "llama-perplexity")
-# name, arguments of nibble quantize
-NIBBLE_MODELS = (
-    ("nibble as many bytes as Q4_0", "--group-size 32 --symmetric --head-bits 8"),
-    ("nibble lean", "--group-size 64 --head-bits 4"),
-)
+SAME, LEAN = "nibble as many bytes as Q4_0", "nibble lean"
 
 
 def run(command, **options):
@@ -37,6 +33,14 @@ def run(command, **options):
     if done.returncode != 0:
         sys.exit(f"failed: {' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done
+
+
+def nibble_models(model):
+    """name, arguments of nibble quantize."""
+    # llama.cpp's Q4_0 has a head of 6 bits, in blocks of 256 inputs, or of 8 where they do not divide a row.
+    hidden = json.loads((model / "config.json").read_text())["hidden_size"]
+    head = 8 if hidden % 256 else 6
+    return ((SAME, f"--group-size 32 --symmetric --head-bits {head}"), (LEAN, "--group-size 64 --head-bits 4"))
 
 
 def processor():
@@ -105,7 +109,7 @@ def make_models(args, work, binaries):
             run([binaries / "llama-quantize", bf16, out, kind])
         llama[f"llama.cpp {kind}"] = out
     ours = {"nibble bf16": args.model}
-    for label, options in NIBBLE_MODELS:
+    for label, options in nibble_models(args.model):
         options = f"--method {args.method} {options}"
         out = work / f"{name}.{re.sub('[^a-z0-9]+', '-', (label + options).lower())}"
         if not (out / "config.json").exists():
@@ -213,7 +217,7 @@ def main():
               f"{number(m['rss_no_mmap'] / 1e6 if 'rss_no_mmap' in m else None, '.0f')} | {m['load']:.3f} | "
               + (f"{kl[label][0]:.4f} ± {kl[label][1]:.4f} |" if label in kl else "– |"))
     q4, bf16 = median["llama.cpp Q4_0"], median["llama.cpp BF16"]
-    same, lean, base = (median[label] for label in (NIBBLE_MODELS[0][0], NIBBLE_MODELS[1][0], "nibble bf16"))
+    same, lean, base = (median[label] for label in (SAME, LEAN, "nibble bf16"))
     print("\n| ratio | |\n|---|---|")
     for what, ours_value, theirs in (
             ("decode, as many bytes, against Q4_0", same["tg"], q4["tg"]),

@@ -14,12 +14,26 @@
 namespace nibble {
 namespace {
 
-// Eight sums in parallel, so that the loads and not the additions are the limit.
+constexpr size_t kPlace = 512, kPlaces = 4;  // 4 KB each
+
+// Four places side by side, the next four asked for meanwhile: a stream alone leaves memory idle. Eight sums
+// in parallel, so that the loads and not the additions are the limit. n: a multiple of 8.
 uint64_t sum_of(const uint64_t* data, size_t n) {
   uint64_t sums[8] = {};
-  for (size_t i = 0; i + 8 <= n; i += 8) {
-    for (size_t j = 0; j < 8; ++j) sums[j] += data[i + j];
+  const auto add = [&](const uint64_t* line) {
+    for (size_t j = 0; j < 8; ++j) sums[j] += line[j];
+  };
+  size_t done = 0;
+  for (; done + kPlaces * kPlace <= n; done += kPlaces * kPlace) {
+    for (size_t i = 0; i < kPlace; i += 8) {
+      for (size_t place = 0; place < kPlaces; ++place) {
+        const uint64_t* line = data + done + place * kPlace + i;
+        __builtin_prefetch(line + kPlaces * kPlace, 0, 2);
+        add(line);
+      }
+    }
   }
+  for (; done + 8 <= n; done += 8) add(data + done);
   uint64_t total = 0;
   for (const uint64_t sum : sums) total += sum;
   return total;
