@@ -14,7 +14,6 @@
 #include "base/random.h"
 #include "eval/compare_run.h"
 #include "io/safetensors.h"
-#include "kernels/ops.h"
 #include "quant/quantize.h"
 #include "tensor/dtype.h"
 #include "test_data.h"
@@ -67,6 +66,14 @@ class Quality : public ::testing::TestWithParam<Case> {
     return outcomes;
   }
 
+  // The median of the KL by a method from each of these numbers of samples.
+  double median_kl(const std::string& method, std::vector<int> samples, int windows) {
+    std::vector<double> kl;
+    for (const int count : samples) kl.push_back(quantized({method}, count, windows).at(method).kl);
+    std::nth_element(kl.begin(), kl.begin() + kl.size() / 2, kl.end());
+    return kl[kl.size() / 2];
+  }
+
   std::shared_ptr<const Model> base_;
 
  private:
@@ -103,11 +110,12 @@ TEST_P(Quality, BothMethodsLoseLessThanRounding) {
     EXPECT_GT(outcome.linears, 30);
     EXPECT_GE(outcome.no_worse, 0.95 * outcome.linears) << method;
     EXPECT_LT(outcome.kl_p90, rtn.kl_p90) << method;
-    if (kernels().name == "amx" && method == std::string("gsq") && GetParam().group_size == 16 &&
+    if (method == std::string("gsq") && GetParam().group_size == 16 &&
         GetParam().model == std::string("qwen2-mini")) {
-      // A few positions in a thousand decide this mean: 12 to 24 calibration samples bring it anywhere from
-      // 0.0013 to 0.0021, and by tiles 16 and 24 happen to bring it to rounding's.
-      EXPECT_LT(outcome.kl_less_first.value, 2 * outcome.kl_less_first.stderr_) << method;
+      // A few positions in a thousand decide this mean: 12 to 28 calibration samples bring it anywhere from
+      // 0.0012 to 0.0021, and which of them bring it to rounding's depends on the processor's sums.
+      EXPECT_LT(median_kl(method, {12, 16, 20, 24, 28}, 28), rtn.kl);
+      EXPECT_LT(outcome.kl_less_first.value, 2 * outcome.kl_less_first.stderr_);
     } else {
       EXPECT_LT(outcome.kl, rtn.kl) << method;
     }
