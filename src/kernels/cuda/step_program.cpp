@@ -37,15 +37,14 @@ struct Links {
   int inputs = kCaller;  // what jobs make as inputs of linears
 };
 
-// Panels of a job that makes inputs, from `first` on, as one more job of a part with the same input.
+// Panels of a job that makes inputs, from `first` on, as one more job of a part with weights of its form.
 void add_panels(StepPart& part, GemvJob job, int first, int count) {
+  expect(same_form(job.weight, part.gemv.jobs[0].weight));
   Weight& w = job.weight;
-  const int units = w.kind == WeightKind::kQ4 ? (w.k + 63) / 64 : (w.k + 31) / 32,
-            zeros = w.kind == WeightKind::kQ4 ? kGroupZeros : 2 * kGroupZeros;
-  const int64_t groups = int64_t{first} * w.groups();
-  w.data = static_cast<const char*>(w.data) + int64_t{first} * units * 512;
+  const int64_t groups = int64_t{first} * part.groups;
+  w.data = static_cast<const char*>(w.data) + int64_t{first} * part.units * 512;
   w.scales = static_cast<const char*>(w.scales) + groups * 32;
-  if (w.zeros) w.zeros += groups * zeros;
+  if (w.zeros) w.zeros += groups * (part.narrow ? kGroupZeros : 2 * kGroupZeros);
   if (w.bias) w.bias += first * 16;
   w.n -= first * 16;
   job.out = static_cast<char*>(job.out) + first * 32;
