@@ -4,30 +4,12 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/packed_impl.h"
-#include "kernels/cpu/unroll.h"
-#include "kernels/ops.h"
+#include "kernels/cpu/packed_i8_groups_impl.h"
 
 namespace nibble {
 namespace {
 
 constexpr int64_t kSecondLevelCodes = 640 << 10;  // bytes of int8 activations that a block of rows may take
-
-// The codes of a segment: `chunks` chunks of them (at most as many as a segment has), then zeros.
-template <class V, int kBits>
-NIBBLE_INLINE const uint8_t* load_segment(const uint8_t* chunk, int half, int64_t chunks,
-                                          typename V::I (&codes)[kActSegment / 4]) {
-  using C = Chunk<V, kBits>;
-  NIBBLE_UNROLL for (int c = 0; c < kActSegment / C::kInputs; ++c) {
-    if (c < chunks) {
-      C::load(chunk, half, codes + c * C::kVectors);
-      chunk += C::kBytes;
-    } else {
-      NIBBLE_UNROLL for (int i = 0; i < C::kVectors; ++i) codes[c * C::kVectors + i] = V::izero();
-    }
-  }
-  return chunk;
-}
 
 // What a group's sums are multiplied with, [2][lanes]: its scales, and its zero points, as integers where
 // products are added as such.
@@ -43,45 +25,6 @@ NIBBLE_INLINE void group_factors(const PackedView& w, int64_t panel, int64_t fir
     V::store(factors + V::kLanes, V::to_float(zeros));
   }
 }
-
-// A product with int8 activations, with what would take a division for each panel to find.
-struct PackedI8 {
-  const PackedView& w;
-  const ActI8View& x;
-  int64_t chunks = w.format.chunks(), group = w.format.group(), groups = w.format.groups();
-  int64_t blocks = x.blocks();
-};
-
-// The codes of a half panel, segment by segment. The last rows bring in their half's share of the next
-// panel's codes, so that reading never pauses: with few rows the memory is the limit, and with up to eight a
-// pause is still a third of the time. The rows before them ask for what they read anyway.
-template <class V, int kBits>
-struct CodeStream {
-  using C = Chunk<V, kBits>;
-  static constexpr int64_t kWhole = kActSegment / C::kInputs;  // chunks a segment
-  static constexpr int64_t kShare = kWhole * C::kBytes / (kPanelRows / V::kLanes);
-  const uint8_t *chunk, *ahead;
-  int64_t left;  // chunks
-  int half;
-
-  CodeStream() = default;
-  CodeStream(const PackedI8& product, int64_t panel, int h, int panels_ahead)
-      : left(product.chunks), half(h) {
-    const int64_t panel_bytes = left * C::kBytes;
-    chunk = product.w.codes + panel * panel_bytes;
-    ahead = chunk + panels_ahead * panel_bytes + half * panel_bytes / (kPanelRows / V::kLanes);
-  }
-  NIBBLE_INLINE void ask_ahead() {
-    NIBBLE_UNROLL for (int64_t at = 0; at < kShare; at += 64) __builtin_prefetch(ahead + at, 0, 2);
-    ahead += kShare;
-  }
-  void skip() { chunk += kWhole * C::kBytes, left -= kWhole; }
-  NIBBLE_INLINE void next(typename V::I (&codes)[kActSegment / 4]) {
-    chunk = left >= kWhole ? load_segment<V, kBits>(chunk, half, kWhole, codes)
-                           : load_segment<V, kBits>(chunk, half, left, codes);
-    left -= kWhole;
-  }
-};
 
 // Vectors of whole panels, of which there are enough registers for two panels' sums at a time.
 template <class V>
@@ -200,100 +143,6 @@ void packed_i8_tile(const PackedI8& product, int64_t panel, int half, const floa
     NIBBLE_UNROLL for (int r = 0; r < kRows; ++r)
         V::store(y + r * ldy + p * kPanelRows, V::load(total[p][r]), p + 1 < kPanels ? V::kLanes : valid);
   }
-}
-
-// How packed_i8_groups reads scales and zero points: as the format says, or in the commonest two ways.
-enum class Factors { kAny, kF16WithNibbles, kF16Symmetric };
-
-// What packed_i8_tile computes where a group is a block of `pieces` times kSegments segments, without its
-// loops in loops, which cost a row about as much as the products do. Of one segment (and one piece) every
-// total stays in a register, so that eight rows are as well served.
-template <class V, int kBits, int kRows, int kPanels, int kSegments, Factors kFactors>
-void packed_i8_groups(const PackedI8& product, int64_t pieces, int64_t panel, int half, int64_t first,
-                      const typename V::F (&start)[kPanels], float* y, int64_t ldy, int64_t valid) {
-  const PackedView& w = product.w;
-  ActI8Row acts = product.x.row(first, product.blocks);
-  CodeStream<V, kBits> streams[kPanels];
-  typename V::F total[kPanels][kRows], scale[kPanels], zero[kPanels];
-  NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) {
-    streams[p] = {product, panel + p, half, first + kRows >= product.x.rows ? kPanels : 0};
-    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[p][r] = start[p];
-  }
-  const typename V::F middle = V::set(static_cast<float>(w.format.middle()));
-  for (int64_t group = 0; group < product.groups; ++group) {
-    NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) {
-      const int64_t first_group = (panel + p) * product.groups, at = first_group + group;
-      if constexpr (kFactors == Factors::kAny) {
-        scale[p] = load_scales<V>(w, panel + p, first_group, group, half);
-        zero[p] = V::to_float(load_zeros<V, kBits>(w, at, half));
-      } else {
-        scale[p] = V::load_f16(static_cast<const uint16_t*>(w.scales) + at * kPanelRows + half * 8);
-        zero[p] = middle;
-        if constexpr (kFactors == Factors::kF16WithNibbles)
-          zero[p] = V::to_float(V::load_zero_nibbles(w.zeros + at * 8, half));
-      }
-    }
-    // A row's dots of the next segment, from 0.
-    typename V::I codes[kPanels][kActSegment / 4], dot[kPanels];
-    const auto next_segment = [&] {
-      NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) {
-        streams[p].ask_ahead();
-        streams[p].next(codes[p]);
-      }
-    };
-    const auto multiply = [&](int r) {
-      if constexpr (kPanels == 2) {
-        V::dot16_of_two(dot, codes[0], codes[1], acts.codes + r * kActSegment);
-      } else {
-        dot[0] = V::template dot16<kBits>(V::izero(), codes[0], acts.codes + r * kActSegment);
-      }
-    };
-    const auto of_zeros = [&](int p, int r) { return V::fnma(zero[p], V::set(acts.sums[r]), V::zero()); };
-    if constexpr (kSegments == 1) {
-      next_segment();
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
-        multiply(r);
-        NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) {
-          const typename V::F sum = V::fma(V::to_float(dot[p]), V::set(acts.scales[r]), of_zeros(p, r));
-          total[p][r] = V::fma(scale[p], sum, total[p][r]);
-        }
-      }
-      acts.codes += kRows * kActSegment, acts.scales += kRows;
-    } else {
-      static_assert(kPanels == 1);
-      typename V::F sum[kRows];
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = of_zeros(0, r);
-      for (int64_t piece = 0; piece < pieces && streams[0].left > 0; ++piece) {
-        NIBBLE_UNROLL for (int s = 0; s < kSegments; ++s) {
-          if (s > 0 && streams[0].left <= 0) break;
-          next_segment();
-          NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) {
-            multiply(r);
-            sum[r] = V::fma(V::to_float(dot[0]), V::set(acts.scales[r]), sum[r]);
-          }
-          acts.codes += kRows * kActSegment, acts.scales += kRows;
-        }
-      }
-      NIBBLE_UNROLL for (int r = 0; r < kRows; ++r) total[0][r] = V::fma(scale[0], sum[r], total[0][r]);
-    }
-    acts.sums += kRows;
-  }
-  NIBBLE_UNROLL for (int p = 0; p < kPanels; ++p) {
-    NIBBLE_UNROLL for (int r = 0; r < kRows; ++r)
-        V::store(y + r * ldy + p * kPanelRows, total[p][r], p + 1 < kPanels ? V::kLanes : valid);
-  }
-}
-
-template <class V, int kBits, int kRows, int kPanels, int kSegments, class... Args>
-void packed_i8_groups_of(const PackedI8& product, const Args&... args) {
-  const PackedFormat& f = product.w.format;
-  const bool half_scales = f.scale_type == ScaleType::kF16;
-  const auto run = half_scales && f.symmetric
-                       ? packed_i8_groups<V, kBits, kRows, kPanels, kSegments, Factors::kF16Symmetric>
-                   : half_scales && f.zero_bytes_per_group() == 8
-                       ? packed_i8_groups<V, kBits, kRows, kPanels, kSegments, Factors::kF16WithNibbles>
-                       : packed_i8_groups<V, kBits, kRows, kPanels, kSegments, Factors::kAny>;
-  run(product, args...);
 }
 
 // The tile of so many rows; of two panels: more than kReadingRows.
