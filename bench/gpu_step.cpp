@@ -2,8 +2,8 @@
 // bits in groups of 64 with zero points, the head at 8 bits. Neither the embedding nor the choice of a token
 // is in it.
 //
-// usage: build/cuda/gpu_step phi-1.5|llama-3.2-1b|qwen2-0.5b [ROWS [POSITION]]    (cmake --build --preset
-// cuda)
+// usage: build/cuda/gpu_step phi-1.5|llama-3.2-1b|qwen2-0.5b [ROWS [POSITION]]
+//        (cmake --build --preset cuda; needs a card of compute capability 9.0)
 #include <fmt/format.h>
 
 #include <algorithm>

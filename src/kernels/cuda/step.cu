@@ -51,18 +51,7 @@ __global__ void __launch_bounds__(kStepThreads + 32, 1) step_kernel(const __grid
   float* sums = reinterpret_cast<float*>(x + call.x_bytes);
   float* room = sums + 2 * kSumFloats;
   unsigned char* ring = reinterpret_cast<unsigned char*>(room + kRoomFloats);
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < call.stages; ++i) {
-      shared.full[i].init(1);
-      shared.empty[i].init(kStepWarps);
-    }
-    for (int i = 0; i < kPartSlots; ++i) {
-      shared.part_here[i].init(1);
-      shared.part_done[i].init(kStepWarps);
-    }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-  }
+  if (threadIdx.x == 0) open_gates(shared, call.stages);
   __syncthreads();
   let_next_start();
   if (threadIdx.x >= kStepThreads) {

@@ -68,6 +68,20 @@ struct StepShared {
   StepPart parts[kPartSlots];
 };
 
+// By one thread, before any other uses them.
+__device__ __forceinline__ void open_gates(StepShared& shared, int stages) {
+  for (int i = 0; i < stages; ++i) {
+    shared.full[i].init(1);
+    shared.empty[i].init(kStepWarps);
+  }
+  for (int i = 0; i < kPartSlots; ++i) {
+    shared.part_here[i].init(1);
+    shared.part_done[i].init(kStepWarps);
+  }
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 // Where the ring stands, for whoever goes through it.
 struct RingPlace {
   int stage = 0;
